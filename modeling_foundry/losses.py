@@ -1,0 +1,175 @@
+"""Next-token losses: the plain one, and one that never holds the logits of more than one chunk of tokens.
+
+At 151,936 rows the logits of 32,768 tokens are 20 GB in fp32, and their gradient as much again.
+:func:`linear_cross_entropy` computes loss and gradients chunk by chunk inside the forward pass
+("Cut Your Losses", Wijmans et al. 2024, arXiv:2411.09009, and Liger Kernel, Hsu et al. 2024,
+arXiv:2410.10989, do the same in Triton), so its peak is one chunk.  The z-loss is PaLM's
+(Chowdhery et al. 2022, arXiv:2204.02311, section 5).
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IGNORE_INDEX = -100
+
+
+def shift_labels_left(labels: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """Labels (batch, sequence) moved so that position t holds the token that position t predicts."""
+    return F.pad(labels, (0, 1), value=ignore_index)[..., 1:].contiguous()
+
+
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    num_items_in_batch: Tensor | int | None = None,
+    ignore_index: int = IGNORE_INDEX,
+    z_loss_weight: float = 0.0,
+) -> Tensor:
+    """Cross-entropy of whole logits (…, vocabulary) with already shifted labels (…), softmax in fp32.
+
+    The sum is divided by ``num_items_in_batch`` when given, else by the number of labels that count; with
+    none that counts the mean is not a number, as in PyTorch.
+    """
+    logits = _at_least_fp32(logits).flatten(0, -2)
+    labels = labels.to(logits.device).flatten()
+    total = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
+    if z_loss_weight:
+        counts = labels != ignore_index
+        total = total + z_loss_weight * (logits.logsumexp(-1).square() * counts).sum()
+    return total / _denominator(labels, num_items_in_batch, ignore_index)
+
+
+def linear_cross_entropy(
+    hidden_states: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    bias: Tensor | None = None,
+    *,
+    num_items_in_batch: Tensor | int | None = None,
+    ignore_index: int = IGNORE_INDEX,
+    chunk_tokens: int = 8192,
+    z_loss_weight: float = 0.0,
+) -> Tensor:
+    """Cross-entropy of ``hidden_states @ weight.T + bias`` without ever holding all the logits.
+
+    Args:
+        hidden_states: (…, hidden), any float dtype; under autocast the products run in autocast's dtype.
+        weight: (vocabulary, hidden).  Frozen weights, bias or hidden states cost no gradient memory.
+        labels: (…) token ids, already shifted.
+        num_items_in_batch: divisor of the summed loss; the number of labels that count when None.
+        chunk_tokens: rows of logits that exist at one time.
+        z_loss_weight: adds ``z_loss_weight * logsumexp(logits)**2`` per token.
+
+    Returns:
+        Scalar in fp32 (fp64 for fp64 inputs), equal to :func:`cross_entropy` of the whole logits.
+    """
+    hidden_states = hidden_states.flatten(0, -2)
+    labels = labels.to(hidden_states.device).flatten()
+    device_type = hidden_states.device.type
+    autocast = torch.is_autocast_enabled(device_type)
+    compute_dtype = torch.get_autocast_dtype(device_type) if autocast else hidden_states.dtype
+    denominator = _denominator(labels, num_items_in_batch, ignore_index)
+    with torch.autocast(device_type, enabled=False):
+        return _LinearCrossEntropy.apply(
+            hidden_states, weight, bias, labels, denominator, compute_dtype, ignore_index, chunk_tokens, z_loss_weight
+        )
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Loss and gradients of one pass over the chunks; the backward pass only multiplies by the incoming scalar."""
+
+    @staticmethod
+    def forward(
+        ctx, hidden_states, weight, bias, labels, denominator, compute_dtype, ignore_index, chunk_tokens, z_loss_weight
+    ):
+        head = weight.to(compute_dtype)
+        head_bias = None if bias is None else bias.to(compute_dtype)
+        gradients = _GradientBuffers(hidden_states, weight, bias, ctx.needs_input_grad)
+        loss = denominator.new_zeros(())
+        for start in range(0, labels.numel(), chunk_tokens):
+            rows = slice(start, start + chunk_tokens)
+            chunk = hidden_states[rows].to(compute_dtype)
+            logits = _at_least_fp32(F.linear(chunk, head, head_bias))
+            total, logits_gradient = _chunk_loss(
+                logits, labels[rows], denominator, ignore_index, z_loss_weight, gradients.wanted
+            )
+            del logits  # its storage became the gradient, or is no longer needed
+            loss += total / denominator
+            if logits_gradient is not None:
+                gradients.add(rows, chunk, head, logits_gradient.to(compute_dtype))
+        ctx.save_for_backward(*gradients.tensors())
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, loss_gradient):
+        scaled = [
+            None if gradient is None else gradient * loss_gradient.to(gradient.dtype)
+            for gradient in ctx.saved_tensors
+        ]
+        return (*scaled, None, None, None, None, None, None)
+
+
+class _GradientBuffers:
+    """Where the chunks' gradients go: hidden states by row, weight and bias summed in fp32."""
+
+    def __init__(self, hidden_states: Tensor, weight: Tensor, bias: Tensor | None, needs_gradient: tuple):
+        self.hidden_states = torch.empty_like(hidden_states) if needs_gradient[0] else None
+        self.weight = torch.zeros_like(weight, dtype=_fp32_or_wider(weight.dtype)) if needs_gradient[1] else None
+        self.bias = torch.zeros_like(bias, dtype=_fp32_or_wider(bias.dtype)) if needs_gradient[2] else None
+        self.dtypes = (hidden_states.dtype, weight.dtype, None if bias is None else bias.dtype)
+        self.wanted = any(needs_gradient[:3])
+
+    def add(self, rows: slice, chunk: Tensor, head: Tensor, logits_gradient: Tensor) -> None:
+        if self.hidden_states is not None:
+            self.hidden_states[rows] = logits_gradient @ head
+        if self.weight is not None:
+            self.weight += logits_gradient.T @ chunk
+        if self.bias is not None:
+            self.bias += logits_gradient.sum(0)
+
+    def tensors(self) -> list[Tensor | None]:
+        buffers = (self.hidden_states, self.weight, self.bias)
+        return [
+            None if buffer is None else buffer.to(dtype)
+            for buffer, dtype in zip(buffers, self.dtypes, strict=True)
+        ]
+
+
+def _chunk_loss(
+    logits: Tensor, labels: Tensor, denominator: Tensor, ignore_index: int, z_loss_weight: float, wants_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Summed loss of one chunk and, written over ``logits``, its gradient divided by ``denominator``.
+
+    With p = softmax(z) and L = logsumexp(z): loss = L - z[label] + w L², gradient = (1 + 2 w L) p - onehot.
+    """
+    counts = labels != ignore_index
+    targets = torch.where(counts, labels, 0)[:, None]
+    normalizer = logits.logsumexp(-1)
+    loss = normalizer - logits.gather(-1, targets)[:, 0]
+    if z_loss_weight:
+        loss = loss + z_loss_weight * normalizer.square()
+    total = torch.where(counts, loss, 0.0).sum()
+    if not wants_gradient:
+        return total, None
+    gradient = logits.sub_(normalizer[:, None]).exp_()
+    if z_loss_weight:
+        gradient.mul_(1 + 2 * z_loss_weight * normalizer[:, None])
+    gradient.scatter_add_(-1, targets, gradient.new_full((1, 1), -1.0).expand_as(targets))
+    gradient.mul_((counts / denominator)[:, None])
+    return total, gradient
+
+
+def _denominator(labels: Tensor, num_items_in_batch: Tensor | int | None, ignore_index: int) -> Tensor:
+    if num_items_in_batch is None:
+        return (labels != ignore_index).sum().to(torch.float32)
+    return torch.as_tensor(num_items_in_batch, device=labels.device, dtype=torch.float32)
+
+
+def _fp32_or_wider(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _at_least_fp32(tensor: Tensor) -> Tensor:
+    return tensor.to(_fp32_or_wider(tensor.dtype))

@@ -1,0 +1,553 @@
+"""The model: a decoder-only transformer whose components are chosen by :class:`FoundryConfig`.
+
+With the default components its parameter names, shapes and arithmetic are Qwen3's; without ``qk_norm`` they
+are Llama's.  So a state dict moves either way and logits agree bit for bit.  Together with
+``configuration_foundry.py`` and ``losses.py``, this file travels inside every saved checkpoint and works there
+without the package.
+
+Shapes: B batch, S sequence, H hidden, A attention heads, K key-value heads, D head_dim, V vocabulary.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, create_causal_mask, sdpa_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface, PreTrainedModel
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.import_utils import is_tracing
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_foundry import FoundryConfig
+from .losses import IGNORE_INDEX, cross_entropy, linear_cross_entropy, shift_labels_left
+
+
+class FoundryRMSNorm(nn.Module):
+    """Root mean square norm (Zhang and Sennrich 2019, arXiv:1910.07467), in fp32, scaled in the input's dtype."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        dtype = hidden_states.dtype
+        hidden_states = hidden_states.to(torch.float32)
+        variance = hidden_states.pow(2).mean(-1, keepdim=True)
+        return self.weight * (hidden_states * torch.rsqrt(variance + self.eps)).to(dtype)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}, eps={self.eps}"
+
+
+class FoundryLayerNorm(nn.LayerNorm):
+    """Layer norm with weight and bias (Ba et al. 2016, arXiv:1607.06450)."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__(size, eps=eps)
+
+
+NORMS = {"rmsnorm": FoundryRMSNorm, "layernorm": FoundryLayerNorm}
+
+
+def build_norm(config: FoundryConfig, size: int) -> nn.Module:
+    """The norm the configuration names, over the last ``size`` values."""
+    return NORMS[config.normalization](size, config.norm_eps)
+
+
+class FoundryRotaryEmbedding(nn.Module):
+    """Cosines and sines of rotary positions (Su et al. 2021, arXiv:2104.09864), in the two-halves layout."""
+
+    inv_freq: Tensor
+
+    def __init__(self, config: FoundryConfig):
+        super().__init__()
+        self.max_seq_len_cached = config.max_position_embeddings
+        self.original_max_seq_len = config.max_position_embeddings
+        self.config = config
+        self.rope_type = config.rope_parameters["rope_type"]
+        compute: Callable = self.compute_default_rope_parameters
+        if self.rope_type != "default":
+            compute = ROPE_INIT_FUNCTIONS[self.rope_type]
+        inv_freq, self.attention_scaling = compute(config)
+        self.register_buffer("inv_freq", inv_freq, persistent=False)
+        self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
+
+    @staticmethod
+    def compute_default_rope_parameters(config: FoundryConfig, device=None, **_) -> tuple[Tensor, float]:
+        """Inverse frequencies (D/2) and the scale of cosines and sines, which is 1 for plain RoPE."""
+        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float, device=device) / config.head_dim
+        return 1.0 / (config.rope_parameters["rope_theta"] ** exponents), 1.0
+
+    @torch.no_grad()
+    @dynamic_rope_update
+    def forward(self, hidden_states: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S) positions to cosines and sines (B, S, D) in the dtype of ``hidden_states``."""
+        inv_freq = self.inv_freq.to(device=hidden_states.device, dtype=torch.float)
+        angles = position_ids[..., None].float() * inv_freq
+        angles = torch.cat((angles, angles), dim=-1)
+        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        return cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
+
+
+def rotate_half(x: Tensor) -> Tensor:
+    """(…, D) to (…, D): the second half negated, then the first."""
+    first, second = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
+    return torch.cat((-second, first), dim=-1)
+
+
+def apply_rotary(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate (B, heads, S, D) by positions given as (B, S, D)."""
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    return heads * cos + rotate_half(heads) * sin
+
+
+def eager_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[Tensor, Tensor]:
+    """Attention written out: query (B, A, S, D), key and value (B, K, T, D), additive mask (B, 1, S, T)."""
+    key = key.repeat_interleave(module.num_key_value_groups, dim=1)
+    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+def cudnn_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **kwargs,
+) -> tuple[Tensor, None]:
+    """PyTorch's scaled dot product attention by cuDNN's kernel, 1.7 times FlashAttention-2 on an H200.
+
+    A step of one query token (decoding) has no such kernel and goes to PyTorch's own choice.
+
+    Raises:
+        ValueError: off CUDA, or for a dtype other than bfloat16 and float16: no other kernel stands in.
+    """
+    if query.device.type != "cuda" or query.dtype not in (torch.bfloat16, torch.float16):
+        raise ValueError(
+            "attention backend cudnn_sdpa needs bfloat16 or float16 on a CUDA device, not "
+            f"{query.dtype} on {query.device.type}: choose sdpa"
+        )
+    if query.shape[2] == 1:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal
+        )
+    causal = attention_mask is None and (module.is_causal if is_causal is None else is_causal)
+    if causal and key.shape[2] > query.shape[2]:  # prefill of a static cache: the rest is still empty
+        key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        output = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=attention_mask,
+            dropout_p=dropout,
+            scale=scaling,
+            is_causal=causal,
+            enable_gqa=module.num_key_value_groups > 1,
+        )
+    return output.transpose(1, 2).contiguous(), None
+
+
+def cudnn_mask(*args, **kwargs) -> Tensor | None:
+    """sdpa's boolean mask (B, 1, S, T), in which a padded query, that may see nothing, sees everything.
+
+    Nobody reads such a row; fused kernels may turn it into NaN, which the next layer would spread.
+    """
+    mask = sdpa_mask(*args, **kwargs)
+    return mask if mask is None else mask | ~mask.any(-1, keepdim=True)
+
+
+AttentionInterface.register("cudnn_sdpa", cudnn_attention)
+AttentionMaskInterface.register("cudnn_sdpa", cudnn_mask)
+
+
+class FoundryAttention(nn.Module):
+    """Causal self-attention with any number of key-value heads (MHA, GQA, MQA)."""
+
+    def __init__(self, config: FoundryConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = config.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.is_causal = True
+        query_size = config.num_attention_heads * config.head_dim
+        key_value_size = config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, key_value_size, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, key_value_size, bias=config.attention_bias)
+        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_bias)
+        self.q_norm = build_norm(config, config.head_dim) if config.qk_norm else nn.Identity()
+        self.k_norm = build_norm(config, config.head_dim) if config.qk_norm else nn.Identity()
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, S, H) to (B, S, H), and the weights (B, A, S, T) where the backend gives them."""
+        head_shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = self.q_norm(self.q_proj(hidden_states).view(head_shape)).transpose(1, 2)
+        key = self.k_norm(self.k_proj(hidden_states).view(head_shape)).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(head_shape).transpose(1, 2)
+        if position_embeddings is not None:
+            query, key = apply_rotary(query, *position_embeddings), apply_rotary(key, *position_embeddings)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
+        dropout = self.attention_dropout if self.training else 0.0
+        output, weights = attend(
+            self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
+        )
+        output = output.reshape(*hidden_states.shape[:-1], -1).contiguous()
+        return self.o_proj(output), weights
+
+
+class FoundryMLP(nn.Module):
+    """``swiglu``: down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202); ``standard``: down(act(up(x)))."""
+
+    def __init__(self, config: FoundryConfig):
+        super().__init__()
+        self.gated = config.ffn_type == "swiglu"
+        if self.gated:
+            self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        if self.gated:
+            return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+        return self.down_proj(self.act_fn(self.up_proj(hidden_states)))
+
+
+class FoundryDecoderLayer(GradientCheckpointingLayer):
+    """Pre-norm block: attention and FFN, each added to the residual stream (B, S, H)."""
+
+    def __init__(self, config: FoundryConfig, layer_idx: int):
+        super().__init__()
+        self.self_attn = FoundryAttention(config, layer_idx)
+        self.mlp = FoundryMLP(config)
+        self.input_layernorm = build_norm(config, config.hidden_size)
+        self.post_attention_layernorm = build_norm(config, config.hidden_size)
+
+    def forward(self, hidden_states: Tensor, **kwargs) -> Tensor:
+        attention_output, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
+        hidden_states = hidden_states + attention_output
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+
+
+class FoundryPreTrainedModel(PreTrainedModel):
+    """What transformers needs to know about the family."""
+
+    config_class = FoundryConfig
+    config: FoundryConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["FoundryDecoderLayer"]  # noqa: RUF012 - transformers reads plain class attributes
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {  # noqa: RUF012
+        "hidden_states": FoundryDecoderLayer,
+        "attentions": FoundryAttention,
+    }
+
+    def __init__(self, config: FoundryConfig, *args, **kwargs):
+        config.check_architecture()  # fields may have been set since the configuration was made
+        super().__init__(config, *args, **kwargs)
+
+
+class FoundryModel(FoundryPreTrainedModel):
+    """Embedding, blocks and the last norm: token ids (B, S) to hidden states (B, S, H)."""
+
+    def __init__(self, config: FoundryConfig):
+        super().__init__(config)
+        self.padding_idx = config.pad_token_id
+        self.vocab_size = config.vocab_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        if config.position_encoding == "learned":
+            self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.layers = nn.ModuleList(FoundryDecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = build_norm(config, config.hidden_size)
+        if config.position_encoding == "rope":
+            self.rotary_emb = FoundryRotaryEmbedding(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast:
+        """Run the blocks.
+
+        Positions that start again inside a row mark packed documents, which never see each other.  Packing
+        needs a row without cache, so none is made for packed rows or in training.
+
+        Raises:
+            ValueError: not exactly one of ``input_ids`` and ``inputs_embeds``; packed rows with a cache or
+                padding; positions beyond a learned table.
+        """
+        if (input_ids is None) ^ (inputs_embeds is not None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        if is_packed(position_ids, attention_mask):
+            attention_mask = refuse_leaks(attention_mask, past_key_values)
+            use_cache = False
+        if use_cache and past_key_values is None and not self.training:
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is None:
+            position_ids = next_positions(inputs_embeds, past_key_values)
+        if not isinstance(mask := attention_mask, dict):  # generate() may have prepared it
+            mask = create_causal_mask(
+                config=self.config,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                position_ids=position_ids,
+            )
+        else:
+            mask = mask["full_attention"]
+        hidden_states, position_embeddings = self.encode_positions(inputs_embeds, position_ids)
+        for layer in self.layers[: self.config.num_hidden_layers]:
+            hidden_states = layer(
+                hidden_states,
+                attention_mask=mask,
+                position_embeddings=position_embeddings,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+                **kwargs,
+            )
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values if use_cache else None
+        )
+
+    def encode_positions(
+        self, hidden_states: Tensor, position_ids: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Add the learned table's rows to (B, S, H), or give the rotations each layer applies."""
+        if self.config.position_encoding == "rope":
+            return hidden_states, self.rotary_emb(hidden_states, position_ids)
+        refuse_positions_beyond_table(position_ids, self.config.max_position_embeddings)
+        return hidden_states + self.embed_positions(position_ids), None
+
+
+def next_positions(inputs_embeds: Tensor, past_key_values: Cache | None) -> Tensor:
+    """Positions (1, S) that follow what the cache has seen."""
+    num_seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+    return (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + num_seen).unsqueeze(0)
+
+
+def is_packed(position_ids: Tensor | None, attention_mask: Tensor | dict | None) -> bool:
+    """Whether positions (B, S) start again between two tokens that are not padding.
+
+    A traced or compiled graph cannot branch on values and answers no; without cache and mask, as in training,
+    transformers builds the block-diagonal mask there by itself.
+    """
+    if position_ids is None or isinstance(attention_mask, dict) or position_ids.shape[-1] < 2:
+        return False
+    if is_tracing(position_ids) or (attention_mask is not None and attention_mask.ndim != 2):
+        return False
+    restarts = position_ids[..., 1:] <= position_ids[..., :-1]
+    if attention_mask is not None:
+        real = attention_mask[:, -position_ids.shape[-1] :].to(restarts.device).bool()
+        restarts = restarts & real[:, 1:] & real[:, :-1]
+    return bool(restarts.any())
+
+
+def refuse_leaks(attention_mask: Tensor | None, past_key_values: Cache | None) -> None:
+    """Raise ValueError where a packed row's documents would see each other; a mask without padding is dropped."""
+    if past_key_values is not None:
+        raise ValueError("position_ids start again inside a row (packed documents): use no past_key_values")
+    if attention_mask is not None and not bool(attention_mask.all()):
+        raise ValueError(
+            "position_ids start again inside a row (packed documents): give no attention_mask with padding, "
+            "but let the padding be one more document"
+        )
+
+
+def refuse_positions_beyond_table(position_ids: Tensor, num_positions: int) -> None:
+    """Raise ValueError for positions a learned table does not have (on CUDA only by length, without a sync)."""
+    longest = position_ids.shape[-1]
+    if position_ids.device.type == "cpu" and not is_tracing(position_ids):
+        longest = int(position_ids.max()) + 1
+    if longest > num_positions:
+        raise ValueError(f"position {longest - 1} is beyond the {num_positions} learned positions of this model")
+
+
+class FoundryHead(nn.Linear):
+    """The output head (V, H); given labels it returns their loss and never holds all the logits.
+
+    A module of its own, so that the hooks which gather its weight (FSDP, DeepSpeed ZeRO-3) run for the loss too.
+    """
+
+    def forward(self, hidden_states: Tensor, labels: Tensor | None = None, **loss_options) -> Tensor:
+        if labels is None:
+            return super().forward(hidden_states)
+        return linear_cross_entropy(hidden_states, self.weight, labels, self.bias, **loss_options)
+
+
+class FoundryForCausalLM(FoundryPreTrainedModel, GenerationMixin):
+    """The model with its output head: token ids (B, S) to logits (B, S, V) or to a loss."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+    _tp_plan = {"lm_head": "colwise_gather_output"}  # noqa: RUF012
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # noqa: RUF012
+    _fsdp_plan = {"lm_head": "keep_full_weight"}  # noqa: RUF012
+
+    def __init__(self, config: FoundryConfig):
+        super().__init__(config)
+        self.model = FoundryModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = FoundryHead(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the head; a plain ``nn.Linear`` (what resizing the vocabulary makes) becomes a FoundryHead."""
+        if type(new_embeddings) is nn.Linear:
+            head = FoundryHead(1, 1, bias=False, device="meta")
+            head.in_features, head.out_features = new_embeddings.in_features, new_embeddings.out_features
+            head.weight, head.bias = new_embeddings.weight, new_embeddings.bias
+            new_embeddings = head
+        self.lm_head = new_embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        skip_logits: bool | None = None,
+        shift_labels: Tensor | None = None,
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        """Logits, and with labels the next-token loss.
+
+        Args:
+            labels: (B, S) token ids, -100 where nothing is to be learned; shifted here.
+            shift_labels: labels that are already shifted, as context parallelism passes them.
+            logits_to_keep: compute the logits of the last so many positions, or of the positions named.
+            skip_logits: None skips the logits in training with labels, where the loss comes from
+                :func:`linear_cross_entropy`; True skips them whenever there are labels, False never.
+
+        Under tensor parallelism, and where the head has been replaced (quantised, wrapped by an adapter), the
+        loss comes from whole logits.  The z-loss is part of the training loss only.
+        """
+        if labels is not None and use_cache is None and past_key_values is None:
+            use_cache = False
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden_states = slice_positions(outputs.last_hidden_state, logits_to_keep)
+        if shift_labels is None and labels is not None:
+            shift_labels = shift_labels_left(labels)
+        logits, loss = self.logits_and_loss(hidden_states, shift_labels, skip_logits, kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def logits_and_loss(
+        self, hidden_states: Tensor, shift_labels: Tensor | None, skip_logits: bool | None, options: dict
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """What is asked for, of hidden states (B, S, H) and shifted labels (B, S)."""
+        if shift_labels is None:
+            return self.lm_head(hidden_states), None
+        loss_options = {
+            "num_items_in_batch": options.get("num_items_in_batch"),
+            "ignore_index": options.get("ignore_index", IGNORE_INDEX),
+            "z_loss_weight": self.config.z_loss_weight if self.training else 0.0,
+        }
+        if (self.training if skip_logits is None else skip_logits) and self.head_takes_labels():
+            chunk_tokens = self.config.loss_chunk_tokens
+            return None, self.lm_head(hidden_states, shift_labels, chunk_tokens=chunk_tokens, **loss_options)
+        logits = self.lm_head(hidden_states)
+        return logits, cross_entropy(logits, shift_labels, **loss_options)
+
+    def head_takes_labels(self) -> bool:
+        """Whether the head can compute the loss itself: it is ours and not split over tensor-parallel ranks."""
+        return isinstance(self.lm_head, FoundryHead) and not getattr(self, "_tp_size", None)
+
+
+def slice_positions(hidden_states: Tensor, keep: int | Tensor) -> Tensor:
+    """The positions of (B, S, H) whose logits are wanted.
+
+    Args:
+        keep: the last so many (0: all), or a tensor: positions (P) for all rows, positions (B, P) row by row,
+            or a boolean mask (B, S), which gives (number of true, H).
+    """
+    if isinstance(keep, int):
+        return hidden_states[:, slice(-keep, None)]
+    if keep.ndim == 2 and keep.dtype == torch.bool:
+        return hidden_states[keep]
+    if keep.ndim == 2:
+        return torch.take_along_dim(hidden_states, keep[..., None], dim=1)
+    return hidden_states[:, keep]
+
+
+FoundryModel.register_for_auto_class("AutoModel")
+FoundryForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+
+__all__ = ["FoundryForCausalLM", "FoundryModel", "FoundryPreTrainedModel"]

@@ -1,0 +1,184 @@
+"""Supervised fine-tuning and direct preference optimization with TRL's own trainers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_dataset
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Trainer
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+import modeling_foundry  # noqa: F401  (registers the Auto classes)
+
+from ..files import sha256_of_file
+from ..settings import FoundryError
+from .session import TrainingSession, console, model_hash
+
+END_OF_TURN = "<|im_end|>"
+
+
+@dataclass
+class AlignmentSettings:
+    """Keys that SFT and DPO share beside TRL's own."""
+
+    model: str = field(metadata={"help": "checkpoint folder to start from"})
+    train_file: str = field(metadata={"help": "JSON lines: messages (SFT) or prompt, chosen, rejected (DPO)"})
+    eval_file: str | None = field(default=None, metadata={"help": "held-out JSON lines"})
+    max_train_samples: int | None = field(default=None, metadata={"help": "use the first N after shuffling"})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "use the first N after shuffling"})
+    keep_checkpoints: int = field(default=2, metadata={"help": "newest whole checkpoints to keep"})
+    expected_processes: int | None = field(default=None, metadata={"help": "refuse any other number of ranks"})
+    overwrite: bool = field(default=False, metadata={"help": "replace a run of other settings in output_dir"})
+    attention_backend: str = field(default="auto", metadata={"help": "attention kernel, as in pretraining"})
+    lora_rank: int = field(default=0, metadata={"help": "rank of a LoRA adapter on every linear layer; 0 is full"})
+    lora_alpha: int = field(default=16, metadata={"help": "scale of the adapter"})
+
+
+@dataclass
+class SFTArguments(SFTConfig):
+    """TRL's SFTConfig; only the assistant's turns are learned, their end included."""
+
+    assistant_only_loss: bool = True
+    report_to: None | str | list[str] = "none"
+    ddp_find_unused_parameters: bool | None = False
+
+
+@dataclass
+class DPOArguments(DPOConfig):
+    """TRL's DPOConfig."""
+
+    report_to: None | str | list[str] = "none"
+    ddp_find_unused_parameters: bool | None = False
+
+
+def sft(settings: AlignmentSettings, arguments: SFTArguments) -> Path:
+    """Fine-tune on conversations; returns the folder of the final model.
+
+    Raises:
+        FoundryError: no model or data where the settings say, or labels that never teach the stop.
+    """
+    session, complete = open_session("sft", settings, arguments)
+    if complete:
+        return session.model_folder
+    model, tokenizer = load_model_and_tokenizer(settings)
+    train, held_out = load_samples(settings, arguments.seed, ("messages",))
+    trainer = SFTTrainer(
+        model=model, args=arguments, train_dataset=train, eval_dataset=held_out, processing_class=tokenizer,
+        peft_config=lora(settings),
+    )  # fmt: skip
+    assert_stop_is_learned(trainer, tokenizer)
+    run(session, trainer, settings)
+    return session.model_folder
+
+
+def dpo(settings: AlignmentSettings, arguments: DPOArguments) -> Path:
+    """Prefer chosen over rejected answers; returns the folder of the final model."""
+    session, complete = open_session("dpo", settings, arguments)
+    if complete:
+        return session.model_folder
+    model, tokenizer = load_model_and_tokenizer(settings)
+    # The reference is the same checkpoint, loaded here: TRL would look it up by name.
+    reference = None if settings.lora_rank else load_model_and_tokenizer(settings)[0]
+    train, held_out = load_samples(settings, arguments.seed, ("prompt", "chosen", "rejected"))
+    trainer = DPOTrainer(
+        model=model, ref_model=reference, args=arguments, train_dataset=train, eval_dataset=held_out,
+        processing_class=tokenizer, peft_config=lora(settings),
+    )  # fmt: skip
+    run(session, trainer, settings)
+    return session.model_folder
+
+
+def open_session(stage: str, settings: AlignmentSettings, arguments: Any) -> tuple[TrainingSession, bool]:
+    """The run folder of a stage, and whether it is complete for these settings and inputs."""
+    inputs = {"model": model_hash(settings.model)}
+    for path in (settings.train_file, settings.eval_file):
+        if path is not None:
+            inputs[Path(path).name] = file_hash(path)
+    session = TrainingSession(
+        Path(arguments.output_dir), {"alignment": settings, "training": arguments}, inputs, stage,
+        settings.overwrite,
+    )  # fmt: skip
+    with arguments.main_process_first(desc="run folder"):
+        complete = session.is_complete()
+    if complete:
+        console.print(f"{stage}: complete already, {session.model_folder} (nothing to do)")
+    return session, complete
+
+
+def file_hash(path: str | Path) -> str:
+    try:
+        return sha256_of_file(path)[:16]
+    except OSError as error:
+        raise FoundryError(f"{path}: cannot read the samples ({error.strerror}); run `make data` first") from error
+
+
+def load_model_and_tokenizer(settings: AlignmentSettings) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The checkpoint through the Auto classes; a Foundry one needs no remote code."""
+    from .model_settings import attention_implementation
+
+    model = AutoModelForCausalLM.from_pretrained(
+        settings.model, attn_implementation=attention_implementation(settings.attention_backend)
+    )
+    tokenizer = AutoTokenizer.from_pretrained(settings.model)
+    if END_OF_TURN not in tokenizer.get_vocab() or tokenizer.chat_template is None:
+        raise FoundryError(f"{settings.model}: its tokenizer has no {END_OF_TURN} or no chat template")
+    return model, tokenizer
+
+
+def load_samples(
+    settings: AlignmentSettings, seed: int, columns: tuple[str, ...]
+) -> tuple[Dataset, Dataset | None]:
+    """Train and held-out samples with exactly the columns TRL reads, shuffled by the seed."""
+
+    def load(path: str, limit: int | None) -> Dataset:
+        samples = load_dataset("json", data_files=path, split="train")
+        missing = [name for name in columns if name not in samples.column_names]
+        if missing:
+            raise FoundryError(f"{path}: every line needs {', '.join(columns)}; missing {', '.join(missing)}")
+        samples = samples.select_columns(list(columns)).shuffle(seed=seed)
+        return samples.select(range(min(limit, len(samples)))) if limit else samples
+
+    train = load(settings.train_file, settings.max_train_samples)
+    held_out = load(settings.eval_file, settings.max_eval_samples) if settings.eval_file else None
+    return train, held_out
+
+
+def lora(settings: AlignmentSettings) -> LoraConfig | None:
+    if settings.lora_rank == 0:
+        return None
+    return LoraConfig(
+        r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
+def assert_stop_is_learned(trainer: SFTTrainer, tokenizer: PreTrainedTokenizerBase) -> None:
+    """The first batch must train ``<|im_end|>``: a mask that leaves it out never teaches a model to stop.
+
+    Raises:
+        FoundryError: no label of the batch is the end-of-turn token.
+    """
+    stop = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+    samples = [trainer.train_dataset[index] for index in range(min(8, len(trainer.train_dataset)))]
+    labels = trainer.data_collator(samples)["labels"]
+    if not bool((labels == stop).any()):
+        raise FoundryError(
+            f"sft: {END_OF_TURN} is in no label; the chat template must close "
+            "{% generation %} after it, and max_length must not cut every answer"
+        )
+
+
+def run(session: TrainingSession, trainer: Trainer, settings: AlignmentSettings) -> None:
+    session.train(trainer, settings.keep_checkpoints, settings.expected_processes, finish=finish_chat_model)
+
+
+def finish_chat_model(trainer: Trainer) -> None:
+    """Merge an adapter; let generation stop at the end of a turn as well as at the end of text."""
+    if hasattr(trainer.model, "merge_and_unload"):
+        trainer.model = trainer.model.merge_and_unload()
+    tokenizer = trainer.processing_class
+    stop = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+    stops = [stop] if tokenizer.eos_token_id == stop else [stop, tokenizer.eos_token_id]
+    trainer.model.generation_config.eos_token_id = stops

@@ -1,0 +1,115 @@
+"""Checkpoints that are whole or not used: a manifest written last, verified before resuming.
+
+Trainer writes ``checkpoint-N`` in place.  :class:`DurableCheckpoints` adds ``manifest.json`` with size and
+SHA-256 of each file after every rank has written, and only then removes older checkpoints.  A folder
+whose manifest is missing or does not verify is set aside and named, never resumed from.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..files import sha256_of_file, sync_folder, write_atomically
+from ..settings import FoundryError
+
+MANIFEST_NAME = "manifest.json"
+CHECKPOINT_PATTERN = re.compile(r"checkpoint-(\d+)")
+logger = logging.getLogger(__name__)
+
+
+class DurableCheckpoints(TrainerCallback):
+    """Seals each checkpoint after Trainer saved it and keeps the newest ``keep`` sealed ones.
+
+    Trainer's own ``save_total_limit`` must be unset: it removes old checkpoints before the new one is
+    known to be whole.
+    """
+
+    def __init__(self, keep: int = 2) -> None:
+        if keep < 1:
+            raise FoundryError(f"keep_checkpoints: expected at least 1, found {keep}")
+        self.keep = keep
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.barrier()  # the other ranks' random states belong to the checkpoint too
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        seal(folder, {"global_step": state.global_step, "world_size": args.world_size})
+        for old in sealed_checkpoints(args.output_dir)[self.keep :]:
+            shutil.rmtree(old)
+
+
+def seal(folder: Path, facts: dict[str, Any]) -> None:
+    """Flush every file of ``folder`` to disk, then write its manifest."""
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+        files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+    sync_folder(folder)
+    write_atomically(folder / MANIFEST_NAME, json.dumps({**facts, "files": files}, indent=1) + "\n")
+
+
+def fault(folder: Path) -> str | None:
+    """Why a checkpoint cannot be used, or None when every file is as its manifest says."""
+    try:
+        manifest = json.loads((folder / MANIFEST_NAME).read_text())
+        files = manifest["files"].items()
+    except FileNotFoundError:
+        return "has no manifest (the save was cut short)"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"has an unreadable {MANIFEST_NAME}"
+    for name, facts in files:
+        path = folder / name
+        if not path.is_file():
+            return f"lacks {name}"
+        if path.stat().st_size != facts["bytes"]:
+            return f"{name} has {path.stat().st_size} bytes, its manifest says {facts['bytes']}"
+        if sha256_of_file(path) != facts["sha256"]:
+            return f"{name} does not match its SHA-256"
+    return None
+
+
+def sealed_checkpoints(output_dir: str | Path) -> list[Path]:
+    """Checkpoint folders with a manifest, newest first (contents not verified)."""
+    return [folder for folder in _checkpoints(output_dir) if (folder / MANIFEST_NAME).is_file()]
+
+
+def newest_whole_checkpoint(output_dir: str | Path) -> Path | None:
+    """The newest checkpoint that verifies; torn ones are renamed ``torn-checkpoint-N`` and named."""
+    for folder in _checkpoints(output_dir):
+        reason = fault(folder)
+        if reason is None:
+            return folder
+        aside = _set_aside(folder)
+        logger.warning("%s %s; set aside as %s", folder, reason, aside.name)
+    return None
+
+
+def _checkpoints(output_dir: str | Path) -> list[Path]:
+    steps = []
+    for path in Path(output_dir).glob("checkpoint-*"):
+        match = CHECKPOINT_PATTERN.fullmatch(path.name)
+        if match and path.is_dir():
+            steps.append((int(match.group(1)), path))
+    return [path for _, path in sorted(steps, reverse=True)]
+
+
+def _set_aside(folder: Path) -> Path:
+    target, number = folder.with_name(f"torn-{folder.name}"), 2
+    while target.exists():
+        target, number = folder.with_name(f"torn-{folder.name}-{number}"), number + 1
+    folder.rename(target)
+    return target

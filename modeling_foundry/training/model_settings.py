@@ -1,0 +1,141 @@
+"""The ``model`` keys of a recipe and the model built from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import torch
+
+from .. import FoundryConfig, FoundryForCausalLM
+from ..modeling_foundry import assert_built_as_requested
+from ..settings import FoundryError
+
+ROWS_MULTIPLE = 128  # embedding rows: a multiple of 128 keeps the head's matmul on whole tiles
+
+BACKENDS = {
+    "flash_attn_2": "flash_attention_2",
+    "flash_attn_3": "flash_attention_3",
+    "cudnn": "cudnn_sdpa",
+    "flex": "flex_attention",
+}
+
+
+def _help(text: str, default: Any = None) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class ModelSettings:
+    """Components and sizes.  Defaults are Qwen3's components; sizes come from the recipe."""
+
+    hidden_size: int = _help("width of the residual stream", 2048)
+    intermediate_size: int = _help("width of the feed-forward layer", 6144)
+    num_hidden_layers: int = _help("decoder layers", 24)
+    num_attention_heads: int = _help("query heads", 16)
+    num_key_value_heads: int | None = _help("key/value heads; equal to the query heads is MHA, 1 is MQA")
+    head_dim: int | None = _help("size of one head; default hidden_size / num_attention_heads")
+    vocab_size: int | None = _help("embedding rows; default the tokenizer's ids rounded up to 128")
+    normalization: Literal["rmsnorm", "layernorm"] = _help("normalization layer", "rmsnorm")
+    position_encoding: Literal["rope", "learned"] = _help("how positions enter", "rope")
+    ffn_type: Literal["swiglu", "standard"] = _help("gated (three matrices) or plain (two)", "swiglu")
+    hidden_act: str | None = _help("activation; default silu for swiglu, gelu for standard")
+    qk_norm: bool = _help("normalize queries and keys per head (Qwen3)", True)
+    attention_bias: bool = _help("biases in the attention projections", False)
+    mlp_bias: bool = _help("biases in the feed-forward layer", False)
+    tie_word_embeddings: bool = _help("one matrix for embedding and head", False)
+    rope_theta: float | None = _help("RoPE base; default 1e6")
+    norm_eps: float = _help("epsilon of the normalization layers", 1e-6)
+    attention_dropout: float = _help("dropout on attention weights", 0.0)
+    initializer_range: float = _help("standard deviation of the initial weights", 0.02)
+    loss_chunk_tokens: int = _help("rows of logits that exist at one time", 8192)
+    z_loss_weight: float = _help("weight of the squared log-partition (PaLM); 0 is off", 0.0)
+    attention_backend: Literal[
+        "auto", "eager", "sdpa", "cudnn_sdpa", "cudnn", "flash_attention_2", "flash_attn_2",
+        "flash_attention_3", "flash_attn_3", "flex_attention", "flex",
+    ] = _help("attention kernel; auto is cudnn_sdpa on a CUDA GPU and sdpa elsewhere", "auto")  # fmt: skip
+    model_dtype: Literal["float32", "bfloat16"] = _help("dtype of the parameters", "float32")
+
+
+def attention_implementation(backend: str) -> str:
+    """transformers' name of an attention backend; ``auto`` looks at the machine."""
+    if backend == "auto":
+        return "cudnn_sdpa" if torch.cuda.is_available() else "sdpa"
+    return BACKENDS.get(backend, backend)
+
+
+def foundry_config(
+    settings: ModelSettings, sequence_length: int, num_token_ids: int, token_ids: dict[str, int | None]
+) -> FoundryConfig:
+    """The architecture a recipe asks for.
+
+    Args:
+        sequence_length: tokens of one training sequence; the number of positions.
+        num_token_ids: ids the tokenizer can produce; the embedding must hold them all.
+        token_ids: ``bos_token_id``, ``eos_token_id`` and ``pad_token_id``.
+
+    Raises:
+        FoundryError: naming the key that cannot be honoured.
+    """
+    values = {entry.name: getattr(settings, entry.name) for entry in fields(settings)}
+    for name in ("attention_backend", "model_dtype"):
+        values.pop(name)
+    values["num_key_value_heads"] = settings.num_key_value_heads or settings.num_attention_heads
+    values["head_dim"] = settings.head_dim or _head_dim(settings)
+    values["vocab_size"] = settings.vocab_size or -(-num_token_ids // ROWS_MULTIPLE) * ROWS_MULTIPLE
+    values["hidden_act"] = settings.hidden_act or ("silu" if settings.ffn_type == "swiglu" else "gelu")
+    theta = values.pop("rope_theta")
+    if theta is not None and settings.position_encoding != "rope":
+        raise FoundryError(f"rope_theta: {theta} has no meaning with position_encoding {settings.position_encoding}")
+    if values["vocab_size"] < num_token_ids:
+        raise FoundryError(
+            f"vocab_size: {values['vocab_size']} rows cannot hold the tokenizer's {num_token_ids} ids; "
+            f"give at least {-(-num_token_ids // ROWS_MULTIPLE) * ROWS_MULTIPLE}"
+        )
+    rope = {"rope_parameters": {"rope_type": "default", "rope_theta": theta}} if theta is not None else {}
+    try:
+        return FoundryConfig(**values, **rope, **token_ids, max_position_embeddings=sequence_length)
+    except (ValueError, TypeError) as error:
+        raise FoundryError(f"model settings: {' '.join(str(error).split())}") from error
+
+
+def _head_dim(settings: ModelSettings) -> int:
+    if settings.hidden_size % settings.num_attention_heads:
+        raise FoundryError(
+            f"head_dim: give it, or a hidden_size that num_attention_heads divides "
+            f"({settings.hidden_size} is not a multiple of {settings.num_attention_heads})"
+        )
+    return settings.hidden_size // settings.num_attention_heads
+
+
+def build_model(config: FoundryConfig, settings: ModelSettings) -> FoundryForCausalLM:
+    """A freshly initialised model on the CPU, asserted equal to what was asked for.
+
+    Raises:
+        FoundryError: the attention backend is not available here.
+    """
+    implementation = attention_implementation(settings.attention_backend)
+    try:
+        model = FoundryForCausalLM._from_config(
+            config, attn_implementation=implementation, dtype=getattr(torch, settings.model_dtype)
+        )
+    except (ImportError, ValueError, RuntimeError) as error:
+        raise FoundryError(
+            f"attention_backend: {settings.attention_backend}: {' '.join(str(error).split())}"
+        ) from error
+    assert_built_as_requested(model, config)
+    return model
+
+
+def describe_model(model: FoundryForCausalLM) -> str:
+    """One line: layers, widths, heads, components, exact parameter count."""
+    config = model.config
+    heads, key_values = config.num_attention_heads, config.num_key_value_heads
+    kind = "MHA" if heads == key_values else "MQA" if key_values == 1 else "GQA"
+    embeddings = "tied" if config.tie_word_embeddings else "untied"
+    return (
+        f"{config.num_hidden_layers} layers, hidden {config.hidden_size}, {kind} {heads}/{key_values} x "
+        f"{config.head_dim}, {config.ffn_type} {config.intermediate_size}, {config.normalization}, "
+        f"{config.position_encoding}, {'QK-norm, ' if config.qk_norm else ''}{config.vocab_size:,} rows "
+        f"{embeddings}, {config._attn_implementation}: {model.num_parameters():,} parameters"
+    )

@@ -1,0 +1,220 @@
+"""Pretraining: packed tokens, transformers' Trainer on Accelerate, chunked cross-entropy."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
+
+from .. import FoundryForCausalLM
+from ..data.folder import load_prepared
+from ..data.packing import PackedDataset
+from ..data.text_file import prepare_text_file
+from ..settings import FoundryError
+from .model_settings import ModelSettings, build_model, describe_model, foundry_config
+from .muon import MuonFactory
+from .session import TrainingSession, console, restore_generation_cache
+
+
+@dataclass
+class PretrainDataSettings:
+    """Where the tokens come from."""
+
+    data_dir: str | None = field(default=None, metadata={"help": "folder written by prepare_data.py"})
+    text_file: str | None = field(
+        default=None, metadata={"help": "any plain-text file: tokenizer and shards are made from it first"}
+    )
+    text_file_vocab_size: int = field(default=2048, metadata={"help": "tokenizer size for text_file"})
+    sequence_length: int = field(default=2048, metadata={"help": "tokens of one training sequence"})
+    document_mask: bool = field(
+        default=False, metadata={"help": "documents in one sequence do not attend to each other"}
+    )
+    max_eval_sequences: int = field(default=512, metadata={"help": "held-out sequences of the loss curve"})
+
+
+@dataclass
+class PretrainArguments(TrainingArguments):
+    """transformers' TrainingArguments with pretraining's defaults and a few keys more."""
+
+    optimizer: Literal["adamw", "muon"] = field(
+        default="adamw", metadata={"help": "muon: matrices inside the layers by Muon, the rest by AdamW"}
+    )
+    muon_learning_rate: float = field(default=0.02, metadata={"help": "of the Muon matrices"})
+    compile_layers: bool = field(
+        default=False, metadata={"help": "torch.compile each layer (starts five times faster than whole-model)"}
+    )
+    save_initial_model: bool = field(default=False, metadata={"help": "keep the random start for evaluation"})
+    keep_checkpoints: int = field(default=2, metadata={"help": "newest whole checkpoints to keep"})
+    expected_processes: int | None = field(default=None, metadata={"help": "refuse any other number of ranks"})
+    overwrite: bool = field(default=False, metadata={"help": "replace a run of other settings in output_dir"})
+    # Defaults of pretraining, in place of fine-tuning's.
+    max_steps: int = 1000
+    adam_beta2: float = 0.95
+    weight_decay: float = 0.1
+    lr_scheduler_type: str = "cosine_with_min_lr"
+    lr_scheduler_kwargs: dict | str | None = field(default_factory=lambda: {"min_lr_rate": 0.1})
+    train_sampling_strategy: str = "sequential"  # the dataset itself is shuffled, by seed, epoch and index
+    ddp_find_unused_parameters: bool | None = False
+    save_strategy: str = "steps"
+    save_steps: float = 500
+    report_to: None | str | list[str] = "none"
+
+
+class PretrainTrainer(Trainer):
+    """Trainer whose evaluation never materialises logits either."""
+
+    def prediction_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Any, Any, Any]:
+        if prediction_loss_only:
+            inputs = {**inputs, "skip_logits": True}
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
+
+def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, arguments: PretrainArguments) -> Path:
+    """Train a model from scratch; go on where an interrupted run was; do nothing when it is complete.
+
+    Returns:
+        Folder of the final checkpoint, loadable with AutoModelForCausalLM.
+
+    Raises:
+        FoundryError: settings, data or launch do not fit together.
+    """
+    with arguments.main_process_first(desc="data preparation"):
+        data_dir = prepared_data(data, arguments)
+    prepared = load_prepared(data_dir)
+    settings = {"model": model_settings, "data": data, "training": arguments}
+    session = TrainingSession(
+        Path(arguments.output_dir), settings, {"data": prepared.fingerprint}, "pretrain", arguments.overwrite
+    )
+    with arguments.main_process_first(desc="run folder"):
+        complete = session.is_complete()
+    if complete:
+        console.print(f"pretrain: complete already, {session.model_folder} (nothing to do)")
+        return session.model_folder
+    tokenizer = AutoTokenizer.from_pretrained(prepared.tokenizer_folder)
+    set_seed(arguments.seed)
+    model = new_model(model_settings, data, tokenizer)
+    trainer = pretrain_trainer(model, tokenizer, prepared, data, arguments)
+    if trainer.is_world_process_zero():
+        console.print(f"model: {describe_model(model)}")
+        console.print(batch_line(trainer, data))
+        if arguments.save_initial_model:
+            save_initial(model, tokenizer, session)
+    session.train(
+        trainer, arguments.keep_checkpoints, arguments.expected_processes, tokens_per_step(arguments, data)
+    )
+    return session.model_folder
+
+
+def prepared_data(data: PretrainDataSettings, arguments: TrainingArguments) -> Path:
+    """The data folder, made from ``text_file`` when that is what the recipe names."""
+    if (data.data_dir is None) == (data.text_file is None):
+        raise FoundryError("data: give exactly one of data_dir and text_file")
+    if data.data_dir is not None:
+        return Path(data.data_dir)
+    folder = Path(arguments.output_dir).parent / "data"
+    if arguments.process_index == 0:
+        prepare_text_file(data.text_file, folder, vocab_size=data.text_file_vocab_size)
+    return folder
+
+
+def new_model(
+    settings: ModelSettings, data: PretrainDataSettings, tokenizer: PreTrainedTokenizerBase
+) -> FoundryForCausalLM:
+    """The model of a recipe, sized for its tokenizer, with the tokenizer's special ids in its config."""
+    token_ids = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    config = foundry_config(settings, data.sequence_length, len(tokenizer), token_ids)
+    return build_model(config, settings)
+
+
+def pretrain_trainer(
+    model: FoundryForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    prepared: Any,
+    data: PretrainDataSettings,
+    arguments: PretrainArguments,
+) -> PretrainTrainer:
+    """Trainer over the packed shards of a prepared folder, in an order that depends on the seed alone."""
+    sequences = arguments.max_steps * arguments.train_batch_size * arguments.world_size
+    sequences *= arguments.gradient_accumulation_steps
+    train = PackedDataset(
+        prepared.shard("train"), data.sequence_length, num_samples=sequences, seed=arguments.seed,
+        document_mask=data.document_mask,
+    )  # fmt: skip
+    held_out = PackedDataset(prepared.shard("heldout"), data.sequence_length, document_mask=data.document_mask)
+    held_out = torch.utils.data.Subset(held_out, range(min(len(held_out), data.max_eval_sequences)))
+    if arguments.compile_layers:
+        for layer in model.model.layers:
+            layer.compile()
+    return PretrainTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        optimizer_cls_and_kwargs=muon_factory(arguments),
+    )
+
+
+def muon_factory(arguments: PretrainArguments) -> tuple[type, dict[str, Any]] | None:
+    """None leaves the optimizer to Trainer (AdamW, weight decay on matrices)."""
+    if arguments.optimizer == "adamw":
+        return None
+    if arguments.distributed_state is not None and "DEEPSPEED" in str(
+        arguments.distributed_state.distributed_type
+    ):
+        raise FoundryError("optimizer: muon needs whole matrices; ZeRO shards them, use adamw")
+    return MuonFactory, {
+        "lr": arguments.learning_rate,
+        "muon_lr": arguments.muon_learning_rate,
+        "weight_decay": arguments.weight_decay,
+        "betas": (arguments.adam_beta1, arguments.adam_beta2),
+    }
+
+
+def tokens_per_step(arguments: TrainingArguments, data: PretrainDataSettings) -> int:
+    """micro-batch x accumulation x ranks x sequence length."""
+    sequences = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    return sequences * data.sequence_length
+
+
+def batch_line(trainer: Trainer, data: PretrainDataSettings) -> str:
+    """One honest line about the batch: what is multiplied with what."""
+    arguments = trainer.args
+    tokens = tokens_per_step(arguments, data)
+    factors = (
+        f"{arguments.train_batch_size} sequences x {arguments.gradient_accumulation_steps} accumulation x "
+        f"{arguments.world_size} rank(s) x {data.sequence_length} tokens"
+    )
+    total = tokens * arguments.max_steps
+    epochs = total / max(1, trainer.train_dataset.num_corpus_tokens)
+    return (
+        f"batch: {factors} = {tokens:,} tokens a step; {arguments.max_steps:,} steps = {total:,} tokens "
+        f"({epochs:.2f} epochs)"
+    )
+
+
+def save_initial(model: FoundryForCausalLM, tokenizer: PreTrainedTokenizerBase, session: TrainingSession) -> None:
+    """The random start beside the trained model, so that evaluation can show what learning changed."""
+    folder = session.output_dir / "initial_model"
+    if folder.exists():
+        return
+    temporary = folder.with_name(".initial_model.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    restore_generation_cache(model)
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    temporary.rename(folder)

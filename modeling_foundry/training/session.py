@@ -1,0 +1,201 @@
+"""One training run from start, or from where it was, to its end: shared by pretrain, SFT and DPO."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from rich.console import Console
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from ..files import sha256_of_file, write_atomically
+from ..run_record import RECORD_NAME, plain_settings, write_run_record
+from ..settings import FoundryError
+from .callbacks import LOG_NAME, ProgressLine, RunLog
+from .checkpoints import DurableCheckpoints, newest_whole_checkpoint
+from .launch import assert_launched_as_asked
+
+COMPLETE_NAME = "complete.json"
+MODEL_FOLDER = "model"
+# Settings that change where or how loudly a run works but not what it computes.
+NEUTRAL_SETTINGS = {
+    "output_dir", "overwrite", "keep_checkpoints", "expected_processes", "logging_steps", "disable_tqdm",
+    "report_to", "run_name", "dataloader_num_workers", "save_steps", "log_level", "project",
+    "dataset_num_proc", "logging_first_step", "save_initial_model",
+}  # fmt: skip
+console = Console(highlight=False)
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainingSession:
+    """A run folder and what is meant to happen in it.
+
+    Args:
+        output_dir: ``runs/<experiment>/<stage>``.
+        settings: every resolved setting, by dataclass name.
+        inputs: what the run reads (data hash, base model hash): a finished run is reused only for the same.
+    """
+
+    output_dir: Path
+    settings: dict[str, Any]
+    inputs: dict[str, Any]
+    title: str
+    overwrite: bool = False
+
+    @property
+    def model_folder(self) -> Path:
+        return self.output_dir / MODEL_FOLDER
+
+    def is_complete(self) -> bool:
+        """Whether this very run is finished; prepares the folder when it is not.
+
+        Raises:
+            FoundryError: the folder holds a run with other settings or other inputs.
+        """
+        if self.overwrite and self.output_dir.exists():
+            shutil.rmtree(self.output_dir)
+        record = self._stored_record()
+        if record is not None and (difference := self._difference(record)):
+            raise FoundryError(
+                f"{self.output_dir}: holds a run with other settings ({difference}); "
+                "give another --output_dir, or --overwrite=true to replace it"
+            )
+        return record is not None and (self.output_dir / COMPLETE_NAME).is_file()
+
+    def _stored_record(self) -> dict[str, Any] | None:
+        path = self.output_dir / RECORD_NAME
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise FoundryError(f"{path}: not valid JSON; give another --output_dir or --overwrite=true") from error
+
+    def _difference(self, record: dict[str, Any]) -> str:
+        old = _flat(record.get("settings", {})) | _flat({"inputs": record.get("inputs", {})})
+        new = _flat(plain_settings(self.settings)) | _flat({"inputs": plain_settings(self.inputs)})
+        changed = [
+            f"{key.rsplit('.', 1)[-1]}: {_short(old.get(key))} -> {_short(new.get(key))}"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key) != new.get(key) and key.rsplit(".", 1)[-1] not in NEUTRAL_SETTINGS
+        ]
+        return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+
+    def train(
+        self,
+        trainer: Trainer,
+        keep_checkpoints: int,
+        expected_processes: int | None,
+        tokens_per_step: int | None = None,
+        finish: Callable[[Trainer], None] | None = None,
+    ) -> None:
+        """Train to the end, resuming from the newest whole checkpoint, and write the final model.
+
+        Args:
+            tokens_per_step: over all ranks, where it is constant (packed pretraining).
+            finish: changes the final model before it is written (merging an adapter, stop tokens).
+        """
+        arguments = trainer.args
+        launch = assert_launched_as_asked(AcceleratorState(), precision_of(arguments), expected_processes)
+        log = RunLog(self.output_dir, tokens_per_step)
+        prepare_callbacks(trainer, log, keep_checkpoints, self.title)
+        is_main = trainer.is_world_process_zero()
+        checkpoint = newest_on_main(self.output_dir, is_main)
+        if is_main:
+            if checkpoint is None:
+                write_run_record(self.output_dir, self.settings, inputs=self.inputs, launch=launch)
+            where = f"going on from {checkpoint.name}" if checkpoint else "from the start"
+            console.print(f"[bold]{self.title}[/bold]: {where}; {launch}")
+        start = time.perf_counter()
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        self._write_final(trainer, finish, seconds=time.perf_counter() - start, log=log)
+
+    def _write_final(
+        self, trainer: Trainer, finish: Callable[[Trainer], None] | None, seconds: float, log: RunLog
+    ) -> None:
+        # An interrupted Trainer returns normally: only a run that took all its steps is final.
+        if trainer.state.global_step < trainer.state.max_steps:
+            raise FoundryError(
+                f"{self.output_dir}: stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; "
+                "run the same command again to go on"
+            )
+        if finish is not None:
+            finish(trainer)
+        restore_generation_cache(trainer.model)
+        trainer.save_model(str(self.model_folder))
+        if trainer.is_world_process_zero():
+            (self.model_folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, and nothing needs it
+            facts = {"steps": trainer.state.global_step, "seconds_this_process": round(seconds, 1)}
+            facts |= {"training_seconds": round(log.clock.read(), 1), "model": model_hash(self.model_folder)}
+            write_atomically(self.output_dir / COMPLETE_NAME, json.dumps(facts, indent=1) + "\n")
+
+
+def newest_on_main(output_dir: Path, is_main: bool) -> Path | None:
+    """The checkpoint to resume from, chosen by rank 0 and told to the others."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    chosen = [newest_whole_checkpoint(output_dir) if is_main else None]
+    if distributed:
+        torch.distributed.broadcast_object_list(chosen, src=0)
+    return chosen[0]
+
+
+def prepare_callbacks(trainer: Trainer, log: RunLog, keep_checkpoints: int, title: str) -> None:
+    """Trainer's printing callbacks give way to one progress line and the run log."""
+    trainer.args.save_total_limit = None
+    for callback in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(callback)
+    for callback in (log, ProgressLine(log, title), DurableCheckpoints(keep_checkpoints)):
+        trainer.add_callback(callback)
+
+
+def precision_of(arguments: TrainingArguments) -> str:
+    return "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no"
+
+
+def restore_generation_cache(model: Any) -> None:
+    """Trainer turns ``use_cache`` off for training; a saved model must generate with its cache."""
+    model.config.use_cache = True
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.use_cache = True
+
+
+def model_hash(folder: str | Path) -> str:
+    """SHA-256 over the weights of a checkpoint folder, to tell one model from another.
+
+    Raises:
+        FoundryError: the folder holds no safetensors weights.
+    """
+    weights = sorted(Path(folder).glob("*.safetensors"))
+    if not weights:
+        raise FoundryError(f"{folder}: no model here (*.safetensors); run the stage before this one first")
+    return "-".join(sha256_of_file(path)[:16] for path in weights)
+
+
+def read_log(output_dir: str | Path) -> list[dict[str, Any]]:
+    """The lines of a run's ``log.jsonl``, in order."""
+    path = Path(output_dir) / LOG_NAME
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,17 @@
+"""Supervised fine-tuning of a pretrained model on conversations (TRL's SFTTrainer).
+
+    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sft.py \
+        --config recipes/quickstart/sft.yaml
+"""
+
+from modeling_foundry import settings
+
+
+def main() -> None:
+    from modeling_foundry.training.alignment import AlignmentSettings, SFTArguments, sft
+
+    sft(*settings.parse(AlignmentSettings, SFTArguments, description=__doc__))
+
+
+if __name__ == "__main__":
+    settings.run(main)

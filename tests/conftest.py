@@ -1,0 +1,34 @@
+"""Every test runs offline, on two threads, in a clean environment."""
+
+import os
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+GUARD = str(Path(__file__).parent / "offline")
+
+# Before any library reads them, and inherited by every process a test starts.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["MPLBACKEND"] = "Agg"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ["PYTHONPATH"] = os.pathsep.join([GUARD, str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+sys.path.insert(0, GUARD)
+sys.path.insert(0, str(REPOSITORY))
+import sitecustomize  # noqa: E402
+
+if not hasattr(sitecustomize, "NetworkAttemptError"):  # another sitecustomize came first at start
+    import importlib
+
+    del sys.modules["sitecustomize"]
+    sitecustomize = importlib.import_module("sitecustomize")
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Root of the checkout."""
+    return REPOSITORY

@@ -1,0 +1,87 @@
+"""Whole files or none; a run record without secrets."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from modeling_foundry.files import sha256_of_file, write_atomically
+from modeling_foundry.run_record import git_commit, plain_settings, write_run_record
+
+
+def test_write_is_whole_or_absent(tmp_path):
+    path = tmp_path / "deep" / "file.txt"
+    write_atomically(path, "first")
+    write_atomically(path, b"second")
+    assert path.read_text() == "second"
+    assert os.listdir(path.parent) == ["file.txt"]
+
+
+def test_a_write_that_fails_keeps_the_old_content(tmp_path):
+    """A full disk, played by a file size limit in a child process."""
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    code = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
+        "from modeling_foundry.files import write_atomically;"
+        f"write_atomically({str(path)!r}, b'x' * 100_000)"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert child.returncode != 0
+    assert "File too large" in child.stderr
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "empty").write_bytes(b"")
+    assert sha256_of_file(tmp_path / "empty").startswith("e3b0c44298fc1c14")
+
+
+@dataclass
+class Arguments:
+    hub_token: str = "hf_canary"
+    eos_token: str = "<|im_end|>"
+    max_tokens: int = 7
+
+
+def test_record_masks_secrets_and_keeps_settings(tmp_path):
+    write_run_record(tmp_path, {"training": Arguments(), "extra": {"api_key": "canary"}}, inputs={"data": "abc"})
+    text = (tmp_path / "run.json").read_text()
+    assert "canary" not in text
+    record = json.loads(text)
+    assert record["settings"]["training"] == {"hub_token": "***", "eos_token": "<|im_end|>", "max_tokens": 7}
+    assert record["inputs"] == {"data": "abc"}
+    assert record["versions"]["python"].startswith("3.")
+
+
+def test_plain_settings_is_json_ready():
+    from transformers import TrainingArguments
+
+    plain = plain_settings(TrainingArguments("x", use_cpu=True, report_to="none"))
+    assert json.loads(json.dumps(plain))["output_dir"] == "x"
+
+
+def test_commit_outside_git_is_none(tmp_path):
+    assert git_commit(tmp_path) is None
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_commit_says_when_files_differ(tmp_path, dirty):
+    def git(*words):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init")
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("commit", "-m", "a")
+    if dirty:
+        (tmp_path / "a").write_text("2")
+    commit = git_commit(tmp_path)
+    assert len(commit.removesuffix("-dirty")) == 40
+    assert commit.endswith("-dirty") is dirty

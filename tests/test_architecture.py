@@ -1,0 +1,90 @@
+"""The arrows of the house: which room may import which (docs: CONTRIBUTING.md)."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+PACKAGE = REPOSITORY / "modeling_foundry"
+ROOMS = ("planning", "data", "training", "evaluation", "publishing")
+# Room -> rooms it may import.  Files at the top of the package are open to every room.
+MAY_IMPORT = {
+    "planning": set(),
+    "data": set(),
+    "training": {"planning", "data"},
+    "evaluation": {"data", "planning"},
+    "publishing": {"evaluation", "planning"},
+}
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+ALL_PYTHON = [
+    path
+    for folder in ("modeling_foundry", "recipes", "app", "eval_tasks", "benchmarks", "tests")
+    for path in sorted((REPOSITORY / folder).rglob("*.py"))
+]
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Absolute names of everything a file imports, relative imports resolved."""
+    package = list(path.relative_to(REPOSITORY).with_suffix("").parts)
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            depth = len(package) - node.level
+            base = ".".join([*package[:depth], *(node.module or "").split(".")]) if node.level else node.module
+            base = base.rstrip(".")
+            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    return names
+
+
+def room_of(module: str) -> str | None:
+    match = re.match(r"modeling_foundry\.(\w+)", module)
+    return match.group(1) if match and match.group(1) in ROOMS else None
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_rooms_import_only_what_they_may(path):
+    parts = path.relative_to(PACKAGE).parts
+    room = parts[0] if parts[0] in ROOMS else None
+    used = {room_of(module) for module in imported_modules(path)} - {None, room}
+    allowed = MAY_IMPORT[room] if room else set()
+    assert used <= allowed, f"{path}: imports {sorted(used - allowed)}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_in_the_package_imports_recipes_or_the_app(path):
+    tops = {module.split(".")[0] for module in imported_modules(path)}
+    assert not tops & {"recipes", "app", "tests", "benchmarks", "eval_tasks"}
+
+
+def test_planning_needs_no_torch():
+    for path in (PACKAGE / "planning").rglob("*.py"):
+        tops = {module.split(".")[0] for module in imported_modules(path)}
+        assert not tops & {"torch", "transformers", "datasets", "accelerate"}, path
+
+
+def test_shipped_model_code_imports_only_its_neighbours():
+    shipped = {"configuration_foundry", "modeling_foundry", "losses"}
+    for name in shipped:
+        for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert node.level == 1
+                assert node.module in shipped, f"{name}.py imports .{node.module}"
+            elif isinstance(node, ast.ImportFrom):
+                assert not node.module.startswith("modeling_foundry")
+
+
+@pytest.mark.parametrize("path", ALL_PYTHON, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_no_pickle_is_read(path):
+    text = path.read_text()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            assert name not in ("pickle.load", "pickle.loads", "torch.load"), f"{path}:{node.lineno}"
+            for keyword in node.keywords:
+                unsafe = keyword.arg == "weights_only" and ast.unparse(keyword.value) == "False"
+                assert not unsafe, f"{path}:{node.lineno}"
