@@ -62,10 +62,17 @@ AUTO_MAP = {
 }
 
 _POSITIVE_INTEGERS = (
-    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
-    "head_dim max_position_embeddings loss_chunk_tokens"
-).split()
-_FLAGS = "use_cache tie_word_embeddings qk_norm attention_bias mlp_bias".split()
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+    "loss_chunk_tokens",
+)
+_FLAGS = ["use_cache", "tie_word_embeddings", "qk_norm", "attention_bias", "mlp_bias"]
 _CHOICES = {
     "normalization": NORMALIZATIONS,
     "position_encoding": POSITION_ENCODINGS,
@@ -150,7 +157,9 @@ class FoundryConfig(PreTrainedConfig):
         rope_words = [word for word in ("rope_theta", "rope_scaling") if kwargs.get(word) is not None]
         if self.position_encoding == "learned" and (self.rope_parameters or rope_words):
             word = rope_words[0] if rope_words else "rope_parameters"
-            raise ValueError(f"{word} has no meaning with position_encoding='learned': leave it out or choose 'rope'")
+            raise ValueError(
+                f"{word} has no meaning with position_encoding='learned': leave it out or choose 'rope'"
+            )
         super().__post_init__(**kwargs)
         if self.position_encoding == "learned":
             self.rope_parameters = None
@@ -190,14 +199,14 @@ def refuse_foreign_fields(kwargs: dict[str, Any]) -> None:
 
 
 def attention_implementation(backend: str) -> str:
-    """transformers' ``attn_implementation`` for ``--attention_backend``, the earlier system's words included."""
+    """transformers' ``attn_implementation`` for an ``--attention_backend``, old words too."""
     if backend not in ATTENTION_BACKENDS:
         raise ValueError(f"attention_backend={backend!r} is not one of {', '.join(ATTENTION_BACKENDS)}")
     return ATTENTION_BACKENDS[backend]
 
 
 def tensor_parallel_plan(config: FoundryConfig) -> dict[str, str]:
-    """transformers' plan for splitting the base model over ranks: the modules this configuration has, no others."""
+    """How transformers splits the base model over ranks: the modules this configuration has."""
     attention, ffn = "layers.*.self_attn", "layers.*.mlp"
     plan = {f"{attention}.{name}_proj": "colwise" for name in "qkv"}
     if config.qk_norm:

@@ -72,16 +72,33 @@ def linear_cross_entropy(
     denominator = _denominator(labels, num_items_in_batch, ignore_index)
     with torch.autocast(device_type, enabled=False):
         return _LinearCrossEntropy.apply(
-            hidden_states, weight, bias, labels, denominator, compute_dtype, ignore_index, chunk_tokens, z_loss_weight
+            hidden_states,
+            weight,
+            bias,
+            labels,
+            denominator,
+            compute_dtype,
+            ignore_index,
+            chunk_tokens,
+            z_loss_weight,
         )
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Loss and gradients of one pass over the chunks; the backward pass only multiplies by the incoming scalar."""
+    """Loss and gradients in one pass over the chunks; backward only multiplies by the incoming scalar."""
 
     @staticmethod
     def forward(
-        ctx, hidden_states, weight, bias, labels, denominator, compute_dtype, ignore_index, chunk_tokens, z_loss_weight
+        ctx,
+        hidden_states,
+        weight,
+        bias,
+        labels,
+        denominator,
+        compute_dtype,
+        ignore_index,
+        chunk_tokens,
+        z_loss_weight,
     ):
         head = weight.to(compute_dtype)
         head_bias = None if bias is None else bias.to(compute_dtype)
@@ -116,7 +133,9 @@ class _GradientBuffers:
 
     def __init__(self, hidden_states: Tensor, weight: Tensor, bias: Tensor | None, needs_gradient: tuple):
         self.hidden_states = torch.empty_like(hidden_states) if needs_gradient[0] else None
-        self.weight = torch.zeros_like(weight, dtype=_fp32_or_wider(weight.dtype)) if needs_gradient[1] else None
+        self.weight = (
+            torch.zeros_like(weight, dtype=_fp32_or_wider(weight.dtype)) if needs_gradient[1] else None
+        )
         self.bias = torch.zeros_like(bias, dtype=_fp32_or_wider(bias.dtype)) if needs_gradient[2] else None
         self.dtypes = (hidden_states.dtype, weight.dtype, None if bias is None else bias.dtype)
         self.wanted = any(needs_gradient[:3])
@@ -138,7 +157,12 @@ class _GradientBuffers:
 
 
 def _chunk_loss(
-    logits: Tensor, labels: Tensor, denominator: Tensor, ignore_index: int, z_loss_weight: float, wants_gradient: bool
+    logits: Tensor,
+    labels: Tensor,
+    denominator: Tensor,
+    ignore_index: int,
+    z_loss_weight: float,
+    wants_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Summed loss of one chunk and, written over ``logits``, its gradient divided by ``denominator``.
 

@@ -1,9 +1,8 @@
 """The model: a decoder-only transformer whose components are chosen by :class:`FoundryConfig`.
 
 With the default components its parameter names, shapes and arithmetic are Qwen3's; without ``qk_norm`` they
-are Llama's.  So a state dict moves either way and logits agree bit for bit.  Together with
-``configuration_foundry.py`` and ``losses.py``, this file travels inside every saved checkpoint and works there
-without the package.
+are Llama's.  So a state dict moves either way and logits agree bit for bit.  This file and what it imports
+relatively travel inside every saved checkpoint and work there without the package.
 
 Shapes: B batch, S sequence, H hidden, A attention heads, K key-value heads, D head_dim, V vocabulary.
 """
@@ -12,29 +11,26 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, create_causal_mask, sdpa_mask
+from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.import_utils import is_tracing
 from transformers.utils.output_capturing import capture_outputs
 
+from .attention_backends import eager_attention
 from .configuration_foundry import FoundryConfig
 from .losses import IGNORE_INDEX, cross_entropy, linear_cross_entropy, shift_labels_left
+from .positions import is_packed, next_positions, refuse_leaks, refuse_positions_beyond_table, slice_positions
 
 
 class FoundryRMSNorm(nn.Module):
-    """Root mean square norm (Zhang and Sennrich 2019, arXiv:1910.07467), in fp32, scaled in the input's dtype."""
+    """Root mean square norm (Zhang, Sennrich 2019, arXiv:1910.07467): fp32, scaled in the input's dtype."""
 
     def __init__(self, size: int, eps: float):
         super().__init__()
@@ -113,84 +109,6 @@ def apply_rotary(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return heads * cos + rotate_half(heads) * sin
 
 
-def eager_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[Tensor, Tensor]:
-    """Attention written out: query (B, A, S, D), key and value (B, K, T, D), additive mask (B, 1, S, T)."""
-    key = key.repeat_interleave(module.num_key_value_groups, dim=1)
-    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = F.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
-
-
-def cudnn_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    is_causal: bool | None = None,
-    **kwargs,
-) -> tuple[Tensor, None]:
-    """PyTorch's scaled dot product attention by cuDNN's kernel, 1.7 times FlashAttention-2 on an H200.
-
-    A step of one query token (decoding) has no such kernel and goes to PyTorch's own choice.
-
-    Raises:
-        ValueError: off CUDA, or for a dtype other than bfloat16 and float16: no other kernel stands in.
-    """
-    if query.device.type != "cuda" or query.dtype not in (torch.bfloat16, torch.float16):
-        raise ValueError(
-            "attention backend cudnn_sdpa needs bfloat16 or float16 on a CUDA device, not "
-            f"{query.dtype} on {query.device.type}: choose sdpa"
-        )
-    if query.shape[2] == 1:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal
-        )
-    causal = attention_mask is None and (module.is_causal if is_causal is None else is_causal)
-    if causal and key.shape[2] > query.shape[2]:  # prefill of a static cache: the rest is still empty
-        key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
-    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-        output = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=attention_mask,
-            dropout_p=dropout,
-            scale=scaling,
-            is_causal=causal,
-            enable_gqa=module.num_key_value_groups > 1,
-        )
-    return output.transpose(1, 2).contiguous(), None
-
-
-def cudnn_mask(*args, **kwargs) -> Tensor | None:
-    """sdpa's boolean mask (B, 1, S, T), in which a padded query, that may see nothing, sees everything.
-
-    Nobody reads such a row; fused kernels may turn it into NaN, which the next layer would spread.
-    """
-    mask = sdpa_mask(*args, **kwargs)
-    return mask if mask is None else mask | ~mask.any(-1, keepdim=True)
-
-
-AttentionInterface.register("cudnn_sdpa", cudnn_attention)
-AttentionMaskInterface.register("cudnn_sdpa", cudnn_mask)
-
-
 class FoundryAttention(nn.Module):
     """Causal self-attention with any number of key-value heads (MHA, GQA, MQA)."""
 
@@ -239,7 +157,7 @@ class FoundryAttention(nn.Module):
 
 
 class FoundryMLP(nn.Module):
-    """``swiglu``: down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202); ``standard``: down(act(up(x)))."""
+    """``swiglu``: down(silu(gate(x)) * up(x)) (Shazeer, arXiv:2002.05202); ``standard``: down(act(up(x)))."""
 
     def __init__(self, config: FoundryConfig):
         super().__init__()
@@ -301,9 +219,8 @@ class FoundryModel(FoundryPreTrainedModel):
 
     def __init__(self, config: FoundryConfig):
         super().__init__(config)
-        self.padding_idx = config.pad_token_id
-        self.vocab_size = config.vocab_size
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        # No padding_idx: it would freeze that row, and the padding token is the document separator here.
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         if config.position_encoding == "learned":
             self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.layers = nn.ModuleList(FoundryDecoderLayer(config, i) for i in range(config.num_hidden_layers))
@@ -339,8 +256,8 @@ class FoundryModel(FoundryPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
         if is_packed(position_ids, attention_mask):
-            attention_mask = refuse_leaks(attention_mask, past_key_values)
-            use_cache = False
+            refuse_leaks(attention_mask, past_key_values)
+            attention_mask, use_cache = None, False  # a mask without padding would hide the packing
         if use_cache and past_key_values is None and not self.training:
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
@@ -356,7 +273,7 @@ class FoundryModel(FoundryPreTrainedModel):
         else:
             mask = mask["full_attention"]
         hidden_states, position_embeddings = self.encode_positions(inputs_embeds, position_ids)
-        for layer in self.layers[: self.config.num_hidden_layers]:
+        for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
                 attention_mask=mask,
@@ -380,53 +297,10 @@ class FoundryModel(FoundryPreTrainedModel):
         return hidden_states + self.embed_positions(position_ids), None
 
 
-def next_positions(inputs_embeds: Tensor, past_key_values: Cache | None) -> Tensor:
-    """Positions (1, S) that follow what the cache has seen."""
-    num_seen = past_key_values.get_seq_length() if past_key_values is not None else 0
-    return (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + num_seen).unsqueeze(0)
-
-
-def is_packed(position_ids: Tensor | None, attention_mask: Tensor | dict | None) -> bool:
-    """Whether positions (B, S) start again between two tokens that are not padding.
-
-    A traced or compiled graph cannot branch on values and answers no; without cache and mask, as in training,
-    transformers builds the block-diagonal mask there by itself.
-    """
-    if position_ids is None or isinstance(attention_mask, dict) or position_ids.shape[-1] < 2:
-        return False
-    if is_tracing(position_ids) or (attention_mask is not None and attention_mask.ndim != 2):
-        return False
-    restarts = position_ids[..., 1:] <= position_ids[..., :-1]
-    if attention_mask is not None:
-        real = attention_mask[:, -position_ids.shape[-1] :].to(restarts.device).bool()
-        restarts = restarts & real[:, 1:] & real[:, :-1]
-    return bool(restarts.any())
-
-
-def refuse_leaks(attention_mask: Tensor | None, past_key_values: Cache | None) -> None:
-    """Raise ValueError where a packed row's documents would see each other; a mask without padding is dropped."""
-    if past_key_values is not None:
-        raise ValueError("position_ids start again inside a row (packed documents): use no past_key_values")
-    if attention_mask is not None and not bool(attention_mask.all()):
-        raise ValueError(
-            "position_ids start again inside a row (packed documents): give no attention_mask with padding, "
-            "but let the padding be one more document"
-        )
-
-
-def refuse_positions_beyond_table(position_ids: Tensor, num_positions: int) -> None:
-    """Raise ValueError for positions a learned table does not have (on CUDA only by length, without a sync)."""
-    longest = position_ids.shape[-1]
-    if position_ids.device.type == "cpu" and not is_tracing(position_ids):
-        longest = int(position_ids.max()) + 1
-    if longest > num_positions:
-        raise ValueError(f"position {longest - 1} is beyond the {num_positions} learned positions of this model")
-
-
 class FoundryHead(nn.Linear):
     """The output head (V, H); given labels it returns their loss and never holds all the logits.
 
-    A module of its own, so that the hooks which gather its weight (FSDP, DeepSpeed ZeRO-3) run for the loss too.
+    A module of its own, so that hooks which gather its weight (FSDP, ZeRO-3) run for the loss too.
     """
 
     def forward(self, hidden_states: Tensor, labels: Tensor | None = None, **loss_options) -> Tensor:
@@ -446,12 +320,11 @@ class FoundryForCausalLM(FoundryPreTrainedModel, GenerationMixin):
     def __init__(self, config: FoundryConfig):
         super().__init__(config)
         self.model = FoundryModel(config)
-        self.vocab_size = config.vocab_size
         self.lm_head = FoundryHead(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """Replace the head; a plain ``nn.Linear`` (what resizing the vocabulary makes) becomes a FoundryHead."""
+        """Replace the head; a plain ``nn.Linear`` (from resizing the vocabulary) becomes a FoundryHead."""
         if type(new_embeddings) is nn.Linear:
             head = FoundryHead(1, 1, bias=False, device="meta")
             head.in_features, head.out_features = new_embeddings.in_features, new_embeddings.out_features
@@ -527,24 +400,8 @@ class FoundryForCausalLM(FoundryPreTrainedModel, GenerationMixin):
         return logits, cross_entropy(logits, shift_labels, **loss_options)
 
     def head_takes_labels(self) -> bool:
-        """Whether the head can compute the loss itself: it is ours and not split over tensor-parallel ranks."""
+        """Whether the head can compute the loss: it is ours and not split over tensor-parallel ranks."""
         return isinstance(self.lm_head, FoundryHead) and not getattr(self, "_tp_size", None)
-
-
-def slice_positions(hidden_states: Tensor, keep: int | Tensor) -> Tensor:
-    """The positions of (B, S, H) whose logits are wanted.
-
-    Args:
-        keep: the last so many (0: all), or a tensor: positions (P) for all rows, positions (B, P) row by row,
-            or a boolean mask (B, S), which gives (number of true, H).
-    """
-    if isinstance(keep, int):
-        return hidden_states[:, slice(-keep, None)]
-    if keep.ndim == 2 and keep.dtype == torch.bool:
-        return hidden_states[keep]
-    if keep.ndim == 2:
-        return torch.take_along_dim(hidden_states, keep[..., None], dim=1)
-    return hidden_states[:, keep]
 
 
 FoundryModel.register_for_auto_class("AutoModel")

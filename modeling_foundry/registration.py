@@ -1,9 +1,9 @@
 """Registers the Auto classes at the moment transformers' own are loaded.
 
 Importing transformers' model classes takes seconds, and planning needs none of them.  So a finder on
-``sys.meta_path`` waits for the modules that define AutoConfig and the AutoModels and registers as soon as they
-have run; where they are loaded already, registration is immediate.  Nobody can hold an Auto class that does
-not know ``model_type: foundry``.
+``sys.meta_path`` waits for the modules that define AutoConfig and the AutoModels and registers as soon as
+they have run; where they are loaded already, registration is immediate.  Nobody can hold an Auto class that
+does not know ``model_type: foundry``.
 """
 
 import functools
@@ -17,7 +17,7 @@ AUTO_CONFIG = "transformers.models.auto.configuration_auto"
 AUTO_MODEL = "transformers.models.auto.modeling_auto"
 OUR_CONFIG = f"{__package__}.configuration_foundry"
 OUR_MODEL = f"{__package__}.modeling_foundry"
-# Modules that may be half loaded when the Auto classes appear, and that our configuration or model needs whole.
+# May be half loaded when the Auto classes appear, and our configuration and model need them whole.
 NEEDED_BY_CONFIG = ("transformers.configuration_utils", OUR_CONFIG)
 NEEDED_BY_MODEL = (
     *NEEDED_BY_CONFIG,
@@ -62,7 +62,7 @@ def is_loaded(name: str) -> bool:
 
 
 class Watcher(MetaPathFinder):
-    """Finds the watched modules as Python would, and looks again at what can be registered when each has run."""
+    """Finds the watched modules as Python would; when each has run, registers what can be registered."""
 
     finished: set[str] = set()  # noqa: RUF012 - shared: modules are loaded once a process
 

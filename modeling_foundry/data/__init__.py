@@ -1,0 +1,1 @@
+"""Text to tokens: corpora, tokenizers, token shards, packed sequences, conversation samples."""

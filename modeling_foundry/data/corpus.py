@@ -1,0 +1,132 @@
+"""The running interpreter's standard library as a corpus: real text that is on every machine already."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import sysconfig
+import tokenize
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from ..settings import FoundryError
+
+# Distributors ship these apart (Debian: idle, python3-tk, libpython3-testsuite, ...), so a corpus that held
+# them would differ between machines of one Python version.
+SHIPPED_APART = {
+    "distutils", "ensurepip", "idlelib", "lib2to3", "test", "tkinter", "turtle", "turtledemo", "venv", "_pyrepl",
+}  # fmt: skip
+TEST_FOLDERS = {"test", "tests", "idle_test"}
+# Written by programs: code-page tables and the help texts of the language reference.
+GENERATED = {"encodings", "pydoc_data"}
+NEVER = {"site-packages", "dist-packages", "__pycache__"}
+SPLIT_SALT = "standard-library-1"
+
+
+@dataclass(frozen=True)
+class Module:
+    """One source file: dotted name and text."""
+
+    name: str
+    text: str
+
+    @property
+    def family(self) -> str:
+        return family_of(self.name)
+
+
+def family_of(name: str) -> str:
+    """Modules that belong together stand on one side of the split: a package whole, a module with its tests.
+
+    ``json.decoder`` and ``test.test_json`` are of the family ``json``; ``_strptime`` of ``strptime``.
+    """
+    parts = name.split(".")
+    first = parts[1] if parts[0] == "test" and len(parts) > 1 else parts[0]
+    return first.removeprefix("test_").strip("_") or first
+
+
+def is_held_out(family: str, fraction: float) -> bool:
+    """A pure function of the name: the same on every machine, whatever else is installed."""
+    digest = hashlib.sha256(f"{SPLIT_SALT}:{family}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def read_standard_library(
+    include_tests: bool = False, max_modules: int | None = None, root: Path | None = None
+) -> tuple[list[Module], dict[str, int]]:
+    """Every module of the standard library once, sorted by name, and how many files were left out and why.
+
+    Args:
+        include_tests: also the test folders, where they are installed.
+        root: folder to read instead of this interpreter's.
+
+    Raises:
+        FoundryError: there is no readable source.
+    """
+    root = root or Path(sysconfig.get_path("stdlib"))
+    paths = sorted(_source_files(root, include_tests))[:max_modules]
+    modules, seen, left_out = [], set(), {"not_decodable": 0, "duplicate": 0, "empty": 0}
+    for path in tqdm(paths, desc="read modules", unit="file", mininterval=0.5, disable=len(paths) < 50):
+        text = _decode(path)
+        reason = _reason_to_leave_out(text, seen)
+        if reason:
+            left_out[reason] += 1
+            continue
+        seen.add(text)
+        modules.append(Module(_module_name(path.relative_to(root)), text))
+    if not modules:
+        raise FoundryError(f"{root}: no Python sources here; this interpreter's standard library is not readable")
+    return modules, left_out
+
+
+def _source_files(root: Path, include_tests: bool) -> Iterator[Path]:
+    for path in root.rglob("*.py"):
+        parts = path.relative_to(root).parts
+        top = parts[0].removesuffix(".py")
+        is_test = bool(TEST_FOLDERS & set(parts[:-1]))
+        if NEVER & set(parts) or top in GENERATED or (is_test and not include_tests):
+            continue
+        if top == "test" and include_tests:
+            yield path
+        elif top in sys.stdlib_module_names and top not in SHIPPED_APART:
+            yield path
+
+
+def _decode(path: Path) -> str | None:
+    try:
+        with tokenize.open(path) as file:  # honours the coding line of PEP 263
+            return file.read()
+    except (SyntaxError, UnicodeDecodeError):
+        return None
+
+
+def _reason_to_leave_out(text: str | None, seen: set[str]) -> str | None:
+    if text is None:
+        return "not_decodable"
+    if not text.strip():
+        return "empty"
+    return "duplicate" if text in seen else None
+
+
+def _module_name(relative: Path) -> str:
+    parts = list(relative.with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def split_modules(modules: list[Module], fraction: float) -> tuple[list[Module], list[Module]]:
+    """Train and held-out modules; no family is on both sides.
+
+    Raises:
+        FoundryError: one side would be empty.
+    """
+    held_out = [module for module in modules if is_held_out(module.family, fraction)]
+    train = [module for module in modules if not is_held_out(module.family, fraction)]
+    if not train or not held_out:
+        raise FoundryError(
+            f"held_out_fraction: {fraction} leaves {len(train)} modules to train on and {len(held_out)} held out; "
+            "give another fraction or more modules"
+        )
+    return train, held_out

@@ -1,0 +1,143 @@
+"""The settings of the planner's commands, and the checks every number passes before it is used."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .hardware import Gpu, find_gpu
+from .memory import Execution, Loss, Precision, Sharding
+from .model_files import PlanError
+
+SUFFIXES = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18, "Z": 1e21}
+
+
+def option(default: Any, text: str) -> Any:
+    """A dataclass field with its help line."""
+    return field(default=default, metadata={"help": text})
+
+
+def quantity(name: str, text: str | None, low: float, high: float) -> float | None:
+    """A number as people write it: ``100B``, ``1.5T``, ``9.2e21``.
+
+    Raises:
+        PlanError: not a number, or outside (low, high).
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*([0-9_]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,3})?)\s*([KMBGTPEZ]?)\s*", text)
+    if match is None:
+        raise PlanError(f"{name}: expected a number such as 100B or 9.2e21, found {text[:40]!r}")
+    value = float(match.group(1).replace("_", "")) * SUFFIXES[match.group(2)]
+    return within(name, value, low, high)
+
+
+def within(name: str, value: float | None, low: float, high: float) -> float | None:
+    """The value, which must lie in [low, high]; None stays None."""
+    if value is not None and not (math.isfinite(value) and low <= value <= high):
+        raise PlanError(f"{name}: expected a number from {low:g} to {high:g}, found {value:g}")
+    return value
+
+
+@dataclass
+class ModelOptions:
+    """Which model."""
+
+    model: str = field(metadata={"help": "config.json, a folder that holds one, or a recipe's pretrain.yaml"})
+    sequence_length: int | None = option(None, "tokens of one sequence; default the recipe's, or 2,048")
+
+    def check_model(self) -> None:
+        within("sequence_length", self.sequence_length, 1, 10_000_000)
+
+
+@dataclass
+class HardwareOptions:
+    """On what."""
+
+    gpu: str = option("H200", "a GPU of `plan.py gpus`")
+    gpu_peak: float | None = option(None, "dense bf16 peak in TFLOP/s of a GPU that is not in the table")
+    gpu_memory_gib: float | None = option(None, "memory of one GPU in GiB; default the table's")
+    num_gpus: int | None = option(None, "GPUs; default what the recipe expects, or 8")
+    mfu: float | None = option(None, "model FLOPs utilisation, 0 to 1; default typical for the GPU")
+    uptime: float = option(1.0, "part of the time in which training makes progress")
+    usd_per_gpu_hour: float | None = option(None, "price of one GPU for one hour")
+    power_overhead: float = option(1.0, "room and host power over the GPUs' own limit (PUE)")
+
+    def check_hardware(self) -> None:
+        within("gpu_peak", self.gpu_peak, 1e-3, 1e7)
+        within("gpu_memory_gib", self.gpu_memory_gib, 1e-3, 1e6)
+        within("num_gpus", self.num_gpus, 1, 1_000_000)
+        within("mfu", self.mfu, 1e-6, 1)
+        within("uptime", self.uptime, 1e-3, 1)
+        within("usd_per_gpu_hour", self.usd_per_gpu_hour, 0, 1e6)
+        within("power_overhead", self.power_overhead, 1, 10)
+
+    def known_gpu(self) -> Gpu | None:
+        """The table's entry; None when a peak was given instead."""
+        return None if self.gpu_peak is not None else find_gpu(self.gpu)
+
+    def peak_flops(self) -> float:
+        """Dense bf16 FLOPs a second of one GPU."""
+        gpu = self.known_gpu()
+        return gpu.bf16_flops if gpu else (self.gpu_peak or 0.0) * 1e12
+
+    def memory_bytes(self) -> int | None:
+        gpu = self.known_gpu()
+        if self.gpu_memory_gib is not None:
+            return round(self.gpu_memory_gib * 2**30)
+        return gpu.memory_bytes if gpu else None
+
+    def utilisation(self) -> float | None:
+        """MFU to forecast with; None when neither given nor known for the GPU."""
+        gpu = self.known_gpu()
+        return self.mfu if self.mfu is not None else gpu.typical_mfu if gpu else None
+
+
+@dataclass
+class SetupOptions:
+    """How one rank trains; each default is the recipe's."""
+
+    micro_batch: int | None = option(None, "sequences of one forward pass on one GPU; default the recipe's, or 1")
+    accumulation: int | None = option(None, "forward passes of one optimizer step")
+    sharding: Sharding | None = option(None, "default none on one GPU, zero1 on several")
+    precision: Precision | None = option(None, "default bf16_mixed, fp32 for a CPU recipe")
+    execution: Execution | None = option(None, "default the recipe's compile_layers; compiled_layers for a config")
+    loss: Loss = option("chunked", "cross-entropy: in chunks (ours), or over all logits at once")
+    checkpointing: bool | None = option(None, "recompute activations layer by layer")
+
+    def check_setup(self) -> None:
+        within("micro_batch", self.micro_batch, 1, 1_000_000)
+        within("accumulation", self.accumulation, 1, 1_000_000)
+
+
+@dataclass
+class OutputOptions:
+    """How it is shown."""
+
+    json: bool = option(False, "print JSON for machines instead of tables")
+    plot: bool | str | None = option(None, "write pictures; a folder may follow (default runs/plan)")
+
+    def plot_folder(self) -> str | None:
+        if self.plot is None or self.plot is False:
+            return None
+        return "runs/plan" if self.plot is True else str(self.plot)
+
+
+@dataclass
+class ModelCommand(SetupOptions, HardwareOptions, OutputOptions, ModelOptions):
+    """``plan.py model``."""
+
+    tokens: str | None = option(None, "tokens to train on, such as 100B; default the recipe's steps")
+    tokens_per_second: float | None = option(None, "a measured rate of all GPUs, instead of MFU")
+
+    def __post_init__(self) -> None:
+        self.check_model()
+        self.check_hardware()
+        self.check_setup()
+        quantity("tokens", self.tokens, 1, 1e18)
+        within("tokens_per_second", self.tokens_per_second, 1e-6, 1e15)
+
+
+DType = Literal["fp32", "bf16", "fp8", "int4"]

@@ -1,0 +1,164 @@
+"""Reports as tables in the terminal."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from . import numbers
+
+MAX_WIDTH = 100
+
+
+def console() -> Console:
+    """At most 100 columns, so that a report reads the same in a terminal, a log and a page."""
+    return Console(width=min(MAX_WIDTH, shutil.get_terminal_size((MAX_WIDTH, 40)).columns), highlight=False)
+
+
+def new_table(title: str, *columns: str, caption: str | None = None) -> Table:
+    """First column words, the others numbers."""
+    table = Table(
+        title=title, caption=caption, box=box.SIMPLE_HEAD, title_style="bold", title_justify="left",
+        caption_justify="left", caption_style="dim", pad_edge=False, padding=(0, 2, 0, 0),
+    )  # fmt: skip
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    return table
+
+
+def print_model(report: dict[str, Any]) -> None:
+    """``plan.py model``."""
+    out = console()
+    out.print()
+    out.print(Text(report["model"]["source"], style="bold"), soft_wrap=True)
+    out.print(f"{report['model']['family']}: {report['model']['description']}", markup=False)
+    out.print()
+    out.print(parameter_table(report["parameters"]))
+    out.print(flop_table(report["flops"]))
+    out.print(share_table(report["flops"]))
+    out.print(memory_table(report["memory"]))
+    out.print(training_table(report["training"]))
+
+
+def parameter_table(parameters: dict[str, Any]) -> Table:
+    total = parameters["total"]
+    table = new_table("Parameters", "component", "count", "share", caption=_parameter_caption(parameters))
+    for name, size in parameters["components"].items():
+        table.add_row(name, f"{size:,}", numbers.percent(size / total))
+    table.add_section()
+    table.add_row("total", f"{total:,}", numbers.count(total), style="bold")
+    if parameters["active"] != total:
+        table.add_row("active for one token", f"{parameters['active']:,}", numbers.count(parameters["active"]))
+        rest = parameters["active_without_embedding"]
+        table.add_row("active, input embedding out", f"{rest:,}", numbers.count(rest))
+    return table
+
+
+def _parameter_caption(parameters: dict[str, Any]) -> str | None:
+    notes = []
+    if parameters["selection_biases"]:
+        notes.append(f"{parameters['selection_biases']:,} routing biases are saved but not trained")
+    if parameters["prediction_layers"]:
+        notes.append(f"multi-token-prediction layers, apart: {parameters['prediction_layers']:,}")
+    return "; ".join(notes) or None
+
+
+def flop_table(flops: dict[str, Any]) -> Table:
+    """Forward FLOPs a token by component; training is three times as much."""
+    table = new_table(
+        f"FLOPs a token at {flops['sequence_length']:,} tokens", "component", "full attention", "share", "causal",
+        "share",
+    )  # fmt: skip
+    full, causal = flops["forward_per_token"]["full"], flops["forward_per_token"]["causal"]
+    sums = sum(full.values()), sum(causal.values())
+    for name in full:
+        table.add_row(
+            name, numbers.flops(full[name]), numbers.percent(full[name] / sums[0]), numbers.flops(causal[name]),
+            numbers.percent(causal[name] / sums[1]),
+        )  # fmt: skip
+    table.add_section()
+    table.add_row("forward", numbers.flops(sums[0]), "", numbers.flops(sums[1]))
+    training = flops["training_per_token"]
+    table.add_row(
+        "training (x 3)", numbers.flops(training["full"]), "", numbers.flops(training["causal"]), style="bold"
+    )
+    step = flops["training_per_step"]
+    words = f"one step of {flops['tokens_per_step']:,} tokens"
+    table.add_row(words, numbers.flops(step["full"]), "", numbers.flops(step["causal"]))
+    return table
+
+
+def share_table(flops: dict[str, Any]) -> Table:
+    table = new_table(
+        "Attention scores against sequence length", "sequence", "share, full", "share, causal",
+        "training, full", "training, causal",
+    )  # fmt: skip
+    for row in flops["attention_share"]:
+        here = row["sequence_length"] == flops["sequence_length"]
+        table.add_row(
+            f"{row['sequence_length']:,}", numbers.percent(row["full"]), numbers.percent(row["causal"]),
+            numbers.flops(row["training_per_token_full"]), numbers.flops(row["training_per_token_causal"]),
+            style="bold" if here else None,
+        )  # fmt: skip
+    return table
+
+
+def memory_table(memory: dict[str, Any]) -> Table:
+    """Every term of one rank's peak."""
+    setup, peak = memory["setup"], memory["peak_bytes"]
+    words = f"{setup['micro_batch']} x {setup['sequence_length']:,} tokens, {setup['precision']}, {setup['sharding']}"
+    ranks = f" on {setup['num_ranks']}" if setup["num_ranks"] > 1 else ""
+    recompute = ", recomputing" if setup["checkpointing"] else ""
+    title = f"Memory of one rank: {words}{ranks}, {setup['execution']}, {setup['loss']} loss{recompute}"
+    table = new_table(title, "term", "size", "share", caption=_memory_caption(memory))
+    for name, size in memory["terms_bytes"].items():
+        if size:
+            table.add_row(name, numbers.gib(size), numbers.percent(size / peak))
+    table.add_section()
+    table.add_row(f"peak (moment: {memory['fullest_moment']})", numbers.gib(peak), "", style="bold")
+    if memory["outside_allocator_bytes"]:
+        table.add_row("context and libraries beside it", numbers.gib(memory["outside_allocator_bytes"]))
+    if memory["gpu_bytes"] is not None:
+        table.add_row("the GPU has", numbers.gib(memory["gpu_bytes"]))
+    return table
+
+
+def _memory_caption(memory: dict[str, Any]) -> str:
+    if memory["fits"] is None:
+        return "no GPU memory to compare with"
+    needed = memory["peak_bytes"] + memory["outside_allocator_bytes"]
+    if memory["fits"]:
+        return f"fits, {numbers.percent(1 - needed / memory['gpu_bytes'])} free"
+    return f"DOES NOT FIT: {numbers.gib(needed - memory['gpu_bytes'])} too much; `plan.py fit` looks for what does"
+
+
+def training_table(training: dict[str, Any]) -> Table:
+    title = f"Training on {training['num_gpus']} x {training['hardware']}"
+    table = new_table(title, "", "")
+    if training["tokens"] is not None:
+        table.add_row("tokens", f"{training['tokens']:,.0f} ({numbers.count(training['tokens'])})")
+        table.add_row("FLOPs", numbers.flops(training["training_flops"]))
+    if "unknown" in training:
+        table.caption = f"no time: {training['unknown']}"
+        return table
+    mfu = "" if training["mfu"] is None else f" at {numbers.percent(training['mfu'])} MFU"
+    table.add_row("tokens a second", f"{training['tokens_per_second']:,.0f}{mfu}")
+    if training["num_gpus"] > 1:
+        table.add_row("tokens a second and GPU", f"{training['tokens_per_second_per_gpu']:,.0f}")
+    table.add_row("seconds a step", f"{training['step_seconds']:,.3g}")
+    words = "" if training["tokens"] is not None else f" for {numbers.count(training['costed_tokens'])} tokens"
+    table.add_row(f"time{words}", numbers.hours(training["hours"]), style="bold")
+    if training["num_gpus"] > 1:
+        table.add_row("GPU-hours", f"{training['gpu_hours']:,.0f}")
+    if training["energy_kwh"] is not None:
+        table.add_row("energy at the boards' power limit", f"{training['energy_kwh']:,.0f} kWh")
+    if training["usd"] is not None:
+        table.add_row("cost", numbers.dollars(training["usd"]))
+    if training["mfu"] is not None:
+        table.caption = f"MFU: {training['mfu_source']}; dense bf16 peak, full-attention FLOPs"
+    return table

@@ -1,0 +1,79 @@
+"""A tiny model with a chat tokenizer and a few samples, and a way to launch a recipe on one or two ranks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+WORDS = "add list of items return the sum first value string path open file read write close number map key".split()
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
+
+
+def summary(index: int) -> str:
+    return " ".join(WORDS[(index * step + step) % len(WORDS)] for step in range(3, 8))
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory) -> Path:
+    """Folder with sft.jsonl and dpo.jsonl, 32 samples each."""
+    folder = tmp_path_factory.mktemp("samples")
+    with open(folder / "sft.jsonl", "w") as sft, open(folder / "dpo.jsonl", "w") as dpo:
+        for index in range(32):
+            user = [{"role": "user", "content": f"def {WORDS[index % 18]}_{WORDS[index % 7]}(x):"}]
+            good = [{"role": "assistant", "content": summary(index)}]
+            bad = [{"role": "assistant", "content": summary(index + 5)}]
+            sft.write(json.dumps({"messages": user + good, "function": "f"}) + "\n")
+            dpo.write(json.dumps({"prompt": user, "chosen": good, "rejected": bad, "module": "m"}) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from modeling_foundry.data.tokenizer import train_tokenizer
+
+    return train_tokenizer([f"def {word}(x): {summary(i)}" for i, word in enumerate(WORDS)] * 4, vocab_size=384)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory, tokenizer) -> Path:
+    """A freshly initialised two-layer model with its tokenizer."""
+    import torch
+
+    from modeling_foundry import FoundryConfig, FoundryForCausalLM
+
+    torch.manual_seed(0)
+    config = FoundryConfig(
+        vocab_size=384, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, max_position_embeddings=128, tie_word_embeddings=True,
+        loss_chunk_tokens=64, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    FoundryForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def launch():
+    """Run ``recipes/<stage>.py`` under accelerate on one or two CPU ranks; returns the finished process."""
+
+    def run(stage: str, *settings: str, ranks: int = 1, check: bool = True) -> subprocess.CompletedProcess:
+        topology = REPOSITORY / "accelerate_configs" / ("cpu.yaml" if ranks == 1 else "cpu_ddp.yaml")
+        command = [*ACCELERATE, "--config_file", str(topology)]
+        if ranks > 1:  # a free port: two tests may run at once
+            command += ["--main_process_port", "0"]
+        command += [str(REPOSITORY / "recipes" / f"{stage}.py"), *settings]
+        finished = subprocess.run(
+            command, capture_output=True, text=True, cwd=REPOSITORY, timeout=280,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        if check:
+            assert finished.returncode == 0, f"{finished.stdout[-2000:]}\n{finished.stderr[-4000:]}"
+        return finished
+
+    return run

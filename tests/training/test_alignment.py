@@ -1,0 +1,102 @@
+"""SFT teaches the stop, DPO synchronises its ranks: what the earlier system did not do."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modeling_foundry.settings import FoundryError
+
+CPU = ["--use_cpu=true", "--bf16=false", "--gradient_checkpointing=false", "--max_length=64", "--logging_steps=1"]
+
+
+def weights(output_dir):
+    return load_file(output_dir / "model" / "model.safetensors")
+
+
+def sft_trainer(tiny_checkpoint, samples, tmp_path, tokenizer=None):
+    from trl import SFTTrainer
+
+    from modeling_foundry.training import alignment
+
+    settings = alignment.AlignmentSettings(model=str(tiny_checkpoint), train_file=str(samples / "sft.jsonl"))
+    model, own_tokenizer = alignment.load_model_and_tokenizer(settings)
+    arguments = alignment.SFTArguments(
+        str(tmp_path), use_cpu=True, bf16=False, gradient_checkpointing=False, max_length=64, max_steps=1
+    )
+    train, _ = alignment.load_samples(settings, 0, ("messages",))
+    return SFTTrainer(
+        model=model, args=arguments, train_dataset=train, processing_class=tokenizer or own_tokenizer
+    )
+
+
+def test_the_end_of_the_answer_is_inside_the_loss(tiny_checkpoint, samples, tmp_path):
+    from modeling_foundry.training.alignment import END_OF_TURN, assert_stop_is_learned
+
+    trainer = sft_trainer(tiny_checkpoint, samples, tmp_path)
+    tokenizer = trainer.processing_class
+    stop = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(32)])
+    for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+        learned = ids[labels != -100]
+        assert torch.equal(learned, labels[labels != -100])
+        assert (learned == stop).sum() == 1, "exactly the assistant's own end of turn"
+        text = tokenizer.decode(learned)
+        assert text.startswith(tuple("abcdefghijklmnopqrstuvwxyz")), text
+        assert "def " not in text
+        assert "user" not in text
+        assert text.strip().endswith(END_OF_TURN)
+    assert_stop_is_learned(trainer, tokenizer)
+
+
+def test_a_mask_without_the_stop_is_refused(tiny_checkpoint, samples, tmp_path):
+    from modeling_foundry.training.alignment import assert_stop_is_learned
+
+    trainer = sft_trainer(tiny_checkpoint, samples, tmp_path)
+    stop = trainer.processing_class.convert_tokens_to_ids("<|im_end|>")
+    collate = trainer.data_collator
+
+    def without_stop(rows):
+        batch = collate(rows)
+        batch["labels"][batch["labels"] == stop] = -100
+        return batch
+
+    trainer.data_collator = without_stop
+    with pytest.raises(FoundryError, match="is in no label"):
+        assert_stop_is_learned(trainer, trainer.processing_class)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_two_ranks_take_the_same_steps_as_one(stage, tiny_checkpoint, samples, tmp_path, launch):
+    """Each rank sees half of the batch; only synchronised gradients give the weights of the whole batch."""
+    common = [f"--model={tiny_checkpoint}", f"--train_file={samples / stage}.jsonl", "--max_steps=3", *CPU]
+    common += ["--learning_rate=0.01", "--lr_scheduler_type=constant", "--save_strategy=no"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    launch(stage, *common, f"--output_dir={one}", "--per_device_train_batch_size=8")
+    launch(
+        stage, *common, f"--output_dir={two}", "--per_device_train_batch_size=4", "--expected_processes=2", ranks=2
+    )
+    start = load_file(tiny_checkpoint / "model.safetensors")
+    first, second = weights(one), weights(two)
+    assert first.keys() == second.keys()
+    for name, weight in first.items():
+        moved = (weight - start[name]).abs().max()
+        assert moved > 1e-3, f"{name} was not trained"
+        # Adam divides by the gradient's size, so rounding shows more than in the loss.
+        assert (weight - second[name]).abs().max() < 0.05 * moved, name
+
+
+@pytest.mark.slow
+def test_dpo_with_an_adapter_gives_a_plain_checkpoint(tiny_checkpoint, samples, tmp_path, launch):
+    from transformers import AutoModelForCausalLM
+
+    out = tmp_path / "dpo"
+    launch(
+        "dpo", f"--model={tiny_checkpoint}", f"--train_file={samples}/dpo.jsonl", f"--output_dir={out}",
+        "--max_steps=2", "--lora_rank=2", "--learning_rate=0.05", "--save_strategy=no", *CPU,
+    )  # fmt: skip
+    merged = weights(out)
+    start = load_file(tiny_checkpoint / "model.safetensors")
+    assert merged.keys() == start.keys()
+    assert any(not torch.equal(merged[name], start[name]) for name in start)
+    assert AutoModelForCausalLM.from_pretrained(out / "model").generation_config.eos_token_id
