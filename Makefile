@@ -13,7 +13,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # The quickstart and the tests are meant to need nothing: no Hub, no telemetry, no other site's settings.
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=true PYTHONNOUSERSITE=1
-LAUNCH = $(BIN)/accelerate launch --config_file $(ACCELERATE)
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+# One process on the CPU may use every core; other topologies keep accelerate's default of one thread a rank.
+THREADS = $(if $(filter %/cpu.yaml,$(ACCELERATE)),--num_cpu_threads_per_process $(CORES))
+LAUNCH = $(BIN)/accelerate launch --quiet --config_file $(ACCELERATE) $(THREADS)
 
 .PHONY: help setup quickstart plan data pretrain sft dpo eval app publish test check format bench clean
 

@@ -37,8 +37,6 @@ FOREIGN_FIELDS = {
     "ffn_hidden_size": "intermediate_size",
     "block_size": "max_position_embeddings",
     "n_positions": "max_position_embeddings",
-    "layer_norm_eps": "norm_eps",
-    "layer_norm_epsilon": "norm_eps",
     "activation_function": "hidden_act",
     "bias": "attention_bias and mlp_bias",
     "dropout": "attention_dropout",
@@ -93,7 +91,7 @@ class FoundryConfig(PreTrainedConfig):
         hidden_act: activation of the FFN.  None means SiLU for ``swiglu``, whose name allows no other, and
             GELU for ``standard``.
         max_position_embeddings: longest sequence; with learned positions also the rows of their table.
-        norm_eps: added to the variance in every norm (``rms_norm_eps`` is accepted as another name).
+        norm_eps: added to the variance in every norm (``rms_norm_eps`` and ``layer_norm_eps`` name it too).
         rope_parameters: transformers' dictionary, ``{"rope_type": "default", "rope_theta": 1e6}`` when None.
             ``rope_theta=`` alone is accepted too.  None, and only None, with learned positions.
         normalization: ``rmsnorm`` (weight) or ``layernorm`` (weight and bias).
@@ -111,7 +109,7 @@ class FoundryConfig(PreTrainedConfig):
 
     model_type = "foundry"
     keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 - read as a plain class attribute
-    attribute_map = {"rms_norm_eps": "norm_eps"}  # noqa: RUF012
+    attribute_map = dict.fromkeys(("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"), "norm_eps")
     default_theta = 1_000_000.0
     base_model_pp_plan = {  # noqa: RUF012
         "embed_tokens": (["input_ids"], ["inputs_embeds"]),
@@ -230,7 +228,7 @@ def _check_types(config: FoundryConfig) -> None:
             raise ValueError(f"{name}={getattr(config, name)!r} is not one of {', '.join(choices)}")
     for name, low, high in (
         ("initializer_range", 0.0, float("inf")),
-        ("norm_eps", 0.0, 1.0),
+        ("norm_eps", 0.0, float("inf")),
         ("attention_dropout", 0.0, 1.0),
         ("z_loss_weight", 0.0, 1.0),
     ):

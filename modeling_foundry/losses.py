@@ -103,7 +103,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         head = weight.to(compute_dtype)
         head_bias = None if bias is None else bias.to(compute_dtype)
         gradients = _GradientBuffers(hidden_states, weight, bias, ctx.needs_input_grad)
-        loss = denominator.new_zeros(())
+        loss = torch.zeros((), dtype=_fp32_or_wider(compute_dtype), device=hidden_states.device)
         for start in range(0, labels.numel(), chunk_tokens):
             rows = slice(start, start + chunk_tokens)
             chunk = hidden_states[rows].to(compute_dtype)
@@ -181,7 +181,7 @@ def _chunk_loss(
     if z_loss_weight:
         gradient.mul_(1 + 2 * z_loss_weight * normalizer[:, None])
     gradient.scatter_add_(-1, targets, gradient.new_full((1, 1), -1.0).expand_as(targets))
-    gradient.mul_((counts / denominator)[:, None])
+    gradient.mul_((counts.to(gradient.dtype) / denominator)[:, None])
     return total, gradient
 
 

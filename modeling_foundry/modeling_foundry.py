@@ -326,10 +326,7 @@ class FoundryForCausalLM(FoundryPreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Replace the head; a plain ``nn.Linear`` (from resizing the vocabulary) becomes a FoundryHead."""
         if type(new_embeddings) is nn.Linear:
-            head = FoundryHead(1, 1, bias=False, device="meta")
-            head.in_features, head.out_features = new_embeddings.in_features, new_embeddings.out_features
-            head.weight, head.bias = new_embeddings.weight, new_embeddings.bias
-            new_embeddings = head
+            new_embeddings.__class__ = FoundryHead  # same state; hooks and initialisation marks stay
         self.lm_head = new_embeddings
 
     @can_return_tuple
@@ -344,21 +341,22 @@ class FoundryForCausalLM(FoundryPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool | None = None,
-        shift_labels: Tensor | None = None,
         **kwargs,
     ) -> CausalLMOutputWithPast:
         """Logits, and with labels the next-token loss.
 
         Args:
             labels: (B, S) token ids, -100 where nothing is to be learned; shifted here.
-            shift_labels: labels that are already shifted, as context parallelism passes them.
             logits_to_keep: compute the logits of the last so many positions, or of the positions named.
             skip_logits: None skips the logits in training with labels, where the loss comes from
                 :func:`linear_cross_entropy`; True skips them whenever there are labels, False never.
 
         Under tensor parallelism, and where the head has been replaced (quantised, wrapped by an adapter), the
-        loss comes from whole logits.  The z-loss is part of the training loss only.
+        loss comes from whole logits.  The z-loss is part of the training loss only.  Labels that are shifted
+        already come as the keyword ``shift_labels``, as from transformers' context parallelism (not as a named
+        argument: Trainer would take every argument with "label" in its name for one its batches must hold).
         """
+        shift_labels = kwargs.pop("shift_labels", None)
         if labels is not None and use_cache is None and past_key_values is None:
             use_cache = False
         outputs = self.model(

@@ -18,7 +18,7 @@ class DataSettings:
     source: Literal["standard_library", "text_file"] = _help("where the text comes from", "standard_library")
     text_file: str | None = _help("plain-text file; implies source: text_file", None)
     vocab_size: int = _help("ids of the tokenizer, special tokens included", 2048)
-    held_out_fraction: float = _help("share of module families, or of the text file's end, held out", 0.07)
+    held_out_fraction: float = _help("share of module families, or of the text file's end, held out", 0.1)
     include_tests: bool = _help("standard library: its test folders too (31 MB, where they are installed)", False)
     max_modules: int | None = _help("standard library: only the first N modules, to try things out", None)
     overwrite: bool = _help("replace a folder prepared with other settings", False)

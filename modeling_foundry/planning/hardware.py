@@ -64,12 +64,12 @@ GPUS = (
         "NVIDIA DGX B200 datasheet: 72 PFLOPS sparse fp8 over 8 GPUs, 1,440 GB, 64 TB/s",
     ),
     Gpu(
-        "H200", 989.4, 1978.9, 1978.9, 3957.8, 141, 143_771, 4800, "NVLink 4", 900, 700, 0.57,
+        "H200", 989, 1979, 1979, 3958, 141, 143_771, 4800, "NVLink 4", 900, 700, 0.57,
         "1.83B, Trainer + ZeRO-1, compiled layers: 57.3% measured (benchmarks/receipts/plan_memory.json)",
         "NVIDIA H200 datasheet: 1,979 (bf16) and 3,958 (fp8) TFLOPS with sparsity",
     ),
     Gpu(
-        "H100", 989.4, 1978.9, 1978.9, 3957.8, 80, 81_559, 3350, "NVLink 4", 900, 700, 0.45,
+        "H100", 989, 1979, 1979, 3958, 80, 81_559, 3350, "NVLink 4", 900, 700, 0.45,
         "open 1B to 3B runs: 40% to 50% (MosaicML LLM Foundry, llm.c, picotron)",
         "NVIDIA H100 datasheet, SXM column: 1,979 (bf16) and 3,958 (fp8) TFLOPS with sparsity",
     ),

@@ -130,9 +130,18 @@ class MemoryForecast:
 
 
 def forecast_memory(architecture: Architecture, setup: TrainingSetup) -> MemoryForecast:
-    """The terms of one rank's peak."""
-    total = count_parameters(architecture).total
+    """The terms of one rank's peak, in whole bytes."""
+    persistent, moments = memory_terms(architecture, setup)
     constants = setup.calibration
+    outside = constants.outside_allocator_bytes + constants.collectives_bytes * (setup.num_ranks > 1)
+    return MemoryForecast(_whole(persistent), {name: _whole(terms) for name, terms in moments.items()}, outside)
+
+
+def memory_terms(
+    architecture: Architecture, setup: TrainingSetup
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """What is there through the whole step, and what besides at each moment; sizes may be numpy arrays."""
+    total = count_parameters(architecture).total
     gradients = _gradients(total, setup)
     copies = _autocast_copies(architecture, setup)
     persistent = {
@@ -158,8 +167,7 @@ def forecast_memory(architecture: Architecture, setup: TrainingSetup) -> MemoryF
         },
         "optimizer step": {**gradients, "optimizer workspace": _step_workspace(total, setup)},
     }  # fmt: skip
-    outside = constants.outside_allocator_bytes + constants.collectives_bytes * (setup.num_ranks > 1)
-    return MemoryForecast(persistent, {name: _whole(terms) for name, terms in moments.items()}, outside)
+    return persistent, moments
 
 
 def _whole(terms: dict[str, float]) -> dict[str, int]:

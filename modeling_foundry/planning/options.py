@@ -11,6 +11,7 @@ from .hardware import Gpu, find_gpu
 from .memory import Execution, Loss, Precision, Sharding
 from .model_files import PlanError
 
+DType = Literal["fp32", "bf16", "fp8", "int4"]
 SUFFIXES = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18, "Z": 1e21}
 
 
@@ -78,6 +79,10 @@ class HardwareOptions:
         """The table's entry; None when a peak was given instead."""
         return None if self.gpu_peak is not None else find_gpu(self.gpu)
 
+    def gpu_name(self) -> str:
+        gpu = self.known_gpu()
+        return gpu.name if gpu else f"a GPU of {self.gpu_peak:g} TFLOP/s"
+
     def peak_flops(self) -> float:
         """Dense bf16 FLOPs a second of one GPU."""
         gpu = self.known_gpu()
@@ -140,4 +145,112 @@ class ModelCommand(SetupOptions, HardwareOptions, OutputOptions, ModelOptions):
         within("tokens_per_second", self.tokens_per_second, 1e-6, 1e15)
 
 
-DType = Literal["fp32", "bf16", "fp8", "int4"]
+
+@dataclass
+class BudgetCommand(HardwareOptions, OutputOptions):
+    """``plan.py budget``."""
+
+    flops: str | None = option(None, "the budget in FLOPs, such as 1e21")
+    hours: float | None = option(None, "the budget as hours of --num_gpus GPUs")
+    usd: float | None = option(None, "the budget as money, with --usd_per_gpu_hour")
+    model: str | None = option(None, "a model whose tokens and loss are wanted; config.json or recipe")
+    parameters: str | None = option(None, "or its size alone, such as 7B; FLOPs a token are then 6 N")
+    sequence_length: int | None = option(None, "tokens of one sequence; default the recipe's, or 2,048")
+    law: Literal["besiroglu", "hoffmann", "hoffmann_unrounded", "muennighoff", "custom"] = option(
+        "besiroglu", "scaling law"
+    )
+    law_e: float | None = option(None, "E of --law custom")
+    law_a: float | None = option(None, "A of --law custom")
+    law_b: float | None = option(None, "B of --law custom")
+    law_alpha: float | None = option(None, "alpha of --law custom")
+    law_beta: float | None = option(None, "beta of --law custom")
+    dataset_tokens: str | None = option(None, "tokens there are, such as 627B; more are repeated epochs")
+    max_epochs: float = option(4.0, "epochs over the dataset at most")
+    max_parameters: str | None = option(None, "largest model that may be served, such as 8B")
+    fit_memory: bool = option(False, "only sizes whose ZeRO-1 state fits the GPUs")
+    inference_tokens: str | None = option(None, "tokens the model will serve in its life, paid from the budget")
+
+    def __post_init__(self) -> None:
+        self.check_hardware()
+        within("hours", self.hours, 1e-3, 1e7)
+        within("usd", self.usd, 1e-2, 1e13)
+        within("max_epochs", self.max_epochs, 1e-3, 1e4)
+        within("sequence_length", self.sequence_length, 1, 10_000_000)
+        for name, low, high in (("e", 0, 100), ("a", 1e-9, 1e12), ("b", 1e-9, 1e12), ("alpha", 0.01, 2), ("beta", 0.01, 2)):
+            within(f"law_{name}", getattr(self, f"law_{name}"), low, high)
+
+    def law_constants(self) -> dict[str, float | None]:
+        return {key: getattr(self, f"law_{key}") for key in ("e", "a", "b", "alpha", "beta")}
+
+
+@dataclass
+class FitCommand(SetupOptions, HardwareOptions, OutputOptions, ModelOptions):
+    """``plan.py fit``."""
+
+    margin: float = option(0.05, "part of the GPU's memory to leave free")
+    global_batch_tokens: str | None = option(None, "tokens of one optimizer step, such as 4M, to be split")
+
+    def __post_init__(self) -> None:
+        self.check_model()
+        self.check_hardware()
+        self.check_setup()
+        within("margin", self.margin, 0, 0.9)
+
+
+@dataclass
+class ServeCommand(HardwareOptions, OutputOptions, ModelOptions):
+    """``plan.py serve``."""
+
+    context_tokens: int | None = option(None, "tokens of prompt and answer together; default several")
+    batch: int | None = option(None, "sequences at one time; default several")
+    dtype: DType = option("bf16", "of the weights")
+    cache_dtype: Literal["bf16", "fp8"] = option("bf16", "of the key-value cache")
+    margin: float = option(0.1, "part of the GPUs' memory to leave free")
+
+    def __post_init__(self) -> None:
+        self.check_model()
+        self.check_hardware()
+        within("context_tokens", self.context_tokens, 1, 100_000_000)
+        within("batch", self.batch, 1, 10_000_000)
+        within("margin", self.margin, 0, 0.9)
+
+
+@dataclass
+class GpusCommand(OutputOptions):
+    """``plan.py gpus``."""
+
+
+@dataclass
+class SearchCommand(BudgetCommand):
+    """``plan.py search``."""
+
+    sequence_length: int | None = option(2048, "tokens of one sequence")
+    vocab_sizes: list[int] | None = option(None, "embedding rows to consider; default the common ones")
+    tie_word_embeddings: bool | None = option(None, "default both")
+    micro_batch: int = option(4, "sequences of one forward pass that must fit the GPU")
+    checkpointing: bool = option(False, "recompute activations layer by layer")
+    margin: float = option(0.05, "part of the GPU's memory to leave free")
+    min_layers: int = option(4, "bound of depth")
+    max_layers: int = option(80, "bound of depth")
+    min_hidden: int = option(128, "bound of width")
+    max_hidden: int = option(8192, "bound of width")
+    min_width_over_depth: float = option(32.0, "hidden_size / num_hidden_layers at least")
+    max_width_over_depth: float = option(192.0, "hidden_size / num_hidden_layers at most")
+    top: int = option(10, "how many to show")
+    emit: str | None = option(None, "write the best one as an experiment folder, such as recipes/my_model")
+    data_dir: str | None = option(None, "prepared data of the emitted recipe; default runs/<name>/data")
+    use_cpu: bool = option(False, "emit recipes for a CPU")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model or self.parameters:
+            raise ValueError("search: looks for the model itself; leave out --model and --parameters")
+        for name, low, high in (("layers", 1, 1000), ("hidden", 128, 65_536), ("width_over_depth", 1, 10_000)):
+            least, most = (within(f"{side}_{name}", getattr(self, f"{side}_{name}"), low, high) for side in ("min", "max"))
+            if least > most:
+                raise ValueError(f"min_{name}: {least:g} is more than max_{name} = {most:g}")
+        for rows in self.vocab_sizes or []:
+            within("vocab_sizes", rows, 256, 10_000_000)
+        within("micro_batch", self.micro_batch, 1, 65_536)
+        within("margin", self.margin, 0, 0.9)
+        within("top", self.top, 1, 1000)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from .. import FoundryConfig, FoundryForCausalLM
-from ..modeling_foundry import assert_built_as_requested
+from ..parameters import assert_built_as_requested
 from ..settings import FoundryError
 
 ROWS_MULTIPLE = 128  # embedding rows: a multiple of 128 keeps the head's matmul on whole tiles

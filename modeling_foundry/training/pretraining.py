@@ -13,7 +13,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, Traini
 from .. import FoundryForCausalLM
 from ..data.folder import load_prepared
 from ..data.packing import PackedDataset
-from ..data.text_file import prepare_text_file
+from ..data.preparation import prepare
+from ..data.settings import DataSettings
 from ..settings import FoundryError
 from .model_settings import ModelSettings, build_model, describe_model, foundry_config
 from .muon import MuonFactory
@@ -123,7 +124,7 @@ def prepared_data(data: PretrainDataSettings, arguments: TrainingArguments) -> P
         return Path(data.data_dir)
     folder = Path(arguments.output_dir).parent / "data"
     if arguments.process_index == 0:
-        prepare_text_file(data.text_file, folder, vocab_size=data.text_file_vocab_size)
+        prepare(DataSettings(str(folder), text_file=data.text_file, vocab_size=data.text_file_vocab_size))
     return folder
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from accelerate.state import AcceleratorState
 from rich.console import Console
 from transformers import Trainer, TrainingArguments
@@ -32,7 +33,7 @@ NEUTRAL_SETTINGS = {
     "report_to", "run_name", "dataloader_num_workers", "save_steps", "log_level", "project",
     "dataset_num_proc", "logging_first_step", "save_initial_model",
 }  # fmt: skip
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 logger = logging.getLogger(__name__)
 
 
@@ -152,6 +153,7 @@ def newest_on_main(output_dir: Path, is_main: bool) -> Path | None:
 def prepare_callbacks(trainer: Trainer, log: RunLog, keep_checkpoints: int, title: str) -> None:
     """Trainer's printing callbacks give way to one progress line and the run log."""
     trainer.args.save_total_limit = None
+    transformers.utils.logging.disable_progress_bar()  # a bar for each written file says nothing
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
     for callback in (log, ProgressLine(log, title), DurableCheckpoints(keep_checkpoints)):

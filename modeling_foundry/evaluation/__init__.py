@@ -1,0 +1,1 @@
+"""Evaluation: lm-eval tasks, paired comparisons with their errors, stop rate, and the report."""

@@ -1,0 +1,202 @@
+"""lm-eval, run as its own command line: one process a model, its output kept, nothing measured twice.
+
+``python -m modeling_foundry.evaluation.harness run ...`` is ``lm_eval run ...`` with ``model_type: foundry``
+registered first, so that checkpoints load without remote code.  One flag more than lm-eval has:
+``--only_included_tasks`` leaves lm-eval's own 14,000 task files unread, which take longer to index than the
+quickstart's tasks take to run.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..files import write_atomically
+from ..settings import FoundryError
+
+ONLY_INCLUDED = "--only_included_tasks"
+RECEIPT_NAME = "receipt.json"
+LOG_NAME = "lm_eval.log"
+END_OF_TEXT = "<|endoftext|>"
+PROGRESS = re.compile(r"([A-Z][a-z_ ]+ requests): +(\d+)%")
+
+
+def main() -> None:
+    """lm-eval's command line with our model type registered."""
+    import lm_eval.tasks
+    from lm_eval.__main__ import cli_evaluate
+
+    import modeling_foundry  # noqa: F401  (registers the Auto classes)
+
+    if ONLY_INCLUDED in sys.argv:
+        sys.argv.remove(ONLY_INCLUDED)
+        only_included = functools.partial(lm_eval.tasks.TaskManager, include_defaults=False)
+        lm_eval.tasks.TaskManager = only_included  # type: ignore[misc, assignment]
+    cli_evaluate()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model on its tasks.
+
+    Args:
+        identity: everything that decides the result (weights, data, tasks, items, versions): a finished
+            job is used again only for the same.
+    """
+
+    name: str
+    model: Path
+    tasks: tuple[str, ...]
+    items: dict[str, list[int]]
+    task_dir: Path
+    data_dir: Path
+    folder: Path
+    device: str
+    batch_size: int
+    num_threads: int
+    identity: dict[str, Any]
+
+    def command(self, output_path: Path) -> list[str]:
+        """The plain command of this job."""
+        model_args: dict[str, Any] = {"pretrained": str(self.model), "dtype": "float32"}
+        if (prefix := prefix_token_id(self.model)) is not None:
+            model_args["prefix_token_id"] = prefix
+        items = {task: self.items[task] for task in self.tasks if task in self.items}
+        only_ours = all((self.task_dir / f"{task}.yaml").is_file() for task in self.tasks)
+        return [
+            sys.executable, "-m", "modeling_foundry.evaluation.harness", "run",
+            *([ONLY_INCLUDED] if only_ours else []),
+            "--model", "hf", "--model_args", json.dumps(model_args),
+            "--include_path", str(self.task_dir), "--tasks", ",".join(self.tasks),
+            "--samples", json.dumps(items), "--apply_chat_template",
+            "--device", self.device, "--batch_size", str(self.batch_size),
+            "--output_path", str(output_path), "--log_samples",
+        ]  # fmt: skip
+
+    def environment(self) -> dict[str, str]:
+        """This process's environment with the data folder and the job's share of the cores."""
+        threads = str(self.num_threads)
+        return {
+            **os.environ,
+            "FOUNDRY_DATA_DIR": str(self.data_dir),
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+
+    def is_complete(self) -> bool:
+        """Whether this very job has run to its end."""
+        try:
+            receipt = json.loads((self.folder / RECEIPT_NAME).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return False  # no receipt, or one that a crash of the machine spoiled: measure again
+        return receipt.get("identity") == self.identity
+
+
+def prefix_token_id(model: Path) -> int | None:
+    """Id of the document separator, which stands before a text in training.
+
+    Without it lm-eval starts a text with the end-of-turn token of a chat tokenizer, which no text follows.
+    """
+    path = model / "tokenizer.json"
+    try:
+        added = json.loads(path.read_text(encoding="utf-8"))["added_tokens"]
+    except (OSError, ValueError, KeyError) as error:
+        raise FoundryError(f"{path}: not a tokenizer file; save the tokenizer beside the model") from error
+    return next((token["id"] for token in added if token["content"] == END_OF_TEXT), None)
+
+
+class RunningJob:
+    """A started job: its process, and its log to read progress from."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.start = time.perf_counter()
+        self.work = job.folder.with_name(f".{job.folder.name}.tmp")
+        shutil.rmtree(self.work, ignore_errors=True)
+        self.work.mkdir(parents=True)
+        self.log = open(self.work / LOG_NAME, "wb")  # noqa: SIM115 - closed with the process
+        self.process = subprocess.Popen(
+            job.command(self.work), stdout=self.log, stderr=subprocess.STDOUT, env=job.environment()
+        )
+
+    def progress(self) -> str:
+        """What lm-eval's own progress bar last said."""
+        with open(self.work / LOG_NAME, "rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - 4096))
+            found = PROGRESS.findall(log.read().decode(errors="replace"))
+        return f"{found[-1][0]} {found[-1][1]} %" if found else "loading"
+
+    def stop(self) -> None:
+        """End the process without result."""
+        self.process.terminate()
+        self.process.wait()
+        self.log.close()
+
+    def finish(self) -> float:
+        """Move the output to its place; returns seconds.
+
+        Raises:
+            FoundryError: lm-eval failed, with the last line it said.
+        """
+        self.log.close()
+        log = self.work / LOG_NAME
+        if self.process.returncode != 0:
+            kept = self.job.folder.with_name(f"{self.job.folder.name}.failed.log")
+            lines = log.read_text(errors="replace").strip().splitlines() or ["nothing"]
+            os.replace(log, kept)
+            raise FoundryError(f"{self.job.name}: lm_eval ended with {lines[-1].strip()!r}; all it said is in {kept}")
+        seconds = round(time.perf_counter() - self.start, 1)
+        receipt = {"identity": self.job.identity, "command": self.job.command(self.job.folder), "seconds": seconds}
+        write_atomically(self.work / RECEIPT_NAME, json.dumps(receipt, indent=1) + "\n")
+        shutil.rmtree(self.job.folder, ignore_errors=True)
+        os.replace(self.work, self.job.folder)
+        return seconds
+
+
+def run_jobs(jobs: list[Job], num_parallel: int, console: Any) -> dict[str, float]:
+    """Run what is not complete, ``num_parallel`` at a time; returns name -> seconds of what ran.
+
+    Raises:
+        FoundryError: a job failed; finished ones keep their results.
+    """
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    waiting = [job for job in jobs if not job.is_complete()]
+    for job in jobs:
+        if job not in waiting:
+            console.print(f"lm_eval {job.name}: measured already")
+    columns = (SpinnerColumn(), TextColumn("lm_eval {task.description}"), TimeElapsedColumn())
+    seconds: dict[str, float] = {}
+    running: dict[Any, RunningJob] = {}
+    with Progress(*columns, console=console, transient=True) as progress:
+        try:
+            while waiting or running:
+                while waiting and len(running) < num_parallel:
+                    job = waiting.pop(0)
+                    running[progress.add_task(job.name)] = RunningJob(job)
+                time.sleep(0.1)
+                for row, started in list(running.items()):
+                    progress.update(row, description=f"{started.job.name}: {started.progress()}")
+                    if started.process.poll() is not None:
+                        del running[row]
+                        seconds[started.job.name] = started.finish()
+                        progress.remove_task(row)
+                        console.print(f"lm_eval {started.job.name}: {seconds[started.job.name]:.0f} s")
+        finally:
+            for started in running.values():
+                started.stop()
+    return seconds
+
+
+if __name__ == "__main__":
+    main()

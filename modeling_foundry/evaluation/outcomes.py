@@ -1,0 +1,102 @@
+"""What each model did on each item, read from lm-eval's logged samples."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..settings import FoundryError
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """One model's outcomes on the items of one metric; the score is ``sum(totals) / sum(weights)``.
+
+    Args:
+        totals: outcome of each item: 0 or 1, an F1, or the bits of a document.
+        weights: 1 each, or the bytes of each document.
+        groups: items of one group are not independent (functions of one family of modules).
+        documents: what was asked, to pair two models item by item.
+    """
+
+    totals: np.ndarray
+    weights: np.ndarray
+    groups: tuple[str, ...]
+    documents: tuple[str, ...]
+    higher_is_better: bool = True
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether each item is a hit or a miss."""
+        return bool(np.isin(self.totals, (0, 1)).all() and (self.weights == 1).all())
+
+
+def read_outcomes(folder: Path) -> dict[str, Outcomes]:
+    """``task/metric`` -> outcomes, from a folder that ``lm_eval run --log_samples`` wrote.
+
+    Raises:
+        FoundryError: a file is missing, torn, or not what lm-eval writes.
+    """
+    results = _only(folder, "results_*.json")
+    better = _parsed(results, results.read_text(encoding="utf-8")).get("higher_is_better")
+    if not isinstance(better, dict):
+        raise _spoiled(results, folder)
+    outcomes: dict[str, Outcomes] = {}
+    for task in sorted(better):
+        if not better[task]:
+            continue  # a group has no samples of its own
+        path = _only(folder, f"samples_{task}_[0-9]*.jsonl")
+        samples = [_parsed(path, line) for line in path.read_text(encoding="utf-8").splitlines()]
+        try:
+            outcomes |= _outcomes_of_task(task, samples, better[task])
+        except (KeyError, TypeError, IndexError) as error:
+            raise _spoiled(path, folder) from error
+    return outcomes
+
+
+def group_of(document: dict[str, Any], otherwise: str) -> str:
+    """Top-level module of an item: the data are held out by it (``urllib`` with all of ``urllib.*``)."""
+    return str(document["module"]).split(".")[0] if "module" in document else otherwise
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.rglob(pattern))
+    if len(found) != 1:
+        raise FoundryError(f"{folder}: expected one {pattern}, found {len(found)}; remove the folder and run again")
+    return found[0]
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise FoundryError(f"{path}: not valid JSON; remove {path.parent} and run again") from error
+    if not isinstance(value, dict):
+        raise FoundryError(f"{path}: not a JSON object; remove {path.parent} and run again")
+    return value
+
+
+def _spoiled(path: Path, folder: Path) -> FoundryError:
+    return FoundryError(f"{path}: not what lm_eval writes; remove {folder} and run again")
+
+
+def _outcomes_of_task(task: str, samples: list[dict[str, Any]], better: dict[str, bool]) -> dict[str, Outcomes]:
+    documents = tuple(sample["doc_hash"] for sample in samples)
+    groups = tuple(group_of(sample["doc"], sample["doc_hash"]) for sample in samples)
+    outcomes = {}
+    for metric in samples[0]["metrics"]:
+        if metric == "byte_perplexity":
+            continue  # 2 to the bits per byte: the same comparison on a scale that does not add up
+        values = [sample[metric] for sample in samples]
+        if isinstance(values[0], list):  # lm-eval logs (log-likelihood in nats, bytes)
+            totals, weights = np.asarray(values, dtype=float).T
+            totals = -totals / math.log(2)
+        else:
+            totals, weights = np.asarray(values, dtype=float), np.ones(len(values))
+        outcomes[f"{task}/{metric}"] = Outcomes(totals, weights, groups, documents, bool(better[metric]))
+    return outcomes

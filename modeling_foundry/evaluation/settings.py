@@ -1,0 +1,84 @@
+"""The keys of an ``evaluate.yaml``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+
+def _help(text: str, default: Any) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+def _list_help(text: str, *default: str) -> Any:
+    return field(default_factory=lambda: list(default), metadata={"help": text})
+
+
+@dataclass
+class EvaluationSettings:
+    """Which models are measured, on what, and how much of it."""
+
+    models: list[str] = field(
+        metadata={"help": "name=folder in the order of training; each is compared with the one before it"}
+    )
+    data_dir: str = _help("folder written by prepare_data.py", "runs/quickstart/data")
+    output_dir: str = _help("folder of the results and the report", "runs/quickstart/eval")
+    task_dir: str = _help("folder of lm-eval task files", "eval_tasks")
+    tasks: list[str] = _list_help(
+        "lm-eval tasks, ours or its own",
+        "stdlib_bits_per_byte",
+        "stdlib_summary_choice",
+        "stdlib_summary_preference",
+        "stdlib_summary_generate",
+    )
+    untrained: list[str] = _list_help("names that get untrained_tasks only and no prompts", "random")
+    untrained_tasks: list[str] = _list_help(
+        "tasks of an untrained model", "stdlib_bits_per_byte", "stdlib_summary_choice"
+    )
+    limits: dict[str, int] = field(
+        default_factory=dict, metadata={"help": "task: items at most, drawn by the seed; the rest of a task's items"}
+    )
+    max_text_bytes: int = _help("bits per byte: whole documents up to this many bytes, drawn by the seed", 300_000)
+    num_stop_prompts: int = _help("prompts of the stop rate", 128)
+    max_new_tokens: int = _help("an answer longer than this is cut", 48)
+    batch_size: int = _help("sequences at a time", 32)
+    parallel_models: int = _help("models measured at the same time; 1 on a GPU", 2)
+    device: Literal["auto", "cpu", "cuda"] = _help("auto is cuda where there is one", "auto")
+    seed: int = _help("which items the limits draw", 1337)
+
+    def __post_init__(self) -> None:
+        for name in ("max_text_bytes", "num_stop_prompts", "max_new_tokens", "batch_size", "parallel_models"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        for task, limit in self.limits.items():
+            if not isinstance(limit, int) or isinstance(limit, bool) or limit < 2:
+                raise ValueError(f"limits: {task}: expected a whole number from 2, found {limit!r}")
+        names = list(self.model_folders())
+        for name in self.untrained:
+            if name not in names and name != "random":
+                raise ValueError(f"untrained: {name}: no such model; models are {', '.join(names)}")
+
+    def model_folders(self) -> dict[str, Path]:
+        """Name -> checkpoint folder, in order.
+
+        Raises:
+            ValueError: an entry is not ``name=folder`` or a name stands twice.
+        """
+        folders: dict[str, Path] = {}
+        for entry in self.models:
+            name, separator, folder = entry.partition("=")
+            if not (separator and folder and name.replace("_", "").replace("-", "").isalnum()):
+                raise ValueError(f"models: expected name=folder, found {entry!r}")
+            if name in folders:
+                raise ValueError(f"models: {name}: given twice")
+            folders[name] = Path(folder)
+        if not folders:
+            raise ValueError("models: expected at least one name=folder")
+        return folders
+
+    def tasks_of(self, name: str) -> list[str]:
+        """The lm-eval tasks of one model."""
+        if name not in self.untrained:
+            return list(self.tasks)
+        return [task for task in self.untrained_tasks if task in self.tasks]

@@ -1,0 +1,98 @@
+"""The largest micro-batch that fits a GPU, for every way to shard and recompute: ``plan.py fit``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from .architecture import Architecture, describe
+from .families import read_model
+from .forward import memory_report, resolve_ranks, resolve_sequence, resolve_setup
+from .memory import Sharding, TrainingSetup, forecast_memory
+from .model_files import PlanError
+from .options import FitCommand, quantity
+
+LARGEST_MICRO_BATCH = 65_536
+# Fastest first: less communication, then less recomputation.
+SHARDINGS: tuple[Sharding, ...] = ("zero1", "ddp", "zero2", "fsdp2", "zero3")
+
+
+def fit_report(command: FitCommand) -> dict[str, Any]:
+    """Everything ``plan.py fit`` says, ready for JSON."""
+    file = read_model(command.model)
+    memory = command.memory_bytes()
+    if memory is None:
+        raise PlanError("gpu_memory_gib: missing; give the memory of a GPU that is not in the table")
+    sequence = resolve_sequence(command.sequence_length, file)
+    ranks = resolve_ranks(command, file.recipe)
+    base = resolve_setup(command, file.recipe, sequence, ranks)
+    batch_tokens = quantity("global_batch_tokens", command.global_batch_tokens, 1, 1e12)
+    if batch_tokens is not None and base.accumulation == 1:
+        base = replace(base, accumulation=2)  # gradients outlive a forward pass unless one pass is the batch
+    available = memory * (1 - command.margin)
+    rows = [_row(file.architecture, setup, available) for setup in _ways(command, base)]
+    best = next((row for row in rows if row["micro_batch"]), None)
+    if best is not None:
+        _add_batch(best, batch_tokens, sequence, ranks)
+        chosen = replace(base, **{name: best[name] for name in ("sharding", "checkpointing", "micro_batch")})
+    return {
+        "model": {"source": file.source, "description": describe(file.architecture)},
+        "gpu": {"name": command.gpu_name(), "bytes": memory, "margin": command.margin, "num_gpus": ranks},
+        "sequence_length": sequence,
+        "ways": rows,
+        "best": best,
+        "memory": None if best is None else memory_report(file, chosen, command),
+    }
+
+
+def _ways(command: FitCommand, base: TrainingSetup) -> list[TrainingSetup]:
+    """Every sharding and recomputation the command leaves open, fastest first."""
+    open_ways: tuple[Sharding, ...] = SHARDINGS if base.num_ranks > 1 else ("none",)
+    if base.optimizer == "muon" and base.num_ranks > 1:
+        open_ways = ("ddp",)  # Muon needs whole matrices
+    shardings = (command.sharding,) if command.sharding else open_ways
+    recompute = (False, True) if command.checkpointing is None else (command.checkpointing,)
+    return [
+        replace(base, sharding=sharding, checkpointing=checkpointing)
+        for checkpointing in recompute
+        for sharding in shardings
+    ]
+
+
+def _row(architecture: Architecture, setup: TrainingSetup, available: float) -> dict[str, Any]:
+    micro_batch = largest_micro_batch(architecture, setup, available)
+    shown = replace(setup, micro_batch=max(1, micro_batch))
+    return {
+        "sharding": setup.sharding,
+        "checkpointing": setup.checkpointing,
+        "micro_batch": micro_batch,
+        "device_bytes": forecast_memory(architecture, shown).device_bytes,
+    }
+
+
+def largest_micro_batch(architecture: Architecture, setup: TrainingSetup, available_bytes: float) -> int:
+    """Sequences of one forward pass that fit ``available_bytes`` of device memory; 0 when one does not."""
+
+    def fits(micro_batch: int) -> bool:
+        return forecast_memory(architecture, replace(setup, micro_batch=micro_batch)).device_bytes <= available_bytes
+
+    if not fits(1):
+        return 0
+    low, high = 1, 2
+    while high <= LARGEST_MICRO_BATCH and fits(high):
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return min(low, LARGEST_MICRO_BATCH)
+
+
+def _add_batch(row: dict[str, Any], batch_tokens: float | None, sequence: int, ranks: int) -> None:
+    """Split a global batch into equal micro-batches: the fewest passes that fit, then the least padding."""
+    if batch_tokens is None:
+        return
+    per_rank = max(1, round(batch_tokens / sequence / ranks))
+    accumulation = -(-per_rank // row["micro_batch"])
+    row["micro_batch"] = -(-per_rank // accumulation)
+    row["accumulation"] = accumulation
+    row["batch_tokens"] = row["micro_batch"] * accumulation * ranks * sequence

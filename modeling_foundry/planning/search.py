@@ -1,0 +1,178 @@
+"""From a budget to an architecture: the report behind ``plan.py search``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .budget import Caps, caps_of, compute_of, law_report
+from .candidates import (
+    SERVING_BATCH,
+    SERVING_CONTEXT,
+    Bounds,
+    Candidates,
+    all_candidates,
+    measures,
+    reference_tokens_per_token,
+)
+from .memory import TrainingSetup
+from .model_files import PlanError
+from .options import SearchCommand
+from .scaling import NORMAL_95, REPEATED_TOKENS_CONSTANT, ScalingLaw, find_law
+
+COMMON_VOCABULARIES = [32_000, 50_304, 100_352, 128_256, 151_936]
+LOSS_DECIMALS = 4  # below this the next criterion decides
+LARGEST_FRONT = 40
+
+
+def search_report(command: SearchCommand) -> dict[str, Any]:
+    """Everything ``plan.py search`` says, ready for JSON."""
+    law = find_law(command.law, command.law_constants())
+    compute, caps = compute_of(command), caps_of(command)
+    setup = TrainingSetup(
+        micro_batch=command.micro_batch,
+        sequence_length=command.sequence_length,
+        accumulation=2,
+        num_ranks=command.num_gpus or 8,
+        sharding="none" if command.num_gpus == 1 else "zero1",
+        checkpointing=command.checkpointing,
+    )
+    bounds = Bounds(
+        (command.min_layers, command.max_layers), (command.min_hidden, command.max_hidden),
+        (command.min_width_over_depth, command.max_width_over_depth),
+    )  # fmt: skip
+    vocabularies = sorted(set(command.vocab_sizes or COMMON_VOCABULARIES))
+    tieds = (True, False) if command.tie_word_embeddings is None else (command.tie_word_embeddings,)
+    tables = [score(all_candidates(bounds, vocabularies, tied), setup, law, compute.flops, caps) for tied in tieds]
+    table = _join(tables)
+    num_considered = len(table["loss"])
+    available = None if command.memory_bytes() is None else command.memory_bytes() * (1 - command.margin)
+    table = _select(table, _allowed(table, caps, _usable(setup, available)))
+    if not len(table["loss"]):
+        raise PlanError(f"search: none of {num_considered:,} candidates fits the constraints; widen them")
+    order = np.lexsort((table["training_bytes"], table["decode_bytes_per_token"], table["loss"].round(LOSS_DECIMALS)))
+    table = _select(table, order)
+    tie = within_uncertainty(table, law)
+    return {
+        "compute": {"flops": compute.flops, "formula": compute.formula, "words": compute.words},
+        "law": law_report(law),
+        "setup": {"sequence_length": setup.sequence_length, "micro_batch": setup.micro_batch,
+                  "num_gpus": setup.num_ranks, "gpu": command.gpu_name(), "available_bytes": available},
+        "num_considered": num_considered,
+        "num_allowed": len(table["loss"]),
+        "flatness": None if tie is None else flatness(table, tie),
+        "best": [_row(table, index) for index in range(min(command.top, len(table["loss"])))],
+        "front": [_row(table, index) for index in pareto_front(table)[:LARGEST_FRONT]],
+        "serving": {"batch": SERVING_BATCH, "context_tokens": SERVING_CONTEXT},
+    }  # fmt: skip
+
+
+def score(
+    candidates: Candidates, setup: TrainingSetup, law: ScalingLaw, flops: float, caps: Caps
+) -> dict[str, np.ndarray]:
+    """All columns of all candidates, predicted loss included.
+
+    The tokens a candidate can afford are counted in tokens of a 32,000-entry vocabulary before they enter the
+    law, so losses of different vocabularies can be compared: all are nats per such token.
+    """
+    columns = candidates.columns | measures(candidates, setup)
+    columns["tie_word_embeddings"] = np.full(len(candidates), candidates.tied)
+    served = caps.inference_tokens * columns["training_flops_per_token"] / 3
+    tokens = np.maximum(flops - served, 0) / columns["training_flops_per_token"]
+    if caps.max_tokens is not None:
+        tokens = np.minimum(tokens, caps.max_tokens)
+    columns["tokens"] = tokens
+    worth = _effective_tokens(tokens, caps.unique_tokens) * reference_tokens_per_token(columns["vocab_size"])
+    columns["law_tokens"] = worth
+    with np.errstate(divide="ignore"):
+        columns["loss"] = law.E + law.A * columns["law_parameters"] ** -law.alpha + law.B * worth**-law.beta
+    return columns
+
+
+def _effective_tokens(tokens: np.ndarray, unique: float | None) -> np.ndarray:
+    if unique is None:
+        return tokens
+    repetitions = np.maximum(tokens / unique - 1, 0)
+    worth = unique * (1 - REPEATED_TOKENS_CONSTANT * np.expm1(-repetitions / REPEATED_TOKENS_CONSTANT))
+    return np.where(tokens > unique, worth, tokens)
+
+
+def _usable(setup: TrainingSetup, available: float | None) -> float | None:
+    """Bytes left for the allocator."""
+    if available is None:
+        return None
+    constants = setup.calibration
+    return available - constants.outside_allocator_bytes - constants.collectives_bytes * (setup.num_ranks > 1)
+
+
+def _allowed(table: dict[str, np.ndarray], caps: Caps, usable: float | None) -> np.ndarray:
+    allowed = np.isfinite(table["loss"])
+    if usable is not None:
+        allowed &= table["training_bytes"] <= usable
+    if caps.max_parameters is not None:
+        allowed &= table["total_parameters"] <= caps.max_parameters
+    return allowed
+
+
+def _join(tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+
+
+def _select(table: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: column[rows] for name, column in table.items()}
+
+
+# -------------------------------------------------------------------------- how sure, and what trades off
+
+
+def within_uncertainty(table: dict[str, np.ndarray], law: ScalingLaw) -> np.ndarray | None:
+    """Whether each candidate's loss differs from the first one's by less than the law can tell (95%).
+
+    The constants' errors move all predictions together, so it is the difference whose variance counts.
+    """
+    if law.covariance is None:
+        return None
+    size = law.A * table["law_parameters"] ** -law.alpha
+    data = law.B * table["law_tokens"] ** -law.beta
+    gradient = np.stack(
+        [size, data, np.full_like(size, law.E), -size * np.log(table["law_parameters"]),
+         -data * np.log(table["law_tokens"])]
+    )  # fmt: skip
+    difference = gradient - gradient[:, :1]
+    variance = np.einsum("in,ij,jn->n", difference, np.asarray(law.covariance), difference)
+    return table["loss"] - table["loss"][0] <= NORMAL_95 * np.sqrt(np.maximum(variance, 0))
+
+
+def flatness(table: dict[str, np.ndarray], tie: np.ndarray) -> dict[str, Any]:
+    """How many candidates the law cannot tell from the best, and how far apart they are."""
+    names = ("total_parameters", "num_hidden_layers", "hidden_size", "tokens", "loss", "decode_bytes_per_token")
+    return {
+        "num_tied": int(tie.sum()),
+        "share": float(tie.mean()),
+        "ranges": {name: [float(table[name][tie].min()), float(table[name][tie].max())] for name in names},
+    }
+
+
+def pareto_front(table: dict[str, np.ndarray]) -> list[int]:
+    """Rows that nothing beats in loss, decode bytes and training memory at once; the table is sorted by loss."""
+    costs = np.stack([table["decode_bytes_per_token"], table["training_bytes"]])
+    remaining = np.arange(costs.shape[1])
+    front: list[int] = []
+    while len(remaining) and len(front) < LARGEST_FRONT * 10:
+        first = remaining[0]
+        front.append(int(first))
+        remaining = remaining[(costs[:, remaining] < costs[:, first : first + 1]).any(0)]
+    return _spread(front)
+
+
+def _spread(front: list[int]) -> list[int]:
+    """At most so many rows of a long front, evenly from its best loss to its cheapest."""
+    if len(front) <= LARGEST_FRONT:
+        return front
+    return [front[round(i * (len(front) - 1) / (LARGEST_FRONT - 1))] for i in range(LARGEST_FRONT)]
+
+
+def _row(table: dict[str, np.ndarray], index: int) -> dict[str, Any]:
+    return {name: column[index].item() for name, column in table.items()}
+

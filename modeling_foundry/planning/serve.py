@@ -1,0 +1,57 @@
+"""Memory of generation against batch and context: the report behind ``plan.py serve``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .architecture import describe
+from .families import read_model
+from .model_files import PlanError
+from .options import ServeCommand
+from .serving import cache_bytes, decode_tokens_per_second, largest_batch, weight_bytes
+
+BATCHES = (1, 8, 32, 128)
+
+
+def serve_report(command: ServeCommand) -> dict[str, Any]:
+    """Everything ``plan.py serve`` says, ready for JSON."""
+    file = read_model(command.model)
+    architecture, gpu = file.architecture, command.known_gpu()
+    memory = command.memory_bytes()
+    if memory is None:
+        raise PlanError("gpu_memory_gib: missing; give the memory of a GPU that is not in the table")
+    gpus = command.num_gpus or 1
+    available = gpus * memory * (1 - command.margin)
+    longest = architecture.max_positions
+    contexts = [command.context_tokens] if command.context_tokens else _contexts(longest)
+    batches = [command.batch] if command.batch else list(BATCHES)
+    rows = [
+        {
+            "context_tokens": context,
+            "cache_bytes": {str(b): cache_bytes(architecture, b, context, command.cache_dtype) for b in batches},
+            "largest_batch": largest_batch(architecture, available, context, command.dtype, command.cache_dtype),
+            "tokens_per_second_bound": None
+            if gpu is None or gpus > 1
+            else decode_tokens_per_second(architecture, gpu, 1, context, command.dtype, command.cache_dtype),
+        }
+        for context in contexts
+    ]
+    notes = []
+    if longest and contexts[-1] > longest:
+        notes.append(f"{contexts[-1]:,} tokens are beyond the {longest:,} positions the model declares")
+    return {
+        "model": {"source": file.source, "description": describe(architecture)},
+        "gpu": {"name": command.gpu_name(), "num_gpus": gpus, "bytes": memory, "margin": command.margin},
+        "dtype": command.dtype,
+        "cache_dtype": command.cache_dtype,
+        "weight_bytes": weight_bytes(architecture, command.dtype),
+        "cache_bytes_per_token": cache_bytes(architecture, 1, 1, command.cache_dtype),
+        "batches": batches,
+        "rows": rows,
+        "notes": notes,
+    }
+
+
+def _contexts(longest: int | None) -> list[int]:
+    limit = longest or 32_768
+    return [context for context in (1024, 2048, 4096, 8192, 32_768, 131_072) if context <= limit] or [limit]
