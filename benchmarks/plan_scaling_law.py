@@ -33,7 +33,10 @@ NUM_OUTLIERS = 5  # runs of the highest loss, left out as in the paper
 def read_runs(path: Path) -> np.ndarray:
     """Rows of (ln N, ln D, ln loss), the outliers left out."""
     with open(path, newline="") as file:
-        rows = [(float(r["Model Size"]), float(r["Training FLOP"]), float(r["loss"])) for r in csv.DictReader(file)]
+        rows = [
+            (float(r["Model Size"]), float(r["Training FLOP"]), float(r["loss"]))
+            for r in csv.DictReader(file)
+        ]
     size, flops, loss = np.array(rows).T
     keep = loss < np.sort(loss)[-NUM_OUTLIERS]
     return np.log(np.stack([size, flops / (6 * size), loss], axis=1)[keep])
@@ -78,7 +81,8 @@ def main() -> None:
     size, tokens = np.exp(runs[:, 0]), np.exp(runs[:, 1])
     receipt = {
         "what": "covariance of Besiroglu's fit of L = E + A/N^alpha + B/D^beta, by bootstrap over its runs",
-        "command": f"python benchmarks/plan_scaling_law.py --data svg_extracted_data.csv --bootstraps {len(samples)}",
+        "command": "python benchmarks/plan_scaling_law.py --data svg_extracted_data.csv"
+        f" --bootstraps {len(samples)}",
         "commit": git_commit(),
         "machine": describe_machine(),
         "versions": package_versions(),
@@ -98,7 +102,11 @@ def main() -> None:
         },
     }
     write_atomically(RECEIPT, json.dumps(receipt, indent=2) + "\n")
-    print(json.dumps({key: receipt[key] for key in ("refit", "standard_errors", "fitted_range", "seconds")}, indent=2))
+    print(
+        json.dumps(
+            {key: receipt[key] for key in ("refit", "standard_errors", "fitted_range", "seconds")}, indent=2
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -57,7 +57,9 @@ def as_test_split(documents: list[dict[str, Any]]) -> DatasetDict:
 
 def load_texts(**_: Any) -> DatasetDict:
     """Whole held-out modules: ``{"module", "text"}``."""
-    return as_test_split([{"module": line["module"], "text": line["text"]} for line in read_lines("heldout.jsonl")])
+    return as_test_split(
+        [{"module": line["module"], "text": line["text"]} for line in read_lines("heldout.jsonl")]
+    )
 
 
 def load_summaries(**_: Any) -> DatasetDict:

@@ -1,6 +1,6 @@
 """What a model is: every component and size, and a refusal for each combination that cannot be honoured."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -152,12 +152,9 @@ class FoundryConfig(PreTrainedConfig):
             self.hidden_act = "silu" if self.ffn_type == "swiglu" else "gelu"
         if self.rope_parameters is not None:
             self.rope_parameters = dict(self.rope_parameters)  # the library writes defaults into it
-        rope_words = [word for word in ("rope_theta", "rope_scaling") if kwargs.get(word) is not None]
-        if self.position_encoding == "learned" and (self.rope_parameters or rope_words):
-            word = rope_words[0] if rope_words else "rope_parameters"
-            raise ValueError(
-                f"{word} has no meaning with position_encoding='learned': leave it out or choose 'rope'"
-            )
+        rope_word = next((word for word in ("rope_theta", "rope_scaling") if kwargs.get(word)), None)
+        if self.position_encoding == "learned" and (self.rope_parameters or rope_word):
+            refuse_rope(rope_word or "rope_parameters")
         super().__post_init__(**kwargs)
         if self.position_encoding == "learned":
             self.rope_parameters = None
@@ -194,6 +191,11 @@ def refuse_foreign_fields(kwargs: dict[str, Any]) -> None:
     for name, value in kwargs.items():
         if name in FOREIGN_FIELDS and value is not None:
             raise ValueError(f"unknown field {name!r} of FoundryConfig: use {FOREIGN_FIELDS[name]}")
+
+
+def refuse_rope(word: str) -> NoReturn:
+    """Raise ValueError for a rotary setting of a model with learned positions."""
+    raise ValueError(f"{word} has no meaning with position_encoding='learned': leave it out or choose 'rope'")
 
 
 def attention_implementation(backend: str) -> str:
@@ -248,6 +250,8 @@ def _check_combinations(config: FoundryConfig) -> None:
             f"hidden_act={config.hidden_act!r} contradicts ffn_type='swiglu', whose gate is SiLU: "
             "leave hidden_act out or choose ffn_type='standard'"
         )
+    if config.position_encoding == "learned" and config.rope_parameters is not None:
+        refuse_rope("rope_parameters")
     if config.position_encoding == "rope" and config.head_dim % 2:
         raise ValueError(f"head_dim={config.head_dim} is odd: RoPE rotates pairs, choose an even head_dim")
 

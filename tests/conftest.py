@@ -14,6 +14,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on two cores
 os.environ["PYTHONPATH"] = os.pathsep.join([GUARD, str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
 sys.path.insert(0, GUARD)
 sys.path.insert(0, str(REPOSITORY))

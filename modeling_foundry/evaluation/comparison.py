@@ -77,7 +77,9 @@ def compare(before: Outcomes, after: Outcomes) -> Comparison:
     return Comparison(value, error, low, high, p_value, len(differences), num_groups, verdict)
 
 
-def clustered_ratio(totals: np.ndarray, weights: np.ndarray, groups: tuple[str, ...]) -> tuple[float, float, int]:
+def clustered_ratio(
+    totals: np.ndarray, weights: np.ndarray, groups: tuple[str, ...]
+) -> tuple[float, float, int]:
     """``sum(totals) / sum(weights)``, its standard error, and the number of groups G.
 
     The error is the linearised one of a ratio over G groups (Cochran 1977, "Sampling Techniques", chapter 6):

@@ -14,7 +14,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito 2008, "Color Universal Design".
-GREY, BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#8a8f98", "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7"
+GREY, BLUE, ORANGE, GREEN, VERMILION, PURPLE = (
+    "#8a8f98",
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#d55e00",
+    "#cc79a7",
+)
 COLOURS = (GREY, BLUE, ORANGE, GREEN, PURPLE)
 INK, FAINT = "#1f2430", "#d9dce1"
 DOTS_PER_INCH = 160
@@ -69,7 +76,9 @@ def _png(draw: Callable[[], Figure]) -> bytes:
     return picture.getvalue()
 
 
-def _figure(num_columns: int = 1, num_rows: int = 1, width: float = 9.0, height: float = 4.2) -> tuple[Figure, Any]:
+def _figure(
+    num_columns: int = 1, num_rows: int = 1, width: float = 9.0, height: float = 4.2
+) -> tuple[Figure, Any]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
@@ -122,7 +131,10 @@ def draw_bits_per_byte(results: dict[str, Any]) -> Figure:
     """Bits per byte of the models and of gzip and xz on the same bytes, lowest is best."""
     scores = results["scores"][BITS_PER_BYTE]["models"]
     compression = results["compression"]
-    rows = [(name, score["value"], _reach(score), colour) for (name, score), colour in zip(scores.items(), COLOURS)]
+    rows = [
+        (name, score["value"], _reach(score), colour)
+        for (name, score), colour in zip(scores.items(), COLOURS, strict=False)
+    ]
     rows += [
         ("xz -9e", compression["xz_bits_per_byte"], None, FAINT),
         ("gzip -9", compression["gzip_bits_per_byte"], None, FAINT),

@@ -154,9 +154,15 @@ class RunningJob:
             kept = self.job.folder.with_name(f"{self.job.folder.name}.failed.log")
             lines = log.read_text(errors="replace").strip().splitlines() or ["nothing"]
             os.replace(log, kept)
-            raise FoundryError(f"{self.job.name}: lm_eval ended with {lines[-1].strip()!r}; all it said is in {kept}")
+            raise FoundryError(
+                f"{self.job.name}: lm_eval ended with {lines[-1].strip()!r}; all it said is in {kept}"
+            )
         seconds = round(time.perf_counter() - self.start, 1)
-        receipt = {"identity": self.job.identity, "command": self.job.command(self.job.folder), "seconds": seconds}
+        receipt = {
+            "identity": self.job.identity,
+            "command": self.job.command(self.job.folder),
+            "seconds": seconds,
+        }
         write_atomically(self.work / RECEIPT_NAME, json.dumps(receipt, indent=1) + "\n")
         shutil.rmtree(self.job.folder, ignore_errors=True)
         os.replace(self.work, self.job.folder)

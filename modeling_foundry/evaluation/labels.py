@@ -26,21 +26,28 @@ LABELS = {
         "Bits per byte", "bits needed for one byte of held-out source code, beginning to end of each file"
     ),
     CHOICE: Label(
-        "True summary of four", "gives a held-out function's own summary the highest probability of four", 0.25
+        "True summary of four",
+        "gives a held-out function's own summary the highest probability of four",
+        0.25,
     ),
     "stdlib_summary_choice/acc_norm": Label(
         "True summary of four, per byte", "the same with probabilities per byte of the summary", 0.25
     ),
     PREFERENCE: Label(
-        "Chosen over rejected", "gives the chosen answer, its end included, a higher probability than the rejected", 0.5
+        "Chosen over rejected",
+        "gives the chosen answer, its end included, a higher probability than the rejected",
+        0.5,
     ),
     "stdlib_summary_preference/acc_norm": Label(
         "Chosen over rejected, per byte", "the same with probabilities per byte of the answer", 0.5
     ),
     "stdlib_summary_generate/token_f1": Label(
-        "Words shared with the truth (F1)", "words of the generated summary that the true one has, and the reverse"
+        "Words shared with the truth (F1)",
+        "words of the generated summary that the true one has, and the reverse",
     ),
-    STOP_RATE: Label("Ends its answer itself", "produced its end token before the limit; everything else was cut"),
+    STOP_RATE: Label(
+        "Ends its answer itself", "produced its end token before the limit; everything else was cut"
+    ),
 }
 ORDER = list(LABELS)
 
@@ -52,7 +59,9 @@ def label_of(metric: str) -> Label:
 
 def in_order(metrics: Any) -> list[str]:
     """Our metrics in the order of the report, others after them by name."""
-    return sorted(metrics, key=lambda metric: (ORDER.index(metric) if metric in ORDER else len(ORDER), metric))
+    return sorted(
+        metrics, key=lambda metric: (ORDER.index(metric) if metric in ORDER else len(ORDER), metric)
+    )
 
 
 def number(value: float | None, is_share: bool, signed: bool = False) -> str:
@@ -78,4 +87,6 @@ def sentence(comparison: dict[str, Any], is_share: bool) -> str:
     low, high = points(comparison["low"], is_share), points(comparison["high"], is_share)
     if verdict == "no difference":
         return f"no difference between {after} and {before} can be shown ({low} to {high})"
-    return f"{after} is {verdict} than {before}: {points(comparison['difference'], is_share)} ({low} to {high})"
+    return (
+        f"{after} is {verdict} than {before}: {points(comparison['difference'], is_share)} ({low} to {high})"
+    )

@@ -59,6 +59,12 @@ def read_outcomes(folder: Path) -> dict[str, Outcomes]:
     return outcomes
 
 
+def num_parameters(folder: Path) -> int | None:
+    """Parameters of the model, as lm-eval counted them; None where it did not."""
+    results = _only(folder, "results_*.json")
+    return _parsed(results, results.read_text(encoding="utf-8")).get("config", {}).get("model_num_parameters")
+
+
 def group_of(document: dict[str, Any], otherwise: str) -> str:
     """Top-level module of an item: the data are held out by it (``urllib`` with all of ``urllib.*``)."""
     return str(document["module"]).split(".")[0] if "module" in document else otherwise
@@ -67,7 +73,9 @@ def group_of(document: dict[str, Any], otherwise: str) -> str:
 def _only(folder: Path, pattern: str) -> Path:
     found = sorted(folder.rglob(pattern))
     if len(found) != 1:
-        raise FoundryError(f"{folder}: expected one {pattern}, found {len(found)}; remove the folder and run again")
+        raise FoundryError(
+            f"{folder}: expected one {pattern}, found {len(found)}; remove the folder and run again"
+        )
     return found[0]
 
 
@@ -85,7 +93,9 @@ def _spoiled(path: Path, folder: Path) -> FoundryError:
     return FoundryError(f"{path}: not what lm_eval writes; remove {folder} and run again")
 
 
-def _outcomes_of_task(task: str, samples: list[dict[str, Any]], better: dict[str, bool]) -> dict[str, Outcomes]:
+def _outcomes_of_task(
+    task: str, samples: list[dict[str, Any]], better: dict[str, bool]
+) -> dict[str, Outcomes]:
     documents = tuple(sample["doc_hash"] for sample in samples)
     groups = tuple(group_of(sample["doc"], sample["doc_hash"]) for sample in samples)
     outcomes = {}

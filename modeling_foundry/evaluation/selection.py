@@ -80,5 +80,7 @@ def draw_documents(sizes: list[int], max_bytes: int, seed: int, limit: int | Non
             chosen.append(index)
             left -= sizes[index]
     if len(chosen) < 2:
-        raise FoundryError(f"max_text_bytes: {max_bytes} bytes hold fewer than two held-out documents; raise it")
+        raise FoundryError(
+            f"max_text_bytes: {max_bytes} bytes hold fewer than two held-out documents; raise it"
+        )
     return sorted(chosen)

@@ -37,9 +37,12 @@ class EvaluationSettings:
         "tasks of an untrained model", "stdlib_bits_per_byte", "stdlib_summary_choice"
     )
     limits: dict[str, int] = field(
-        default_factory=dict, metadata={"help": "task: items at most, drawn by the seed; the rest of a task's items"}
+        default_factory=dict,
+        metadata={"help": "task: items at most, drawn by the seed; the rest of a task's items"},
     )
-    max_text_bytes: int = _help("bits per byte: whole documents up to this many bytes, drawn by the seed", 300_000)
+    max_text_bytes: int = _help(
+        "bits per byte: whole documents up to this many bytes, drawn by the seed", 300_000
+    )
     num_stop_prompts: int = _help("prompts of the stop rate", 128)
     max_new_tokens: int = _help("an answer longer than this is cut", 48)
     batch_size: int = _help("sequences at a time", 32)

@@ -44,7 +44,10 @@ def read_stage(folder: Path) -> Stage:
         FoundryError: a file of the run is torn.
     """
     return Stage(
-        folder.name, _object(folder / "run.json"), _object(folder / "complete.json"), _lines(folder / "log.jsonl")
+        folder.name,
+        _object(folder / "run.json"),
+        _object(folder / "complete.json"),
+        _lines(folder / "log.jsonl"),
     )
 
 

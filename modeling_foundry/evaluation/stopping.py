@@ -58,7 +58,9 @@ def prompts_that_fit(prompts: list[Prompt], models: list[Path], max_new_tokens: 
             if len(tokenizer(_chat(tokenizer, prompt)).input_ids) + max_new_tokens <= positions
         ]
     if not kept:
-        raise FoundryError(f"max_new_tokens: no held-out prompt leaves room for {max_new_tokens} tokens; lower it")
+        raise FoundryError(
+            f"max_new_tokens: no held-out prompt leaves room for {max_new_tokens} tokens; lower it"
+        )
     return kept
 
 
@@ -83,7 +85,9 @@ def answer_prompts(
     answers: dict[int, Answer] = {}
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        for index, row in zip(batch, _generate(model, tokenizer, [texts[i] for i in batch], stops, max_new_tokens)):
+        for index, row in zip(
+            batch, _generate(model, tokenizer, [texts[i] for i in batch], stops, max_new_tokens)
+        ):
             answers[index] = read_answer(row, stops, tokenizer)
     return [answers[index] for index in range(len(prompts))]
 
@@ -121,16 +125,24 @@ def outcomes_of(prompts: list[Prompt], answers: list[Answer]) -> Outcomes:
     )
 
 
-def _generate(model: Any, tokenizer: Any, texts: list[str], stops: list[int], max_new_tokens: int) -> list[list[int]]:
+def _generate(
+    model: Any, tokenizer: Any, texts: list[str], stops: list[int], max_new_tokens: int
+) -> list[list[int]]:
     """New token ids of each text.  A row that ends early is padded; its first stop token comes before."""
     import torch
     from transformers import GenerationConfig
 
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stops[0]
     config = GenerationConfig(
-        do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stops, pad_token_id=padding, use_cache=True
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=stops,
+        pad_token_id=padding,
+        use_cache=True,
     )
-    inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+    inputs = tokenizer(
+        texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+    )
     inputs = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")}
     with torch.inference_mode():
         output = model.generate(**inputs, generation_config=config)

@@ -51,7 +51,7 @@ def layer_bytes_per_token(block: Block, architecture: Architecture, sizes: Bytes
 
 
 def norm_bytes_per_token(width: int, normalization: str, sizes: Bytes, consumers: int) -> int:
-    """A norm's input, what it keeps inside, and its output once for all consumers or once for each (autocast)."""
+    """A norm's input, what it keeps inside, and its output: once, or once for each consumer (autocast)."""
     if sizes.compiled:
         return width * (sizes.residual + sizes.product_input * min(consumers, 1))
     copies = consumers if sizes.casts else min(consumers, 1)

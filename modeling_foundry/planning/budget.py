@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import numbers
@@ -13,11 +13,12 @@ from .families import read_model
 from .flops import count_flops
 from .forward import resolve_sequence
 from .model_files import PlanError
-from .options import BudgetCommand, quantity
+from .options import BudgetCommand, BudgetOptions, quantity
 from .parameters import count_parameters
 from .scaling import LAWS, ScalingLaw, effective_tokens, find_law, predicted_loss
 
 MIN_PARAMETERS, MAX_PARAMETERS = 1e4, 1e15
+CURVE_SCALES = (0.1, 10**-0.5, 1.0, 10**0.5, 10.0)
 STATE_BYTES_EVERYWHERE, STATE_BYTES_SHARDED = 4, 12  # ZeRO-1: bf16 weights and gradients; masters and moments
 
 
@@ -51,6 +52,9 @@ def budget_report(command: BudgetCommand) -> dict[str, Any]:
     law = find_law(command.law, command.law_constants())
     compute = compute_of(command)
     caps = caps_of(command)
+    if command.fit_memory:
+        largest = min(caps.max_parameters or math.inf, _largest_in_memory(command))
+        caps = replace(caps, max_parameters=largest)
     given = _given_model(command, law, compute, caps) if command.model or command.parameters else None
     return {
         "compute": {"flops": compute.flops, "formula": compute.formula, "words": compute.words},
@@ -58,7 +62,8 @@ def budget_report(command: BudgetCommand) -> dict[str, Any]:
         "caps": vars(caps),
         "given": given,
         "optima": [optimum_report(other, compute.flops, caps) for other in _with(law)],
-        "curve": isoflop_curve(law, compute.flops, caps),
+        "isoflop_curves": [isoflop_curve(law, compute.flops * scale, caps) for scale in CURVE_SCALES],
+        "loss_curve": _loss_curve_of(given, law, compute.flops, caps),
     }
 
 
@@ -79,7 +84,7 @@ def law_report(law: ScalingLaw) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ budget
 
 
-def compute_of(command: BudgetCommand) -> Compute:
+def compute_of(command: BudgetOptions) -> Compute:
     """The budget in FLOPs from exactly one of: FLOPs, GPU-hours, money.
 
     Raises:
@@ -89,14 +94,16 @@ def compute_of(command: BudgetCommand) -> Compute:
     ways = [name for name in ("flops", "hours", "usd") if getattr(command, name) is not None]
     if len(ways) != 1:
         found = "none" if not ways else " and ".join(ways)
-        raise PlanError(f"budget: give exactly one of --flops, --hours (of the GPUs) and --usd; found {found}")
+        raise PlanError(
+            f"budget: give exactly one of --flops, --hours (of the GPUs) and --usd; found {found}"
+        )
     if flops is not None:
         return Compute(flops, "C as given", f"{flops:.4g} FLOPs")
     mfu = command.utilisation()
     if mfu is None:
         raise PlanError(f"mfu: no figure is known for {command.gpu}; give --mfu")
     ranks = command.num_gpus or 8
-    hours, words = command.hours, f"{ranks} x {command.gpu_name()}"
+    hours, words = command.hours or 0.0, f"{ranks} x {command.gpu_name()}"
     if command.usd is not None:
         if not command.usd_per_gpu_hour:
             raise PlanError("usd_per_gpu_hour: missing; --usd needs the price of one GPU for one hour")
@@ -109,11 +116,10 @@ def compute_of(command: BudgetCommand) -> Compute:
     return Compute(total, f"C = GPUs x peak x MFU x time = {formula}", words)
 
 
-def caps_of(command: BudgetCommand) -> Caps:
+def caps_of(command: BudgetOptions) -> Caps:
+    """What bounds the choice, from the options."""
     unique = quantity("dataset_tokens", command.dataset_tokens, 1, 1e18)
     largest = quantity("max_parameters", command.max_parameters, MIN_PARAMETERS, MAX_PARAMETERS)
-    if command.fit_memory:
-        largest = min(largest or math.inf, _largest_in_memory(command))
     return Caps(
         unique_tokens=unique,
         max_tokens=None if unique is None else unique * command.max_epochs,
@@ -126,7 +132,9 @@ def _largest_in_memory(command: BudgetCommand) -> float:
     """Parameters whose ZeRO-1 state alone fills the GPU: an upper bound, activations come on top."""
     memory = command.memory_bytes()
     if memory is None:
-        raise PlanError("gpu_memory_gib: missing; --fit_memory needs the memory of a GPU that is not in the table")
+        raise PlanError(
+            "gpu_memory_gib: missing; --fit_memory needs the memory of a GPU that is not in the table"
+        )
     return memory / (STATE_BYTES_EVERYWHERE + STATE_BYTES_SHARDED / (command.num_gpus or 8))
 
 
@@ -157,15 +165,22 @@ def _model_size(command: BudgetCommand) -> dict[str, Any]:
     if command.model and command.parameters:
         raise PlanError("model: give --model or --parameters, not both")
     if command.parameters:
-        parameters = quantity("parameters", command.parameters, MIN_PARAMETERS, MAX_PARAMETERS)
+        parameters = quantity("parameters", command.parameters, MIN_PARAMETERS, MAX_PARAMETERS) or 0.0
         words = "N as given, FLOPs a token as 6 N"
-        return {"parameters": parameters, "training_flops_per_token": 6 * parameters, "words": words, "notes": []}
-    file = read_model(command.model)
+        return {
+            "parameters": parameters,
+            "training_flops_per_token": 6 * parameters,
+            "words": words,
+            "notes": [],
+        }
+    file = read_model(str(command.model))
     sequence = resolve_sequence(command.sequence_length, file)
     count = count_parameters(file.architecture)
     notes = []
     if file.architecture.has_experts:
-        notes.append("the laws were fitted to dense models: for experts the loss is a guess, total N an optimistic one")
+        notes.append(
+            "the laws were fitted to dense models: for experts the loss is a guess, total N an optimistic one"
+        )
     return {
         "parameters": count.total,
         "training_flops_per_token": count_flops(file.architecture, sequence).training_per_token,
@@ -174,7 +189,9 @@ def _model_size(command: BudgetCommand) -> dict[str, Any]:
     }
 
 
-def _steps(size: dict, compute: Compute, law: ScalingLaw, report: dict, inference: float) -> list[dict[str, str]]:
+def _steps(
+    size: dict, compute: Compute, law: ScalingLaw, report: dict, inference: float
+) -> list[dict[str, str]]:
     """The explanation, in the earlier tool's order."""
     parameters, per_token, tokens = size["parameters"], size["training_flops_per_token"], report["tokens"]
     served = f" - {inference:.4g} for serving" if inference else ""
@@ -196,7 +213,9 @@ def _steps(size: dict, compute: Compute, law: ScalingLaw, report: dict, inferenc
     ]  # fmt: skip
 
 
-def loss_report(law: ScalingLaw, parameters: float, tokens: float, unique_tokens: float | None) -> dict[str, Any]:
+def loss_report(
+    law: ScalingLaw, parameters: float, tokens: float, unique_tokens: float | None
+) -> dict[str, Any]:
     """Loss with its interval, its two terms, what the other laws say, and what is outside their range."""
     worth = effective_tokens(tokens, unique_tokens)
     loss = predicted_loss(law, parameters, tokens, unique_tokens)
@@ -229,7 +248,10 @@ def optimum_report(law: ScalingLaw, flops: float, caps: Caps) -> dict[str, Any]:
     free = law.optimum(flops)
     bound = [
         name
-        for name, value, cap in (("dataset", tokens, caps.max_tokens), ("parameters", parameters, caps.max_parameters))
+        for name, value, cap in (
+            ("dataset", tokens, caps.max_tokens),
+            ("parameters", parameters, caps.max_parameters),
+        )
         if cap is not None and value >= cap * (1 - 1e-6)
     ]
     return {
@@ -286,13 +308,41 @@ def minimise(function: Callable[[float], float], low: float, high: float) -> flo
     return min((middle, points[best]), key=function)
 
 
-def isoflop_curve(law: ScalingLaw, flops: float, caps: Caps, num_points: int = 61) -> list[dict[str, float]]:
-    """Loss against N at a fixed budget, from a 30th of the optimum to 30 times it."""
-    best = law.optimum(flops)[0]
-    rows = []
-    for index in range(num_points):
-        parameters = best * 30 ** (2 * index / (num_points - 1) - 1)
-        tokens = _tokens_for(parameters, flops, caps)
-        loss = predicted_loss(law, parameters, tokens, caps.unique_tokens)
-        rows.append({"parameters": parameters, "tokens": tokens, "loss": loss})
-    return rows
+def isoflop_curve(law: ScalingLaw, flops: float, caps: Caps, num_points: int = 61) -> dict[str, Any]:
+    """Loss against N at a fixed budget, from a 20th of the free optimum to 20 times it, and its best."""
+    middle = law.optimum(flops)[0]
+    sizes = [middle * 20 ** (2 * index / (num_points - 1) - 1) for index in range(num_points)]
+    best = constrained_optimum(law, flops, caps)
+    return {
+        "flops": flops,
+        "points": [_point(law, size, _tokens_for(size, flops, caps), caps) for size in sizes],
+        "best": _point(law, *best, caps),
+    }
+
+
+def loss_curve(
+    law: ScalingLaw, parameters: float, middle: float, caps: Caps, num_points: int = 61
+) -> dict[str, Any]:
+    """Loss against D for one N, from a 30th of ``middle`` tokens to 30 times as many."""
+    tokens = [middle * 30 ** (2 * index / (num_points - 1) - 1) for index in range(num_points)]
+    return {
+        "parameters": parameters,
+        "tokens": middle,
+        "points": [_point(law, parameters, count, caps) for count in tokens],
+    }
+
+
+def _loss_curve_of(given: dict[str, Any] | None, law: ScalingLaw, flops: float, caps: Caps) -> dict[str, Any]:
+    """Of the given model and its tokens, else of the optimum."""
+    if given is not None:
+        return loss_curve(law, given["parameters"], given["tokens"], caps)
+    return loss_curve(law, *constrained_optimum(law, flops, caps), caps)
+
+
+def _point(law: ScalingLaw, parameters: float, tokens: float, caps: Caps) -> dict[str, float | None]:
+    return {
+        "parameters": parameters,
+        "tokens": tokens,
+        "loss": predicted_loss(law, parameters, tokens, caps.unique_tokens),
+        "half_width": law.half_width(parameters, effective_tokens(tokens, caps.unique_tokens)),
+    }

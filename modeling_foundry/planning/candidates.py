@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,14 @@ import numpy as np
 from .architecture import Architecture, Attention, Block, FeedForward
 from .flops import count_flops
 from .memory import TrainingSetup, memory_terms
+from .model_files import PlanError
 from .parameters import EMBEDDING, HEAD, count_parameters
 
 ALIGNMENT = 128  # tensor cores work on tiles; a size that 128 divides wastes none
 KEY_VALUE_GROUPS = (1, 2, 4, 8)  # query heads per key-value head
 FEED_FORWARD_MULTIPLES = (8 / 3, 3.0, 3.5, 4.0)  # Llama, Qwen3, Llama 3, the classic four
 HEAD_DIMS = (64, 128)
+LARGEST_SEARCH = 8_000_000
 REFERENCE_ROWS = 32_000  # vocabulary of the laws' own runs
 SERVING_BATCH, SERVING_CONTEXT = 32, 4096
 
@@ -51,11 +54,11 @@ class Candidates:
     def architecture(self) -> Architecture:
         """Fields are columns: everything the planner computes from it is a column too."""
         c: dict[str, Any] = self.columns
-        attention = Attention(
-            c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"], qk_norm=True
-        )
+        attention = Attention(c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"], qk_norm=True)
         block = Block(attention, FeedForward(c["intermediate_size"]))
-        return Architecture("foundry", c["vocab_size"], c["hidden_size"], ((c["num_hidden_layers"], block),), self.tied)
+        return Architecture(
+            "foundry", c["vocab_size"], c["hidden_size"], ((c["num_hidden_layers"], block),), self.tied
+        )
 
     def row(self, index: int) -> dict[str, int | bool]:
         """One candidate with the names of a recipe."""
@@ -68,10 +71,17 @@ class Candidates:
 
 
 def all_candidates(bounds: Bounds, vocabularies: list[int], tied: bool) -> Candidates:
-    """The product of all axes, less what does not divide or has an unusual shape."""
+    """The product of all axes, less what does not divide or has an unusual shape.
+
+    Raises:
+        PlanError: more candidates than memory is good for.
+    """
     layers = np.arange(bounds.layers[0], bounds.layers[1] + 1, 2)
     hidden = np.arange(-(-bounds.hidden[0] // ALIGNMENT), bounds.hidden[1] // ALIGNMENT + 1) * ALIGNMENT
     axes = (layers, hidden, HEAD_DIMS, KEY_VALUE_GROUPS, FEED_FORWARD_MULTIPLES, vocabularies)
+    number = math.prod(map(len, axes))
+    if number > LARGEST_SEARCH:
+        raise PlanError(f"search: {number:,} candidates, more than {LARGEST_SEARCH:,}; narrow the bounds")
     depth, width, head_dim, group, multiple, rows = (
         grid.ravel() for grid in np.meshgrid(*map(np.asarray, axes), indexing="ij")
     )
@@ -82,8 +92,8 @@ def all_candidates(bounds: Bounds, vocabularies: list[int], tied: bool) -> Candi
     keep &= (key_values * head_dim % ALIGNMENT == 0) & (key_values > 0)
     inner = (np.rint(multiple * width / ALIGNMENT) * ALIGNMENT).astype(np.int64)
     columns = {
-        "num_hidden_layers": depth, "hidden_size": width, "intermediate_size": inner, "num_attention_heads": heads,
-        "num_key_value_heads": key_values, "head_dim": head_dim, "vocab_size": rows,
+        "num_hidden_layers": depth, "hidden_size": width, "intermediate_size": inner,
+        "num_attention_heads": heads, "num_key_value_heads": key_values, "head_dim": head_dim, "vocab_size": rows,
     }  # fmt: skip
     return Candidates({name: column[keep].astype(np.int64) for name, column in columns.items()}, tied)
 
@@ -107,7 +117,9 @@ def measures(candidates: Candidates, setup: TrainingSetup) -> dict[str, np.ndarr
     return {
         "total_parameters": total,
         "law_parameters": total - vocabulary + 2 * REFERENCE_ROWS * width,
-        "training_flops_per_token": np.asarray(count_flops(architecture, setup.sequence_length).training_per_token),
+        "training_flops_per_token": np.asarray(
+            count_flops(architecture, setup.sequence_length).training_per_token
+        ),
         "training_bytes": sum(persistent.values()) + fullest,
         "serving_bytes": 2 * total + SERVING_BATCH * SERVING_CONTEXT * cache,
         "decode_bytes_per_token": read / SERVING_BATCH + SERVING_CONTEXT * cache,

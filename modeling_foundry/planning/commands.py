@@ -1,4 +1,4 @@
-"""The commands of ``recipes/plan.py``."""
+"""The commands of ``recipes/plan.py``: what each reads, reports, prints and draws."""
 
 from __future__ import annotations
 
@@ -6,25 +6,63 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
 from typing import Any
 
 from ..settings import parse_command
-from .forward import model_report
-from .options import ModelCommand
+from .hardware import GPUS
+from .options import BudgetCommand, FitCommand, GpusCommand, ModelCommand, SearchCommand, ServeCommand
 
 Report = dict[str, Any]
 
 
-def _print_model(report: Report) -> None:
-    from .tables import print_model
+@dataclass(frozen=True)
+class Command:
+    """One command.
 
-    print_model(report)
+    Args:
+        report, show, draw: ``module:function`` in this package, imported when needed: only a search pays for
+            numpy, only a picture for matplotlib.
+    """
+
+    settings: type
+    help: str
+    report: str
+    show: str
+    draw: str | None = None
 
 
-# name -> (settings, line of help, report, how it is printed)
-COMMANDS: dict[str, tuple[type, str, Callable[[Any], Report], Callable[[Report], None]]] = {
-    "model": (ModelCommand, "parameters, FLOPs, memory, time and money of a model", model_report, _print_model),
-}
+COMMANDS = {
+    "model": Command(
+        ModelCommand, "a model's parameters, FLOPs, memory, time and cost", "forward:model_report",
+        "tables:print_model", "figures:draw_model",
+    ),
+    "fit": Command(
+        FitCommand, "the largest micro-batch that fits a GPU, and how to shard", "fit:fit_report",
+        "tables:print_fit", "figures:draw_memory",
+    ),
+    "serve": Command(
+        ServeCommand, "memory of generation: weights and cache, batch and context", "serve:serve_report",
+        "tables:print_serve",
+    ),
+    "budget": Command(
+        BudgetCommand, "what to train with GPU-hours, FLOPs or money: N, D and the loss",
+        "budget:budget_report", "budget_tables:print_budget", "figures:draw_budget",
+    ),
+    "search": Command(
+        SearchCommand, "the architecture for a budget, and its recipes (--emit)", "search:search_report",
+        "budget_tables:print_search",
+    ),
+    "gpus": Command(
+        GpusCommand, "the table of GPUs, with sources", "commands:gpus_report", "tables:print_gpus"
+    ),
+}  # fmt: skip
+
+
+def gpus_report(command: GpusCommand) -> Report:
+    """The table of GPUs, ready for JSON."""
+    return {"gpus": [asdict(gpu) for gpu in GPUS]}
 
 
 def main(argv: Sequence[str] | None = None, description: str = "") -> None:
@@ -34,14 +72,24 @@ def main(argv: Sequence[str] | None = None, description: str = "") -> None:
         FoundryError: bad input, in one line.
     """
     arguments = _with_underscores(sys.argv[1:] if argv is None else argv)
-    kinds = {name: (kind, line) for name, (kind, line, _, _) in COMMANDS.items()}
-    name, command = parse_command(kinds, arguments, description)
-    _, _, report_of, show = COMMANDS[name]
-    report = report_of(command)
-    if command.json:
+    kinds = {name: (command.settings, command.help) for name, command in COMMANDS.items()}
+    name, settings = parse_command(kinds, arguments, description)
+    command = COMMANDS[name]
+    report = _function(command.report)(settings)
+    folder = settings.plot_folder()
+    if folder is not None and command.draw is not None:
+        report["pictures"] = _function(command.draw)(report, folder)
+    if settings.json:
         print(json.dumps(report, indent=2, allow_nan=False))
-    else:
-        show(report)
+        return
+    _function(command.show)(report)
+    for path in report.get("pictures", []):
+        print(f"drew {path}")
+
+
+def _function(where: str) -> Callable[..., Any]:
+    module, name = where.split(":")
+    return getattr(import_module(f".{module}", __package__), name)
 
 
 def _with_underscores(argv: Sequence[str]) -> list[str]:

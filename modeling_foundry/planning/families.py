@@ -16,7 +16,9 @@ from .architecture import Architecture, Attention, Block, Experts, FeedForward, 
 from .model_files import LARGEST_COUNT, Fields, PlanError, read_mapping
 from .recipe import Recipe, read_recipe, recipe_vocabulary
 
-ROWS_MULTIPLE = 128  # a tokenizer's ids are rounded up to this many embedding rows (training/model_settings.py)
+ROWS_MULTIPLE = (
+    128  # a tokenizer's ids are rounded up to this many embedding rows (training/model_settings.py)
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ def _family(fields: Fields) -> str:
             fields.fail("architectures", f"{names[0][:60]!r} is not known; give model_type")
     if not isinstance(family, str) or family not in FAMILIES:
         known = ", ".join(FAMILIES)
-        fields.fail("model_type", f"{str(family)[:60]!r} is not an architecture this planner knows; known: {known}")
+        fields.fail(
+            "model_type", f"{str(family)[:60]!r} is not an architecture this planner knows; known: {known}"
+        )
     return family
 
 
@@ -84,7 +88,9 @@ def _foundry(fields: Fields) -> Architecture:
     return _foundry_architecture(fields, {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936})
 
 
-def _foundry_architecture(fields: Fields, defaults: dict[str, Any], positions: int | None = None) -> Architecture:
+def _foundry_architecture(
+    fields: Fields, defaults: dict[str, Any], positions: int | None = None
+) -> Architecture:
     heads = _size(fields, "num_attention_heads", 16)
     hidden = _size(fields, "hidden_size", 2048)
     normalization = fields.choice("normalization", ("rmsnorm", "layernorm"), "rmsnorm")
@@ -201,7 +207,8 @@ def _qwen3_moe(fields: Fields) -> Architecture:
     dense = FeedForward(fields.integer("intermediate_size"))
     dense_layers, step = set(fields.integers("mlp_only_layers")), fields.integer("decoder_sparse_step", 1)
     layers = [
-        dense if layer in dense_layers or (layer + 1) % step else experts for layer in range(_num_layers(fields))
+        dense if layer in dense_layers or (layer + 1) % step else experts
+        for layer in range(_num_layers(fields))
     ]
     return _decoder(fields, "qwen3_moe", [attention], layers)
 
@@ -226,7 +233,9 @@ def _deepseek_v3(fields: Fields) -> Architecture:
     dense = FeedForward(fields.integer("intermediate_size"))
     num_dense, layers = fields.integer("first_k_dense_replace", 3, minimum=0), _num_layers(fields)
     feed_forwards = [dense if layer < num_dense else experts for layer in range(layers)]
-    predictions = fields.integer(_first(fields, "num_nextn_predict_layers", "num_mtp_layers"), 1, minimum=0, maximum=64)
+    predictions = fields.integer(
+        _first(fields, "num_nextn_predict_layers", "num_mtp_layers"), 1, minimum=0, maximum=64
+    )
     return _decoder(fields, "deepseek_v3", [attention], feed_forwards, predictions=predictions)
 
 
@@ -365,11 +374,27 @@ def _first(fields: Fields, *keys: str) -> str:
 
 # ------------------------------------------------------------------------------------ this project's recipes
 
-RECIPE_ARCHITECTURE_KEYS = (
-    "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim vocab_size "
-    "normalization position_encoding ffn_type hidden_act qk_norm attention_bias mlp_bias tie_word_embeddings "
-    "rope_theta norm_eps sequence_length loss_chunk_tokens"
-).split()
+RECIPE_ARCHITECTURE_KEYS = [
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "normalization",
+    "position_encoding",
+    "ffn_type",
+    "hidden_act",
+    "qk_norm",
+    "attention_bias",
+    "mlp_bias",
+    "tie_word_embeddings",
+    "rope_theta",
+    "norm_eps",
+    "sequence_length",
+    "loss_chunk_tokens",
+]
 
 
 def _is_recipe(values: dict[str, Any]) -> bool:
@@ -386,7 +411,9 @@ def _refuse_near_misses(fields: Fields) -> None:
 
 def _recipe_architecture(fields: Fields, path: Path) -> Architecture:
     if not any(key in fields for key in RECIPE_ARCHITECTURE_KEYS):
-        raise PlanError(f"{path}: describes no model; expected hidden_size, num_hidden_layers, … or a config.json")
+        raise PlanError(
+            f"{path}: describes no model; expected hidden_size, num_hidden_layers, … or a config.json"
+        )
     positions = fields.integer("sequence_length", 2048)
     rows = None if "vocab_size" in fields else recipe_vocabulary(fields, path)
     if rows is not None:

@@ -42,7 +42,18 @@ def fit_report(command: FitCommand) -> dict[str, Any]:
         "ways": rows,
         "best": best,
         "memory": None if best is None else memory_report(file, chosen, command),
+        "bars": [] if best is None else _bars(file.architecture, chosen),
     }
+
+
+def _bars(architecture: Architecture, setup: TrainingSetup) -> list[dict[str, Any]]:
+    """Terms of the peak at a quarter, half, all and twice the largest micro-batch, for the picture."""
+    sizes = sorted({max(1, round(setup.micro_batch * part)) for part in (0.25, 0.5, 1, 2)})
+    forecasts = [(size, forecast_memory(architecture, replace(setup, micro_batch=size))) for size in sizes]
+    return [
+        {"micro_batch": size, "terms_bytes": forecast.terms, "outside_allocator_bytes": forecast.outside}
+        for size, forecast in forecasts
+    ]
 
 
 def _ways(command: FitCommand, base: TrainingSetup) -> list[TrainingSetup]:
@@ -74,7 +85,10 @@ def largest_micro_batch(architecture: Architecture, setup: TrainingSetup, availa
     """Sequences of one forward pass that fit ``available_bytes`` of device memory; 0 when one does not."""
 
     def fits(micro_batch: int) -> bool:
-        return forecast_memory(architecture, replace(setup, micro_batch=micro_batch)).device_bytes <= available_bytes
+        return (
+            forecast_memory(architecture, replace(setup, micro_batch=micro_batch)).device_bytes
+            <= available_bytes
+        )
 
     if not fits(1):
         return 0

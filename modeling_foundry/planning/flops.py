@@ -58,7 +58,9 @@ class FlopCount:
         return self.components[SCORES] / self.forward_per_sequence
 
 
-def count_flops(architecture: Architecture, sequence_length: int, convention: Convention = "full") -> FlopCount:
+def count_flops(
+    architecture: Architecture, sequence_length: int, convention: Convention = "full"
+) -> FlopCount:
     """FLOPs of one sequence of ``sequence_length`` tokens through the model and its output head."""
     components = {PROJECTIONS: 0, SCORES: 0}
     for count, block in architecture.blocks():
@@ -74,7 +76,7 @@ def count_flops(architecture: Architecture, sequence_length: int, convention: Co
 def training_flops_per_token(
     architecture: Architecture, sequence_length: int, convention: Convention = "full"
 ) -> float:
-    """Forward and backward FLOPs of one token: 6 x matmul weights + 12 x layers x heads x head_dim x S (full)."""
+    """Forward and backward FLOPs of one token: 6 x matmul weights + 12 x layers x heads x head_dim x S."""
     return count_flops(architecture, sequence_length, convention).training_per_token
 
 
@@ -92,7 +94,9 @@ def visible_pairs_twice(sequence_length: int, window: int | None, convention: Co
 
 def block_products(block: Block, hidden: int) -> dict[str, int]:
     """Component -> weights of one layer that one token is multiplied with."""
-    return {PROJECTIONS: _projection_weights(block.attention, hidden)} | _feed_forward(block.feed_forward, hidden)
+    return {PROJECTIONS: _projection_weights(block.attention, hidden)} | _feed_forward(
+        block.feed_forward, hidden
+    )
 
 
 def _score_width(block: Block) -> int:

@@ -99,7 +99,9 @@ def resolve_setup(options: SetupOptions, recipe: Recipe | None, sequence: int, r
             loss=options.loss,
             checkpointing=bool(options.checkpointing),
         )
-    checkpointing = recipe.activation_checkpointing if options.checkpointing is None else options.checkpointing
+    checkpointing = (
+        recipe.activation_checkpointing if options.checkpointing is None else options.checkpointing
+    )
     return TrainingSetup(
         micro_batch=options.micro_batch or recipe.micro_batch,
         sequence_length=sequence,
@@ -157,7 +159,9 @@ def flop_report(run: Run) -> dict[str, Any]:
         "training_per_token": {name: count.training_per_token for name, count in counts.items()},
         "training_over_forward": TRAINING_OVER_FORWARD,
         "tokens_per_step": run.tokens_per_step,
-        "training_per_step": {n: count.training_per_token * run.tokens_per_step for n, count in counts.items()},
+        "training_per_step": {
+            n: count.training_per_token * run.tokens_per_step for n, count in counts.items()
+        },
         "attention_share": attention_shares(run.architecture, sequence),
     }
 

@@ -91,7 +91,7 @@ class TrainingSetup:
 
     @property
     def is_autocast(self) -> bool:
-        """fp32 parameters whose matrix products run in bf16 (DeepSpeed and FSDP2 hold bf16 copies instead)."""
+        """fp32 parameters whose products run in bf16 (DeepSpeed and FSDP2 hold bf16 copies instead)."""
         return self.precision == "bf16_mixed" and self.sharding in ("none", "ddp")
 
 
@@ -134,7 +134,9 @@ def forecast_memory(architecture: Architecture, setup: TrainingSetup) -> MemoryF
     persistent, moments = memory_terms(architecture, setup)
     constants = setup.calibration
     outside = constants.outside_allocator_bytes + constants.collectives_bytes * (setup.num_ranks > 1)
-    return MemoryForecast(_whole(persistent), {name: _whole(terms) for name, terms in moments.items()}, outside)
+    return MemoryForecast(
+        _whole(persistent), {name: _whole(terms) for name, terms in moments.items()}, outside
+    )
 
 
 def memory_terms(
@@ -216,7 +218,7 @@ def _matrices(block, architecture: Architecture) -> list[int]:
 
 
 def _autocast_copies(architecture: Architecture, setup: TrainingSetup) -> dict[str, int]:
-    """bf16 copies of the layers' weights that autocast makes once a forward pass and the backward reads; fp8's."""
+    """Copies of the layers' weights that autocast (bf16) or fp8 products make and the backward pass reads."""
     weights = sum(count * sum(_matrices(block, architecture)) for count, block in architecture.blocks())
     copies = {}
     if setup.is_autocast:

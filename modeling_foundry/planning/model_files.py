@@ -66,7 +66,9 @@ class Fields:
 
     def strings(self, key: str) -> list[str] | None:
         value = self.values.get(key)
-        if value is not None and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+        if value is not None and not (
+            isinstance(value, list) and all(isinstance(item, str) for item in value)
+        ):
             self.fail(key, f"expected a list of words, found {_shown(value)}")
         return value
 

@@ -104,12 +104,22 @@ class HardwareOptions:
 class SetupOptions:
     """How one rank trains; each default is the recipe's."""
 
-    micro_batch: int | None = option(None, "sequences of one forward pass on one GPU; default the recipe's, or 1")
+    micro_batch: int | None = option(
+        None, "sequences of one forward pass on one GPU; default the recipe's, or 1"
+    )
     accumulation: int | None = option(None, "forward passes of one optimizer step")
-    sharding: Sharding | None = option(None, "default none on one GPU, zero1 on several")
-    precision: Precision | None = option(None, "default bf16_mixed, fp32 for a CPU recipe")
-    execution: Execution | None = option(None, "default the recipe's compile_layers; compiled_layers for a config")
-    loss: Loss = option("chunked", "cross-entropy: in chunks (ours), or over all logits at once")
+    sharding: Sharding | None = field(
+        default=None, metadata={"help": "default none on one GPU, zero1 on several"}
+    )
+    precision: Precision | None = field(
+        default=None, metadata={"help": "default bf16_mixed, fp32 for a CPU recipe"}
+    )
+    execution: Execution | None = field(
+        default=None, metadata={"help": "default the recipe's compile_layers; compiled_layers for a config"}
+    )
+    loss: Loss = field(
+        default="chunked", metadata={"help": "cross-entropy: in chunks (ours), or over all logits at once"}
+    )
     checkpointing: bool | None = option(None, "recompute activations layer by layer")
 
     def check_setup(self) -> None:
@@ -145,44 +155,6 @@ class ModelCommand(SetupOptions, HardwareOptions, OutputOptions, ModelOptions):
         within("tokens_per_second", self.tokens_per_second, 1e-6, 1e15)
 
 
-
-@dataclass
-class BudgetCommand(HardwareOptions, OutputOptions):
-    """``plan.py budget``."""
-
-    flops: str | None = option(None, "the budget in FLOPs, such as 1e21")
-    hours: float | None = option(None, "the budget as hours of --num_gpus GPUs")
-    usd: float | None = option(None, "the budget as money, with --usd_per_gpu_hour")
-    model: str | None = option(None, "a model whose tokens and loss are wanted; config.json or recipe")
-    parameters: str | None = option(None, "or its size alone, such as 7B; FLOPs a token are then 6 N")
-    sequence_length: int | None = option(None, "tokens of one sequence; default the recipe's, or 2,048")
-    law: Literal["besiroglu", "hoffmann", "hoffmann_unrounded", "muennighoff", "custom"] = option(
-        "besiroglu", "scaling law"
-    )
-    law_e: float | None = option(None, "E of --law custom")
-    law_a: float | None = option(None, "A of --law custom")
-    law_b: float | None = option(None, "B of --law custom")
-    law_alpha: float | None = option(None, "alpha of --law custom")
-    law_beta: float | None = option(None, "beta of --law custom")
-    dataset_tokens: str | None = option(None, "tokens there are, such as 627B; more are repeated epochs")
-    max_epochs: float = option(4.0, "epochs over the dataset at most")
-    max_parameters: str | None = option(None, "largest model that may be served, such as 8B")
-    fit_memory: bool = option(False, "only sizes whose ZeRO-1 state fits the GPUs")
-    inference_tokens: str | None = option(None, "tokens the model will serve in its life, paid from the budget")
-
-    def __post_init__(self) -> None:
-        self.check_hardware()
-        within("hours", self.hours, 1e-3, 1e7)
-        within("usd", self.usd, 1e-2, 1e13)
-        within("max_epochs", self.max_epochs, 1e-3, 1e4)
-        within("sequence_length", self.sequence_length, 1, 10_000_000)
-        for name, low, high in (("e", 0, 100), ("a", 1e-9, 1e12), ("b", 1e-9, 1e12), ("alpha", 0.01, 2), ("beta", 0.01, 2)):
-            within(f"law_{name}", getattr(self, f"law_{name}"), low, high)
-
-    def law_constants(self) -> dict[str, float | None]:
-        return {key: getattr(self, f"law_{key}") for key in ("e", "a", "b", "alpha", "beta")}
-
-
 @dataclass
 class FitCommand(SetupOptions, HardwareOptions, OutputOptions, ModelOptions):
     """``plan.py fit``."""
@@ -203,7 +175,7 @@ class ServeCommand(HardwareOptions, OutputOptions, ModelOptions):
 
     context_tokens: int | None = option(None, "tokens of prompt and answer together; default several")
     batch: int | None = option(None, "sequences at one time; default several")
-    dtype: DType = option("bf16", "of the weights")
+    dtype: DType = field(default="bf16", metadata={"help": "of the weights"})
     cache_dtype: Literal["bf16", "fp8"] = option("bf16", "of the key-value cache")
     margin: float = option(0.1, "part of the GPUs' memory to leave free")
 
@@ -221,10 +193,60 @@ class GpusCommand(OutputOptions):
 
 
 @dataclass
-class SearchCommand(BudgetCommand):
+class BudgetOptions(HardwareOptions):
+    """How much may be spent, by which law, under which caps."""
+
+    flops: str | None = option(None, "the budget in FLOPs, such as 1e21")
+    hours: float | None = option(None, "the budget as hours of --num_gpus GPUs")
+    usd: float | None = option(None, "the budget as money, with --usd_per_gpu_hour")
+    law: Literal["besiroglu", "hoffmann", "hoffmann_unrounded", "muennighoff", "custom"] = option(
+        "besiroglu", "scaling law"
+    )
+    law_e: float | None = option(None, "E of --law custom")
+    law_a: float | None = option(None, "A of --law custom")
+    law_b: float | None = option(None, "B of --law custom")
+    law_alpha: float | None = option(None, "alpha of --law custom")
+    law_beta: float | None = option(None, "beta of --law custom")
+    dataset_tokens: str | None = option(None, "tokens there are, such as 627B; more are repeated epochs")
+    max_epochs: float = option(4.0, "epochs over the dataset at most")
+    max_parameters: str | None = option(None, "largest model that may be served, such as 8B")
+    inference_tokens: str | None = option(
+        None, "tokens the model will serve in its life, paid from the budget"
+    )
+
+    def check_budget(self) -> None:
+        self.check_hardware()
+        within("hours", self.hours, 1e-3, 1e7)
+        within("usd", self.usd, 1e-2, 1e13)
+        within("max_epochs", self.max_epochs, 1e-3, 1e4)
+        for name, low, high in (("e", 0, 100), ("a", 1e-9, 1e12), ("b", 1e-9, 1e12)):
+            within(f"law_{name}", getattr(self, f"law_{name}"), low, high)
+        within("law_alpha", self.law_alpha, 0.01, 2)
+        within("law_beta", self.law_beta, 0.01, 2)
+
+    def law_constants(self) -> dict[str, float | None]:
+        return {key: getattr(self, f"law_{key}") for key in ("e", "a", "b", "alpha", "beta")}
+
+
+@dataclass
+class BudgetCommand(BudgetOptions, OutputOptions):
+    """``plan.py budget``."""
+
+    model: str | None = option(None, "a model whose tokens and loss are wanted; config.json or recipe")
+    parameters: str | None = option(None, "or its size alone, such as 7B; FLOPs a token are then 6 N")
+    sequence_length: int | None = option(None, "tokens of one sequence; default the recipe's, or 2,048")
+    fit_memory: bool = option(False, "only sizes whose ZeRO-1 state fits the GPUs")
+
+    def __post_init__(self) -> None:
+        self.check_budget()
+        within("sequence_length", self.sequence_length, 1, 10_000_000)
+
+
+@dataclass
+class SearchCommand(BudgetOptions, OutputOptions):
     """``plan.py search``."""
 
-    sequence_length: int | None = option(2048, "tokens of one sequence")
+    sequence_length: int = option(2048, "tokens of one sequence")
     vocab_sizes: list[int] | None = option(None, "embedding rows to consider; default the common ones")
     tie_word_embeddings: bool | None = option(None, "default both")
     micro_batch: int = option(4, "sequences of one forward pass that must fit the GPU")
@@ -237,18 +259,23 @@ class SearchCommand(BudgetCommand):
     min_width_over_depth: float = option(32.0, "hidden_size / num_hidden_layers at least")
     max_width_over_depth: float = option(192.0, "hidden_size / num_hidden_layers at most")
     top: int = option(10, "how many to show")
-    emit: str | None = option(None, "write the best one as an experiment folder, such as recipes/my_model")
+    emit: str | None = option(None, "write the recommended one as an experiment, such as recipes/my_model")
     data_dir: str | None = option(None, "prepared data of the emitted recipe; default runs/<name>/data")
     use_cpu: bool = option(False, "emit recipes for a CPU")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.model or self.parameters:
-            raise ValueError("search: looks for the model itself; leave out --model and --parameters")
-        for name, low, high in (("layers", 1, 1000), ("hidden", 128, 65_536), ("width_over_depth", 1, 10_000)):
-            least, most = (within(f"{side}_{name}", getattr(self, f"{side}_{name}"), low, high) for side in ("min", "max"))
+        self.check_budget()
+        within("sequence_length", self.sequence_length, 1, 10_000_000)
+        for name, low, high in (
+            ("layers", 1, 1000),
+            ("hidden", 128, 65_536),
+            ("width_over_depth", 1, 10_000),
+        ):
+            least, most = (getattr(self, f"{side}_{name}") for side in ("min", "max"))
+            within(f"min_{name}", least, low, high)
+            within(f"max_{name}", most, low, high)
             if least > most:
-                raise ValueError(f"min_{name}: {least:g} is more than max_{name} = {most:g}")
+                raise PlanError(f"min_{name}: {least:g} is more than max_{name} = {most:g}")
         for rows in self.vocab_sizes or []:
             within("vocab_sizes", rows, 256, 10_000_000)
         within("micro_batch", self.micro_batch, 1, 65_536)

@@ -23,8 +23,6 @@ class Recipe:
     micro_batch: int
     accumulation: int
     max_steps: int
-    learning_rate: float | None
-    warmup_steps: int
     use_cpu: bool
     bf16: bool
     parameter_dtype: str
@@ -42,14 +40,14 @@ class Recipe:
 def read_recipe(fields: Fields) -> Recipe:
     """The training keys of a recipe."""
     use_cpu = fields.flag("use_cpu", False)
-    checkpointing = fields.flag("gradient_checkpointing", False) or fields.flag("activation_checkpointing", False)
+    checkpointing = fields.flag("gradient_checkpointing", False) or fields.flag(
+        "activation_checkpointing", False
+    )
     return Recipe(
         sequence_length=fields.integer("sequence_length", 2048),
         micro_batch=fields.integer("per_device_train_batch_size", 8),
         accumulation=fields.integer("gradient_accumulation_steps", 1),
         max_steps=fields.integer("max_steps", 1000, maximum=10**9),
-        learning_rate=_positive_number(fields, "learning_rate"),
-        warmup_steps=fields.integer("warmup_steps", 0, minimum=0, maximum=10**9),
         use_cpu=use_cpu,
         bf16=fields.flag("bf16", not use_cpu),
         parameter_dtype=fields.choice("model_dtype", ("float32", "bfloat16"), "float32"),
@@ -59,15 +57,6 @@ def read_recipe(fields: Fields) -> Recipe:
         optimizer=fields.choice("optimizer", ("adamw", "muon"), "adamw"),
         num_processes=fields.integer("expected_processes", None, maximum=1_000_000),
     )
-
-
-def _positive_number(fields: Fields, key: str) -> float | None:
-    value = fields.values.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
-        fields.fail(key, f"expected a number above 0, found {str(value)[:60]!r}")
-    return float(value)
 
 
 def recipe_vocabulary(fields: Fields, path: Path) -> int:
@@ -90,7 +79,7 @@ def recipe_vocabulary(fields: Fields, path: Path) -> int:
         if "vocab_size" in values:
             return values.integer("vocab_size")
     raise PlanError(
-        f"{path}: vocab_size: missing, and neither the data folder nor {data.name} beside it names one; give it"
+        f"{path}: vocab_size: missing, and neither the data folder nor {data.name} names one; give it"
     )
 
 
@@ -105,5 +94,7 @@ def _prepared_vocabulary(fields: Fields) -> int | None:
         content: dict[str, Any] = json.loads(tokenizer.read_text(encoding="utf-8"))
         ids = set(content["model"]["vocab"].values()) | {token["id"] for token in content["added_tokens"]}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PlanError(f"{tokenizer}: not a tokenizer file ({type(error).__name__}); prepare the data again") from error
+        raise PlanError(
+            f"{tokenizer}: not a tokenizer file ({type(error).__name__}); prepare the data again"
+        ) from error
     return max(ids) + 1

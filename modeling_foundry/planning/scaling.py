@@ -14,8 +14,8 @@ from .model_files import PlanError
 FLOPS_PER_PARAMETER_TOKEN = 6  # C = 6 N D, the laws' own convention
 NORMAL_95 = 1.959964
 
-# Bootstrap of Besiroglu's fit over its own runs: ln A, ln B, ln E, alpha, beta.  Its standard errors agree with
-# the published ones (benchmarks/plan_scaling_law.py, benchmarks/receipts/plan_scaling_law.json).
+# Bootstrap of Besiroglu's fit over its own runs: ln A, ln B, ln E, alpha, beta.  Its standard errors agree
+# with the published ones (benchmarks/plan_scaling_law.py, benchmarks/receipts/plan_scaling_law.json).
 BESIROGLU_COVARIANCE = (
     (0.0636857, -0.0240302, 0.00211314, 0.00379723, -0.00120895),
     (-0.0240302, 0.174757, 0.00363841, -0.0015022, 0.0085381),
@@ -89,15 +89,21 @@ class ScalingLaw:
         for word, value, bounds in (("N", parameters, self.parameters), ("D", tokens, self.tokens)):
             if bounds and not bounds[0] <= value <= bounds[1]:
                 low, high = bounds
-                found.append(f"{word} = {value:.3g} is outside the fitted range {low:.2g} to {high:.2g}: extrapolated")
+                found.append(
+                    f"{word} = {value:.3g} is outside the fitted range {low:.2g} to {high:.2g}: extrapolated"
+                )
         return found
 
 
 def _quadratic(vector: tuple[float, ...], matrix: tuple[tuple[float, ...], ...]) -> float:
-    return sum(a * b * entry for a, row in zip(vector, matrix, strict=True) for b, entry in zip(vector, row, strict=True))
+    return sum(
+        a * b * entry
+        for a, row in zip(vector, matrix, strict=True)
+        for b, entry in zip(vector, row, strict=True)
+    )
 
 
-_HOFFMANN_RANGE = {"parameters": (70e6, 16.2e9), "tokens": (5e9, 500e9)}
+_HOFFMANN_PARAMETERS, _HOFFMANN_TOKENS = (70e6, 16.2e9), (5e9, 500e9)
 LAWS = {
     law.name: law
     for law in (
@@ -110,11 +116,13 @@ LAWS = {
         ),
         ScalingLaw(
             "hoffmann", 1.69, 406.4, 410.7, 0.34, 0.28,
-            "Hoffmann et al. 2022, arXiv:2203.15556, equation 10, rounded as printed", **_HOFFMANN_RANGE,
+            "Hoffmann et al. 2022, arXiv:2203.15556, equation 10, rounded as printed",
+            _HOFFMANN_PARAMETERS, _HOFFMANN_TOKENS,
         ),
         ScalingLaw(
-            "hoffmann_unrounded", math.exp(0.5267228), math.exp(6.0073404), math.exp(6.0179186), 0.33917084, 0.2849083,
-            "the same fit unrounded, from the TeX source (quoted by Besiroglu et al. 2024)", **_HOFFMANN_RANGE,
+            "hoffmann_unrounded", math.exp(0.5267228), math.exp(6.0073404), math.exp(6.0179186),
+            0.33917084, 0.2849083, "the same fit unrounded, from the TeX source (quoted by Besiroglu et al. 2024)",
+            _HOFFMANN_PARAMETERS, _HOFFMANN_TOKENS,
         ),
         ScalingLaw(
             "muennighoff", math.exp(0.6254804), math.exp(6.255414), math.exp(7.3049974), 0.3526596, 0.3526596,
@@ -130,7 +138,7 @@ EXCESS_PARAMETERS_CONSTANT = 5.309743
 
 
 def effective_tokens(tokens: float, unique_tokens: float | None) -> float:
-    """What ``tokens`` read in epochs over ``unique_tokens`` are worth in fresh ones (Muennighoff, equation 5)."""
+    """What ``tokens`` in epochs over ``unique_tokens`` are worth in fresh ones (Muennighoff, equation 5)."""
     if unique_tokens is None or tokens <= unique_tokens:
         return tokens
     repetitions = tokens / unique_tokens - 1
@@ -154,9 +162,13 @@ def optimal_parameters_for(law: ScalingLaw, tokens: float) -> float:
     return (law.alpha * law.A / (law.beta * law.B) * tokens**law.beta) ** (1 / law.alpha)
 
 
-def predicted_loss(law: ScalingLaw, parameters: float, tokens: float, unique_tokens: float | None = None) -> float:
-    """Loss with repeated tokens and excess parameters discounted; they were fitted to this law's form on C4."""
-    size = effective_parameters(law, parameters, unique_tokens if unique_tokens and tokens > unique_tokens else None)
+def predicted_loss(
+    law: ScalingLaw, parameters: float, tokens: float, unique_tokens: float | None = None
+) -> float:
+    """Loss with repeated tokens and excess parameters discounted, as Muennighoff fitted them on C4."""
+    size = effective_parameters(
+        law, parameters, unique_tokens if unique_tokens and tokens > unique_tokens else None
+    )
     return law.loss(size, effective_tokens(tokens, unique_tokens))
 
 
@@ -174,5 +186,5 @@ def find_law(name: str, custom: dict[str, float | None]) -> ScalingLaw:
     missing = [f"law_{key}" for key in custom if key not in given]
     if missing:
         raise PlanError(f"law: custom needs all five constants; missing {', '.join(missing)}")
-    constants = {key if key in ("alpha", "beta") else key.upper(): value for key, value in given.items()}
-    return ScalingLaw("custom", source="constants given", **constants)
+    constants = [float(given[key]) for key in ("e", "a", "b", "alpha", "beta")]
+    return ScalingLaw("custom", *constants, "constants given")

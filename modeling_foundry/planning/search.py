@@ -16,6 +16,7 @@ from .candidates import (
     measures,
     reference_tokens_per_token,
 )
+from .emit import plan_schedule, write_experiment
 from .memory import TrainingSetup
 from .model_files import PlanError
 from .options import SearchCommand
@@ -23,7 +24,7 @@ from .scaling import NORMAL_95, REPEATED_TOKENS_CONSTANT, ScalingLaw, find_law
 
 COMMON_VOCABULARIES = [32_000, 50_304, 100_352, 128_256, 151_936]
 LOSS_DECIMALS = 4  # below this the next criterion decides
-LARGEST_FRONT = 40
+LARGEST_FRONT = 12
 
 
 def search_report(command: SearchCommand) -> dict[str, Any]:
@@ -44,17 +45,22 @@ def search_report(command: SearchCommand) -> dict[str, Any]:
     )  # fmt: skip
     vocabularies = sorted(set(command.vocab_sizes or COMMON_VOCABULARIES))
     tieds = (True, False) if command.tie_word_embeddings is None else (command.tie_word_embeddings,)
-    tables = [score(all_candidates(bounds, vocabularies, tied), setup, law, compute.flops, caps) for tied in tieds]
+    tables = [
+        score(all_candidates(bounds, vocabularies, tied), setup, law, compute.flops, caps) for tied in tieds
+    ]
     table = _join(tables)
     num_considered = len(table["loss"])
     available = None if command.memory_bytes() is None else command.memory_bytes() * (1 - command.margin)
     table = _select(table, _allowed(table, caps, _usable(setup, available)))
     if not len(table["loss"]):
         raise PlanError(f"search: none of {num_considered:,} candidates fits the constraints; widen them")
-    order = np.lexsort((table["training_bytes"], table["decode_bytes_per_token"], table["loss"].round(LOSS_DECIMALS)))
+    order = np.lexsort(
+        (table["training_bytes"], table["decode_bytes_per_token"], table["loss"].round(LOSS_DECIMALS))
+    )
     table = _select(table, order)
     tie = within_uncertainty(table, law)
-    return {
+    chosen = recommended(table, tie)
+    report = {
         "compute": {"flops": compute.flops, "formula": compute.formula, "words": compute.words},
         "law": law_report(law),
         "setup": {"sequence_length": setup.sequence_length, "micro_batch": setup.micro_batch,
@@ -62,10 +68,36 @@ def search_report(command: SearchCommand) -> dict[str, Any]:
         "num_considered": num_considered,
         "num_allowed": len(table["loss"]),
         "flatness": None if tie is None else flatness(table, tie),
-        "best": [_row(table, index) for index in range(min(command.top, len(table["loss"])))],
-        "front": [_row(table, index) for index in pareto_front(table)[:LARGEST_FRONT]],
+        "recommended": chosen,
+        "best": [_row(table, index) for index in first_of_each_shape(table, command.top)],
+        "front": [_row(table, index) for index in pareto_front(table)],
         "serving": {"batch": SERVING_BATCH, "context_tokens": SERVING_CONTEXT},
     }  # fmt: skip
+    if command.emit is not None:
+        report["emitted"] = _emit(command, chosen, setup, compute.flops, available)
+    return report
+
+
+def recommended(table: dict[str, np.ndarray], tie: np.ndarray | None) -> dict[str, Any]:
+    """The cheapest to serve of those the law cannot tell from the best; without a covariance, the best."""
+    if tie is None:
+        return _row(table, 0)
+    rows = np.flatnonzero(tie)
+    costs = (table[name][rows] for name in ("training_bytes", "loss", "decode_bytes_per_token"))
+    return _row(table, int(rows[np.lexsort(tuple(costs))[0]]))
+
+
+def _emit(
+    command: SearchCommand,
+    chosen: dict[str, Any],
+    setup: TrainingSetup,
+    flops: float,
+    available: float | None,
+) -> dict[str, Any]:
+    schedule = plan_schedule(chosen, setup, flops, None if command.use_cpu else available)
+    words = f"Found by `plan.py search` for {flops:.4g} FLOPs."
+    paths = write_experiment(str(command.emit), chosen, schedule, command.data_dir, command.use_cpu, words)
+    return {"paths": paths, "schedule": vars(schedule), "tokens_per_step": schedule.tokens_per_step}
 
 
 def score(
@@ -146,7 +178,14 @@ def within_uncertainty(table: dict[str, np.ndarray], law: ScalingLaw) -> np.ndar
 
 def flatness(table: dict[str, np.ndarray], tie: np.ndarray) -> dict[str, Any]:
     """How many candidates the law cannot tell from the best, and how far apart they are."""
-    names = ("total_parameters", "num_hidden_layers", "hidden_size", "tokens", "loss", "decode_bytes_per_token")
+    names = (
+        "total_parameters",
+        "num_hidden_layers",
+        "hidden_size",
+        "tokens",
+        "loss",
+        "decode_bytes_per_token",
+    )
     return {
         "num_tied": int(tie.sum()),
         "share": float(tie.mean()),
@@ -154,12 +193,20 @@ def flatness(table: dict[str, np.ndarray], tie: np.ndarray) -> dict[str, Any]:
     }
 
 
+def first_of_each_shape(table: dict[str, np.ndarray], number: int) -> list[int]:
+    """The first rows that differ in depth, width, feed-forward or vocabulary; heads hardly count."""
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
+    shapes = np.stack([table[name] for name in names], axis=1)
+    first = np.sort(np.unique(shapes, axis=0, return_index=True)[1])
+    return first[:number].tolist()
+
+
 def pareto_front(table: dict[str, np.ndarray]) -> list[int]:
-    """Rows that nothing beats in loss, decode bytes and training memory at once; the table is sorted by loss."""
+    """Rows that nothing beats in loss, decode bytes and training memory at once, of a table sorted by loss."""
     costs = np.stack([table["decode_bytes_per_token"], table["training_bytes"]])
     remaining = np.arange(costs.shape[1])
     front: list[int] = []
-    while len(remaining) and len(front) < LARGEST_FRONT * 10:
+    while len(remaining) and len(front) < 500:
         first = remaining[0]
         front.append(int(first))
         remaining = remaining[(costs[:, remaining] < costs[:, first : first + 1]).any(0)]
@@ -175,4 +222,3 @@ def _spread(front: list[int]) -> list[int]:
 
 def _row(table: dict[str, np.ndarray], index: int) -> dict[str, Any]:
     return {name: column[index].item() for name, column in table.items()}
-

@@ -28,8 +28,12 @@ def serve_report(command: ServeCommand) -> dict[str, Any]:
     rows = [
         {
             "context_tokens": context,
-            "cache_bytes": {str(b): cache_bytes(architecture, b, context, command.cache_dtype) for b in batches},
-            "largest_batch": largest_batch(architecture, available, context, command.dtype, command.cache_dtype),
+            "cache_bytes": {
+                str(b): cache_bytes(architecture, b, context, command.cache_dtype) for b in batches
+            },
+            "largest_batch": largest_batch(
+                architecture, available, context, command.dtype, command.cache_dtype
+            ),
             "tokens_per_second_bound": None
             if gpu is None or gpus > 1
             else decode_tokens_per_second(architecture, gpu, 1, context, command.dtype, command.cache_dtype),

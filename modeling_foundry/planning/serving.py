@@ -30,7 +30,7 @@ def weight_bytes(architecture: Architecture, dtype: str = "bf16") -> int:
 
 
 def cache_bytes(architecture: Architecture, batch: int, context_tokens: int, dtype: str = "bf16") -> int:
-    """Bytes of the key-value cache of ``batch`` sequences of ``context_tokens``; a window bounds its layers."""
+    """Bytes of the cache of ``batch`` sequences of ``context_tokens``; a window bounds its layers."""
     values = 0
     for count, block in architecture.blocks():
         attention = block.attention

@@ -25,6 +25,7 @@ def new_table(title: str, *columns: str, caption: str | None = None) -> Table:
     table = Table(
         title=title, caption=caption, box=box.SIMPLE_HEAD, title_style="bold", title_justify="left",
         caption_justify="left", caption_style="dim", pad_edge=False, padding=(0, 2, 0, 0),
+        min_width=min(MAX_WIDTH, max(len(title), *(len(line) for line in (caption or "").split("\n")))),
     )  # fmt: skip
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
@@ -34,10 +35,7 @@ def new_table(title: str, *columns: str, caption: str | None = None) -> Table:
 def print_model(report: dict[str, Any]) -> None:
     """``plan.py model``."""
     out = console()
-    out.print()
-    out.print(Text(report["model"]["source"], style="bold"), soft_wrap=True)
-    out.print(f"{report['model']['family']}: {report['model']['description']}", markup=False)
-    out.print()
+    _heading(out, report["model"])
     out.print(parameter_table(report["parameters"]))
     out.print(flop_table(report["flops"]))
     out.print(share_table(report["flops"]))
@@ -53,7 +51,9 @@ def parameter_table(parameters: dict[str, Any]) -> Table:
     table.add_section()
     table.add_row("total", f"{total:,}", numbers.count(total), style="bold")
     if parameters["active"] != total:
-        table.add_row("active for one token", f"{parameters['active']:,}", numbers.count(parameters["active"]))
+        table.add_row(
+            "active for one token", f"{parameters['active']:,}", numbers.count(parameters["active"])
+        )
         rest = parameters["active_without_embedding"]
         table.add_row("active, input embedding out", f"{rest:,}", numbers.count(rest))
     return table
@@ -71,15 +71,15 @@ def _parameter_caption(parameters: dict[str, Any]) -> str | None:
 def flop_table(flops: dict[str, Any]) -> Table:
     """Forward FLOPs a token by component; training is three times as much."""
     table = new_table(
-        f"FLOPs a token at {flops['sequence_length']:,} tokens", "component", "full attention", "share", "causal",
-        "share",
+        f"FLOPs a token at {flops['sequence_length']:,} tokens",
+        "component", "full attention", "share", "causal", "share",
     )  # fmt: skip
     full, causal = flops["forward_per_token"]["full"], flops["forward_per_token"]["causal"]
     sums = sum(full.values()), sum(causal.values())
     for name in full:
         table.add_row(
-            name, numbers.flops(full[name]), numbers.percent(full[name] / sums[0]), numbers.flops(causal[name]),
-            numbers.percent(causal[name] / sums[1]),
+            name, numbers.flops(full[name]), numbers.percent(full[name] / sums[0]),
+            numbers.flops(causal[name]), numbers.percent(causal[name] / sums[1]),
         )  # fmt: skip
     table.add_section()
     table.add_row("forward", numbers.flops(sums[0]), "", numbers.flops(sums[1]))
@@ -111,7 +111,8 @@ def share_table(flops: dict[str, Any]) -> Table:
 def memory_table(memory: dict[str, Any]) -> Table:
     """Every term of one rank's peak."""
     setup, peak = memory["setup"], memory["peak_bytes"]
-    words = f"{setup['micro_batch']} x {setup['sequence_length']:,} tokens, {setup['precision']}, {setup['sharding']}"
+    words = f"{setup['micro_batch']} x {setup['sequence_length']:,} tokens, "
+    words += f"{setup['precision']}, {setup['sharding']}"
     ranks = f" on {setup['num_ranks']}" if setup["num_ranks"] > 1 else ""
     recompute = ", recomputing" if setup["checkpointing"] else ""
     title = f"Memory of one rank: {words}{ranks}, {setup['execution']}, {setup['loss']} loss{recompute}"
@@ -134,7 +135,9 @@ def _memory_caption(memory: dict[str, Any]) -> str:
     needed = memory["peak_bytes"] + memory["outside_allocator_bytes"]
     if memory["fits"]:
         return f"fits, {numbers.percent(1 - needed / memory['gpu_bytes'])} free"
-    return f"DOES NOT FIT: {numbers.gib(needed - memory['gpu_bytes'])} too much; `plan.py fit` looks for what does"
+    return (
+        f"DOES NOT FIT: {numbers.gib(needed - memory['gpu_bytes'])} too much; `plan.py fit` finds what does"
+    )
 
 
 def training_table(training: dict[str, Any]) -> Table:
@@ -151,7 +154,9 @@ def training_table(training: dict[str, Any]) -> Table:
     if training["num_gpus"] > 1:
         table.add_row("tokens a second and GPU", f"{training['tokens_per_second_per_gpu']:,.0f}")
     table.add_row("seconds a step", f"{training['step_seconds']:,.3g}")
-    words = "" if training["tokens"] is not None else f" for {numbers.count(training['costed_tokens'])} tokens"
+    words = (
+        "" if training["tokens"] is not None else f" for {numbers.count(training['costed_tokens'])} tokens"
+    )
     table.add_row(f"time{words}", numbers.hours(training["hours"]), style="bold")
     if training["num_gpus"] > 1:
         table.add_row("GPU-hours", f"{training['gpu_hours']:,.0f}")
@@ -162,3 +167,101 @@ def training_table(training: dict[str, Any]) -> Table:
     if training["mfu"] is not None:
         table.caption = f"MFU: {training['mfu_source']}; dense bf16 peak, full-attention FLOPs"
     return table
+
+
+# ---------------------------------------------------------------------------------------- fit, serve, gpus
+
+
+def print_fit(report: dict[str, Any]) -> None:
+    """``plan.py fit``."""
+    out = console()
+    gpu, best = report["gpu"], report["best"]
+    _heading(out, report["model"])
+    table = new_table(
+        f"Largest micro-batch at {report['sequence_length']:,} tokens on {gpu['num_gpus']} x {gpu['name']}",
+        "sharding", "recompute", "micro-batch", "device memory", "free",
+        caption=f"{numbers.percent(gpu['margin'])} of {numbers.gib(gpu['bytes'])} stays free; fastest first",
+    )  # fmt: skip
+    for row in report["ways"]:
+        fits = row["micro_batch"] > 0
+        free = numbers.percent(1 - row["device_bytes"] / gpu["bytes"]) if fits else "does not fit"
+        table.add_row(
+            row["sharding"], "yes" if row["checkpointing"] else "no",
+            f"{row['micro_batch']:,}" if fits else "-",
+            numbers.gib(row["device_bytes"]), free, style="bold" if row is best else None if fits else "dim",
+        )  # fmt: skip
+    out.print(table)
+    if best is None:
+        out.print("Nothing fits: shorten the sequence, use more GPUs, or a larger GPU.", style="bold")
+        return
+    out.print(memory_table(report["memory"]))
+    out.print(_fit_advice(best), markup=False)
+
+
+def _fit_advice(best: dict[str, Any]) -> str:
+    words = f"--per_device_train_batch_size={best['micro_batch']}"
+    if "accumulation" in best:
+        words += f" --gradient_accumulation_steps={best['accumulation']}"
+        words += f"   ({best['batch_tokens']:,} tokens a step)"
+    if best["checkpointing"]:
+        words += " --gradient_checkpointing=true"
+    return f"pretrain with {words}"
+
+
+def print_serve(report: dict[str, Any]) -> None:
+    """``plan.py serve``."""
+    out = console()
+    gpu = report["gpu"]
+    _heading(out, report["model"])
+    bound = any(row["tokens_per_second_bound"] is not None for row in report["rows"])
+    columns = [f"batch {batch:,}" for batch in report["batches"]] + ["largest batch"]
+    caption = f"{numbers.percent(gpu['margin'])} of the memory stays free"
+    caption += "; tok/s: memory bandwidth's bound for one sequence" if bound else ""
+    table = new_table(
+        f"Key-value cache ({report['cache_dtype']}) on {gpu['num_gpus']} x {gpu['name']}",
+        "context", *columns,
+        *(["tok/s bound"] if bound else []), caption="\n".join([caption, *report["notes"]]),
+    )  # fmt: skip
+    for row in report["rows"]:
+        cells = [numbers.gib(size) for size in row["cache_bytes"].values()] + [f"{row['largest_batch']:,}"]
+        if bound:
+            cells.append(f"{row['tokens_per_second_bound']:,.0f}")
+        table.add_row(f"{row['context_tokens']:,}", *cells)
+    out.print(f"weights in {report['dtype']}: {numbers.gib(report['weight_bytes'])}", style="bold")
+    out.print(f"cache: {report['cache_bytes_per_token']:,} bytes a token")
+    out.print()
+    out.print(table)
+
+
+def print_gpus(report: dict[str, Any]) -> None:
+    """``plan.py gpus``."""
+    out = console()
+    table = new_table(
+        "Peaks in TFLOP/s: dense, and with 2:4 sparsity, which no training run sees", "GPU", "bf16", "fp8",
+        "bf16 sparse", "fp8 sparse", "memory", "GB/s", "link GB/s", "W", "MFU",
+        caption="memory as the driver reports it; MFU: typical, full-attention FLOPs over dense bf16",
+    )  # fmt: skip
+    for gpu in report["gpus"]:
+        rates = (
+            gpu[name] for name in ("bf16_tflops", "fp8_tflops", "bf16_sparse_tflops", "fp8_sparse_tflops")
+        )
+        table.add_row(
+            gpu["name"], *("-" if rate is None else f"{rate:,.0f}" for rate in rates),
+            f"{gpu['memory_mib'] / 1024:,.1f} GiB", f"{gpu['bandwidth_gb_s']:,.0f}",
+            f"{gpu['link_gb_s']:,.0f}",
+            f"{gpu['power_w']:,}", "-" if gpu["typical_mfu"] is None else f"{100 * gpu['typical_mfu']:.0f}%",
+        )  # fmt: skip
+    out.print(table)
+    sources = new_table("Sources", "GPU", "peaks and memory", "typical MFU")
+    for column in sources.columns[1:]:
+        column.justify = "left"
+    for gpu in report["gpus"]:
+        sources.add_row(gpu["name"], gpu["source"], gpu["mfu_source"] or "none we could check")
+    out.print(sources)
+
+
+def _heading(out: Console, model: dict[str, Any]) -> None:
+    out.print()
+    out.print(Text(model["source"], style="bold"), soft_wrap=True)
+    out.print(model["description"], markup=False)
+    out.print()

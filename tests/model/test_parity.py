@@ -41,14 +41,23 @@ def run(model, **inputs):
         return model(**inputs)
 
 
-@pytest.mark.parametrize("backend", ["eager", "sdpa", "flex_attention"])
-def test_logits_are_identical(pair, tokens, padding, backend):
-    foundry, stock = pair
+def assert_identical(pair, backend, *inputs):
     for model in pair:
         model.set_attn_implementation(backend)
-    for mask in (None, padding):
-        inputs = {"input_ids": tokens, "attention_mask": mask}
-        assert torch.equal(run(foundry, **inputs).logits, run(stock, **inputs).logits)
+    for given in inputs:
+        ours, theirs = (run(model, **given).logits for model in pair)
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+def test_logits_are_identical(pair, tokens, padding, backend):
+    assert_identical(pair, backend, {"input_ids": tokens}, {"input_ids": tokens, "attention_mask": padding})
+
+
+def test_flex_attention_is_identical(build, tokens, padding):
+    model = build()
+    pair = (model, to_qwen3(model))
+    assert_identical(pair, "flex_attention", {"input_ids": tokens, "attention_mask": padding})
 
 
 def test_left_padding_with_positions_is_identical(pair, tokens, padding):

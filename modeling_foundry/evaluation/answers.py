@@ -1,0 +1,81 @@
+"""The models' answers to held-out prompts, generated once and kept for the stop rate and the report."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..files import write_atomically
+from ..settings import FoundryError
+from .selection import SUMMARIES, draw, read_items
+from .settings import EvaluationSettings
+from .stopping import Answer, Prompt, answer_prompts, prompt_of, prompts_that_fit
+
+
+def all_answers(
+    settings: EvaluationSettings,
+    models: dict[str, dict[str, str]],
+    device: str,
+    identity: dict[str, Any],
+    console: Any,
+) -> tuple[list[Prompt], dict[str, list[Answer]]]:
+    """Prompts of the stop rate and each trained model's answers to them."""
+    trained = [name for name in models if name not in settings.untrained]
+    folders = [Path(models[name]["folder"]) for name in trained]
+    lines = read_items(settings.data_dir, SUMMARIES)
+    order = draw(len(lines), None, settings.seed)
+    chosen = {
+        index: prompt_of(lines[index]) for index in draw(len(lines), settings.num_stop_prompts, settings.seed)
+    }
+    prompts = prompts_that_fit(
+        [chosen[index] for index in order if index in chosen], folders, settings.max_new_tokens
+    )
+    answers = {}
+    for name, folder in zip(trained, folders, strict=True):
+        path = Path(settings.output_dir) / "answers" / f"{name}.json"
+        wanted = {
+            "model": models[name],
+            "prompts": [asdict(prompt) for prompt in prompts],
+            "max_new_tokens": settings.max_new_tokens,
+            "versions": identity["versions"],
+        }
+        answers[name] = stored_answers(path, wanted)
+        if answers[name] is None:
+            start = time.perf_counter()
+            answers[name] = answer_prompts(
+                folder, prompts, settings.max_new_tokens, 2 * settings.batch_size, device
+            )
+            content = {"identity": wanted, "answers": [asdict(answer) for answer in answers[name]]}
+            write_atomically(path, json.dumps(content, indent=1) + "\n")
+            console.print(f"answers {name}: {len(prompts)} prompts, {time.perf_counter() - start:.0f} s")
+        else:
+            console.print(f"answers {name}: measured already")
+    return prompts, answers
+
+
+def stored_answers(path: Path, wanted: dict[str, Any]) -> list[Answer] | None:
+    """Answers of an earlier run of the same, or None."""
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return [Answer(**answer) for answer in content["answers"]] if content["identity"] == wanted else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise FoundryError(f"{path}: not a file of answers; remove it and run again") from error
+
+
+def answer_table(prompts: list[Prompt], answers: dict[str, list[Answer]]) -> list[dict[str, Any]]:
+    """A row a prompt, for the report."""
+    return [
+        {
+            "module": prompt.module,
+            "function": prompt.function,
+            "prompt": prompt.content,
+            "truth": prompt.truth,
+            "models": {name: asdict(given[index]) for name, given in answers.items()},
+        }
+        for index, prompt in enumerate(prompts)
+    ]
