@@ -1,6 +1,6 @@
 """Documents and metrics of the ``stdlib`` tasks, on the held-out modules of Python's standard library.
 
-The data folder is the one ``recipes/prepare_data.py`` wrote: ``FOUNDRY_DATA_DIR``, or ``runs/quickstart/data``.
+``recipes/prepare_data.py`` wrote the data folder: ``FOUNDRY_DATA_DIR``, or ``runs/quickstart/data``.
 This file imports nothing of the package, so the tasks also run where only lm-eval and a checkpoint are.
 """
 

@@ -52,11 +52,7 @@ def cudnn_attention(
     Raises:
         ValueError: off CUDA, or for a dtype other than bfloat16 and float16: no other kernel stands in.
     """
-    if query.device.type != "cuda" or query.dtype not in (torch.bfloat16, torch.float16):
-        raise ValueError(
-            "attention backend cudnn_sdpa needs bfloat16 or float16 on a CUDA device, not "
-            f"{query.dtype} on {query.device.type}: choose sdpa"
-        )
+    refuse_without_cudnn(query)
     if query.shape[2] == 1:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal
@@ -76,6 +72,15 @@ def cudnn_attention(
             enable_gqa=module.num_key_value_groups > 1,
         )
     return output.transpose(1, 2).contiguous(), None
+
+
+def refuse_without_cudnn(query: Tensor) -> None:
+    """Raise ValueError for a device or dtype that cuDNN's attention does not serve."""
+    if query.device.type != "cuda" or query.dtype not in (torch.bfloat16, torch.float16):
+        raise ValueError(
+            "attention backend cudnn_sdpa needs bfloat16 or float16 on a CUDA device, not "
+            f"{query.dtype} on {query.device.type}: choose sdpa"
+        )
 
 
 def cudnn_mask(*args, **kwargs) -> Tensor | None:

@@ -132,6 +132,7 @@ def export_stock(checkpoint: str | Path, output: str | Path, family: str = "qwen
     Raises:
         FoundryError: a component the family lacks, an output folder that is not empty, or no parity.
     """
+    _family(family)  # refused before anything is read
     return _convert_folder(checkpoint, output, FoundryForCausalLM, lambda model: _to_stock(model, family))
 
 

@@ -7,9 +7,13 @@ arXiv:2410.10989, do the same in Triton), so its peak is one chunk.  The z-loss 
 (Chowdhery et al. 2022, arXiv:2204.02311, section 5).
 """
 
+import functools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._triton import has_triton
 
 IGNORE_INDEX = -100
 
@@ -107,14 +111,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, labels.numel(), chunk_tokens):
             rows = slice(start, start + chunk_tokens)
             chunk = hidden_states[rows].to(compute_dtype)
-            logits = _at_least_fp32(F.linear(chunk, head, head_bias))
             total, logits_gradient = _chunk_loss(
-                logits, labels[rows], denominator, ignore_index, z_loss_weight, gradients.wanted
+                F.linear(chunk, head, head_bias),
+                labels[rows],
+                denominator,
+                ignore_index,
+                z_loss_weight,
+                gradients.wanted,
             )
-            del logits  # its storage became the gradient, or is no longer needed
             loss += total / denominator
             if logits_gradient is not None:
-                gradients.add(rows, chunk, head, logits_gradient.to(compute_dtype))
+                gradients.add(rows, chunk, head, logits_gradient)
         ctx.save_for_backward(*gradients.tensors())
         return loss
 
@@ -164,25 +171,49 @@ def _chunk_loss(
     z_loss_weight: float,
     wants_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Summed loss of one chunk and, written over ``logits``, its gradient divided by ``denominator``.
+    """Summed loss of one chunk and the gradient of its logits, in their dtype, divided by ``denominator``.
 
     With p = softmax(z) and L = logsumexp(z): loss = L - z[label] + w L², gradient = (1 + 2 w L) p - onehot.
     """
     counts = labels != ignore_index
     targets = torch.where(counts, labels, 0)[:, None]
+    scale = counts / denominator
+    softmax_part = _compiled_softmax_part() if _compiles_on(logits.device.type) else _softmax_part
+    losses, gradient, at_target = softmax_part(logits, targets, scale, z_loss_weight, wants_gradient)
+    if gradient is not None:
+        gradient.scatter_(-1, targets, at_target[:, None])
+    return torch.where(counts, losses, 0.0).sum(), gradient
+
+
+def _softmax_part(
+    logits: Tensor, targets: Tensor, scale: Tensor, z_loss_weight: float, wants_gradient: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Losses (T), scaled softmax (T, V), and the gradient at each target (T), of logits (T, V), in fp32 inside.
+
+    The gradient at the target is p - 1: subtracted here, because after rounding to bf16 too little is left.
+    """
+    dtype, logits = logits.dtype, _at_least_fp32(logits)
     normalizer = logits.logsumexp(-1)
-    loss = normalizer - logits.gather(-1, targets)[:, 0]
+    log_probability = logits.gather(-1, targets)[:, 0] - normalizer
+    losses, slope = -log_probability, torch.ones_like(normalizer)
     if z_loss_weight:
-        loss = loss + z_loss_weight * normalizer.square()
-    total = torch.where(counts, loss, 0.0).sum()
+        losses, slope = losses + z_loss_weight * normalizer.square(), slope + 2 * z_loss_weight * normalizer
     if not wants_gradient:
-        return total, None
-    gradient = logits.sub_(normalizer[:, None]).exp_()
-    if z_loss_weight:
-        gradient.mul_(1 + 2 * z_loss_weight * normalizer[:, None])
-    gradient.scatter_add_(-1, targets, gradient.new_full((1, 1), -1.0).expand_as(targets))
-    gradient.mul_((counts.to(gradient.dtype) / denominator)[:, None])
-    return total, gradient
+        return losses, None, None
+    at_target = (slope * log_probability.exp() - 1) * scale
+    softmax = logits.sub_(normalizer[:, None]).exp_().mul_((slope * scale)[:, None])
+    return losses, softmax.to(dtype), at_target.to(dtype)
+
+
+@functools.cache
+def _compiled_softmax_part() -> Callable:
+    """One kernel in place of eight passes over a chunk of logits."""
+    return torch.compile(_softmax_part)
+
+
+@functools.cache
+def _compiles_on(device_type: str) -> bool:
+    return device_type == "cuda" and has_triton()
 
 
 def _denominator(labels: Tensor, num_items_in_batch: Tensor | int | None, ignore_index: int) -> Tensor:

@@ -80,6 +80,19 @@ class FoundryRotaryEmbedding(nn.Module):
         self.register_buffer("inv_freq", inv_freq, persistent=False)
         self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
 
+    def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
+        """Move the frequencies but keep them fp32: in bf16, position 2,048 is off by radians.
+
+        DeepSpeed casts the whole module with ``module.bfloat16()``.
+        """
+        exact = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, buffer in exact.items():
+            cast = getattr(self, name)
+            if cast.dtype != buffer.dtype:
+                setattr(self, name, buffer.to(cast.device))
+        return self
+
     @staticmethod
     def compute_default_rope_parameters(config: FoundryConfig, device=None, **_) -> tuple[Tensor, float]:
         """Inverse frequencies (D/2) and the scale of cosines and sines, which is 1 for plain RoPE."""
@@ -351,10 +364,10 @@ class FoundryForCausalLM(FoundryPreTrainedModel, GenerationMixin):
             skip_logits: None skips the logits in training with labels, where the loss comes from
                 :func:`linear_cross_entropy`; True skips them whenever there are labels, False never.
 
-        Under tensor parallelism, and where the head has been replaced (quantised, wrapped by an adapter), the
-        loss comes from whole logits.  The z-loss is part of the training loss only.  Labels that are shifted
-        already come as the keyword ``shift_labels``, as from transformers' context parallelism (not as a named
-        argument: Trainer would take every argument with "label" in its name for one its batches must hold).
+        Under tensor parallelism, and where the head has been replaced (quantised, wrapped by an adapter),
+        the loss comes from whole logits.  The z-loss is part of the training loss only.  Labels that are
+        shifted already come as the keyword ``shift_labels``, as from transformers' context parallelism (not as
+        a named argument: Trainer takes every argument with "label" in its name for one its batches must hold).
         """
         shift_labels = kwargs.pop("shift_labels", None)
         if labels is not None and use_cache is None and past_key_values is None:

@@ -24,16 +24,13 @@ def all_answers(
 ) -> tuple[list[Prompt], dict[str, list[Answer]]]:
     """Prompts of the stop rate and each trained model's answers to them."""
     trained = [name for name in models if name not in settings.untrained]
+    if not trained or settings.num_stop_prompts == 0:
+        return [], {}
     folders = [Path(models[name]["folder"]) for name in trained]
     lines = read_items(settings.data_dir, SUMMARIES)
-    order = draw(len(lines), None, settings.seed)
-    chosen = {
-        index: prompt_of(lines[index]) for index in draw(len(lines), settings.num_stop_prompts, settings.seed)
-    }
-    prompts = prompts_that_fit(
-        [chosen[index] for index in order if index in chosen], folders, settings.max_new_tokens
-    )
-    answers = {}
+    drawn = [prompt_of(lines[index]) for index in draw(len(lines), settings.num_stop_prompts, settings.seed)]
+    prompts = prompts_that_fit(drawn, folders, settings.max_new_tokens)
+    answers: dict[str, list[Answer]] = {}
     for name, folder in zip(trained, folders, strict=True):
         path = Path(settings.output_dir) / "answers" / f"{name}.json"
         wanted = {
@@ -42,17 +39,17 @@ def all_answers(
             "max_new_tokens": settings.max_new_tokens,
             "versions": identity["versions"],
         }
-        answers[name] = stored_answers(path, wanted)
-        if answers[name] is None:
-            start = time.perf_counter()
-            answers[name] = answer_prompts(
-                folder, prompts, settings.max_new_tokens, 2 * settings.batch_size, device
-            )
-            content = {"identity": wanted, "answers": [asdict(answer) for answer in answers[name]]}
-            write_atomically(path, json.dumps(content, indent=1) + "\n")
-            console.print(f"answers {name}: {len(prompts)} prompts, {time.perf_counter() - start:.0f} s")
-        else:
+        stored = stored_answers(path, wanted)
+        if stored is not None:
             console.print(f"answers {name}: measured already")
+            answers[name] = stored
+            continue
+        start = time.perf_counter()
+        new = answer_prompts(folder, prompts, settings.max_new_tokens, 2 * settings.batch_size, device)
+        content = {"identity": wanted, "answers": [asdict(answer) for answer in new]}
+        write_atomically(path, json.dumps(content, indent=1) + "\n")
+        console.print(f"answers {name}: {len(prompts)} prompts, {time.perf_counter() - start:.0f} s")
+        answers[name] = new
     return prompts, answers
 
 

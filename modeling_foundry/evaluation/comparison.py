@@ -2,7 +2,7 @@
 
 Two models answer the same items, so their difference is taken item by item: what makes an item hard cancels
 out.  Items of one module share names and habits, so errors are taken over families of modules, not over items
-(clustered standard errors and paired differences: Miller 2024, "Adding Error Bars to Evals", arXiv:2411.00640).
+(clustered standard errors and paired differences: Miller 2024, arXiv:2411.00640).
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def sign_test(differences: np.ndarray) -> float:
 
 
 def judge(low: float, high: float, p_value: float | None, higher_is_better: bool) -> Verdict:
-    """A difference is claimed only when its interval excludes 0 and, for hits and misses, p < 0.05 as well."""
+    """A difference is claimed only where its interval excludes 0 and, for hits and misses, p < 0.05."""
     excludes_zero = low > 0 or high < 0  # False for NaN: one group proves nothing
     if not excludes_zero or (p_value is not None and p_value >= 1 - CONFIDENCE):
         return "no difference"

@@ -25,7 +25,7 @@ GREY, BLUE, ORANGE, GREEN, VERMILION, PURPLE = (
 COLOURS = (GREY, BLUE, ORANGE, GREEN, PURPLE)
 INK, FAINT = "#1f2430", "#d9dce1"
 DOTS_PER_INCH = 160
-STYLE = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 11,
@@ -80,8 +80,10 @@ def _figure(
     num_columns: int = 1, num_rows: int = 1, width: float = 9.0, height: float = 4.2
 ) -> tuple[Figure, Any]:
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    engine = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    figure = Figure(figsize=(width, height), layout=engine, facecolor="white")
     axes = figure.subplots(num_rows, num_columns, squeeze=False)
     return figure, axes.flatten()
 
@@ -147,7 +149,7 @@ def draw_bits_per_byte(results: dict[str, Any]) -> Figure:
     axis.set_yticks(range(len(rows)), [row[0] for row in rows])
     axis.invert_yaxis()
     axis.grid(visible=False)
-    axis.set_xlim(0, 1.1 * max(row[1] for row in rows))
+    axis.set_xlim(0, 1.1 * max(row[1] + (row[2][1][0] if row[2] else 0) for row in rows))
     axis.set_title("Bits per byte of held-out source code (lower is better)")
     return figure
 
@@ -199,6 +201,7 @@ def _draw_panel(axis: Axes, score: dict[str, Any], names: list[str], metric: str
             "guessing", (1, scale * label.chance), xycoords=("axes fraction", "data"), xytext=(0, 3),
             textcoords="offset points", ha="right", color=VERMILION, fontsize=9,
         )  # fmt: skip
+        axis.set_xlim(-0.6, len(score["models"]) + 0.25)  # room for the word beside the bars
     axis.set_xticks(range(len(score["models"])), list(score["models"]))
     axis.set_ylim(0, scale * (min(1.12, 1.18 * top) if is_share else 1.18 * top) or 1)
     axis.set_title(f"{label.title}{' (%)' if is_share else ''}", fontsize=11)

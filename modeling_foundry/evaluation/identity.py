@@ -1,4 +1,4 @@
-"""What decides a result: weights, data, tasks, settings, versions.  Results are used again only for the same."""
+"""What decides a result: weights, data, tasks, settings, versions.  Only for the same is it used again."""
 
 from __future__ import annotations
 
@@ -31,9 +31,8 @@ def describe_model(folder: Path) -> dict[str, str]:
         raise FoundryError(
             f"{folder}: no checkpoint here (config.json, *.safetensors); run the stage that makes it first"
         )
-    others = [
-        path for path in sorted(folder.glob("*.json")) + sorted(folder.glob("*.jinja")) if path not in weights
-    ]
+    texts = sorted(folder.glob("*.json")) + sorted(folder.glob("*.jinja"))
+    others = [path for path in texts if path not in weights]
     return {
         "folder": str(folder),
         "weights_sha256": _joint_hash(weights),

@@ -7,8 +7,10 @@ from typing import Any
 
 BITS_PER_BYTE = "stdlib_bits_per_byte/bits_per_byte"
 CHOICE = "stdlib_summary_choice/acc"
+TOKEN_F1 = "stdlib_summary_generate/token_f1"
 PREFERENCE = "stdlib_summary_preference/acc"
 STOP_RATE = "stop_rate/ended"
+NO_BREAK = "\u00a0"
 VERDICT_SIGNS = {"better": "▲", "worse": "▼", "no difference": "="}
 
 
@@ -26,28 +28,15 @@ LABELS = {
         "Bits per byte", "bits needed for one byte of held-out source code, beginning to end of each file"
     ),
     CHOICE: Label(
-        "True summary of four",
-        "gives a held-out function's own summary the highest probability of four",
-        0.25,
+        "Summary choice", "of four real summaries, gives the function's own the highest probability", 0.25
     ),
-    "stdlib_summary_choice/acc_norm": Label(
-        "True summary of four, per byte", "the same with probabilities per byte of the summary", 0.25
-    ),
+    f"{CHOICE}_norm": Label("Summary choice / byte", "the same with probabilities per byte", 0.25),
     PREFERENCE: Label(
-        "Chosen over rejected",
-        "gives the chosen answer, its end included, a higher probability than the rejected",
-        0.5,
+        "Preference", "gives the chosen answer with its end a higher probability than the rejected one", 0.5
     ),
-    "stdlib_summary_preference/acc_norm": Label(
-        "Chosen over rejected, per byte", "the same with probabilities per byte of the answer", 0.5
-    ),
-    "stdlib_summary_generate/token_f1": Label(
-        "Words shared with the truth (F1)",
-        "words of the generated summary that the true one has, and the reverse",
-    ),
-    STOP_RATE: Label(
-        "Ends its answer itself", "produced its end token before the limit; everything else was cut"
-    ),
+    f"{PREFERENCE}_norm": Label("Preference / byte", "the same with probabilities per byte", 0.5),
+    TOKEN_F1: Label("Summary F1", "words that a generated summary shares with the true one"),
+    STOP_RATE: Label("Stop rate", "answers the model ended itself; all others were cut at the limit"),
 }
 ORDER = list(LABELS)
 
@@ -64,29 +53,27 @@ def in_order(metrics: Any) -> list[str]:
     )
 
 
-def number(value: float | None, is_share: bool, signed: bool = False) -> str:
+def number(value: float, is_share: bool) -> str:
     """A score: shares in percent, the rest with three digits."""
-    if value is None or value != value:
-        return "–"
-    sign = "+" if signed and value > 0 else ""
-    text = f"{value:.1%}".replace("%", " %") if is_share else f"{value:.3f}"
-    return sign + text.replace("-", "−")
-
-
-def points(value: float | None, is_share: bool) -> str:
-    """A difference of scores: shares in points."""
-    if value is None or value != value:
-        return "–"
-    text = f"{100 * value:+.1f} points" if is_share else f"{value:+.3f}"
+    text = f"{100 * value:.1f}{NO_BREAK}%" if is_share else f"{value:.3f}"
     return text.replace("-", "−")
 
 
-def sentence(comparison: dict[str, Any], is_share: bool) -> str:
-    """One comparison in plain words."""
-    before, after, verdict = comparison["before"], comparison["after"], comparison["verdict"]
-    low, high = points(comparison["low"], is_share), points(comparison["high"], is_share)
-    if verdict == "no difference":
-        return f"no difference between {after} and {before} can be shown ({low} to {high})"
-    return (
-        f"{after} is {verdict} than {before}: {points(comparison['difference'], is_share)} ({low} to {high})"
-    )
+def with_error(estimate: dict[str, Any], is_share: bool) -> str:
+    """``0.123 ± 0.004``; without error where there is one group only."""
+    value, error = estimate["value"], estimate["standard_error"]
+    if error is None:
+        return number(value, is_share)
+    text = f"{100 * value:.1f} ± {100 * error:.1f}{NO_BREAK}%" if is_share else f"{value:.3f} ± {error:.3f}"
+    return text.replace("-", "−")
+
+
+def difference(comparison: dict[str, Any], is_share: bool) -> str:
+    """``+0.123 (+0.100 to +0.146)``: difference and 95 % interval, of shares in points."""
+    scale, digits, unit = (100, 1, f"{NO_BREAK}points") if is_share else (1, 3, "")
+
+    def signed(value: float | None) -> str:
+        return "unknown" if value is None else f"{scale * value:+.{digits}f}".replace("-", "−")
+
+    value, low, high = (signed(comparison[key]) for key in ("difference", "low", "high"))
+    return f"{value}{unit} ({low} to {high})"

@@ -20,11 +20,13 @@ h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 8px; letter-spacing: -.01em;
 h2 { font-size: 1.3rem; margin: 56px 0 12px; }
 p { max-width: 46rem; margin: 0 0 14px; }
 .soft, figcaption, .note { color: var(--soft); font-size: .92rem; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(230px, 1fr)); gap: 16px; margin: 28px 0 8px; }
-.card, .answer { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 18px 20px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: 16px;
+  margin: 28px 0 8px; }
+.card, .answer { background: var(--card); border: 1px solid var(--line); border-radius: 12px;
+  padding: 18px 20px; }
 .card .what { color: var(--soft); font-size: .92rem; }
-.card .move { font-size: 1.55rem; font-weight: 650; margin: 6px 0 2px; font-variant-numeric: tabular-nums; }
-.card .move small { font-size: .95rem; font-weight: 400; color: var(--soft); }
+.card .move { font-size: 1.4rem; font-weight: 650; margin: 6px 0 2px; white-space: nowrap;
+  font-variant-numeric: tabular-nums; }
 .better { color: var(--good); } .worse { color: var(--bad); } .even { color: var(--even); }
 .verdict { font-weight: 600; font-size: .92rem; }
 .scroll { overflow-x: auto; margin: 16px 0; background: var(--card); border: 1px solid var(--line);
@@ -34,16 +36,17 @@ th, td { padding: 9px 14px; text-align: right; border-bottom: 1px solid var(--li
 tr:last-child td { border-bottom: 0; }
 th { color: var(--soft); font-weight: 600; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
-td.text { white-space: normal; }
+td.text { white-space: normal; min-width: 15rem; }
 td small { color: var(--soft); }
 figure { margin: 20px 0; }
 figure img { width: 100%; height: auto; display: block; background: #fff; border: 1px solid var(--line);
-  border-radius: 12px; padding: 12px; }
+  border-radius: 12px; padding: 16px; }
 figcaption { margin-top: 8px; }
 .answer { margin: 14px 0; }
 .answer dl { display: grid; grid-template-columns: max-content 1fr; gap: 6px 18px; margin: 12px 0 0; }
 .answer dt { color: var(--soft); } .answer dd { margin: 0; overflow-wrap: anywhere; }
-pre, code { font-family: ui-monospace, SFMono-Regular, Menlo, "DejaVu Sans Mono", monospace; font-size: .86rem; }
+pre, code { font-size: .86rem;
+  font-family: ui-monospace, SFMono-Regular, Menlo, "DejaVu Sans Mono", monospace; }
 pre { background: var(--code); border-radius: 8px; padding: 12px 14px; margin: 0; white-space: pre-wrap;
   overflow-wrap: anywhere; }
 .badge { display: inline-block; font-size: .76rem; border: 1px solid currentColor; border-radius: 99px;

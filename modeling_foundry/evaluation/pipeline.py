@@ -21,11 +21,12 @@ from .figures import draw_figures
 from .identity import MARKDOWN_NAME, REPORT_NAME, RESULTS_NAME, complete_results, describe_model, identity_of
 from .labels import STOP_RATE, in_order
 from .outcomes import Outcomes, num_parameters, read_outcomes
-from .report import build_markdown, build_report
+from .report import build_report
 from .selection import BITS_PER_BYTE, TEXTS, read_items, select_items
 from .settings import EvaluationSettings
 from .stages import Stage, stages_of
 from .stopping import outcomes_of
+from .summary import build_markdown
 
 
 def evaluate(settings: EvaluationSettings, console: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which held-out items are measured: the same for every model, drawn by the seed, recorded with the results."""
+"""Which held-out items are measured: the same for every model, drawn by the seed, kept with the results."""
 
 from __future__ import annotations
 
@@ -54,16 +54,15 @@ def select_items(settings: EvaluationSettings) -> dict[str, list[int]]:
             chosen[task] = draw_documents(sizes, settings.max_text_bytes, settings.seed, limit)
         elif task in FILE_OF_TASK:
             num_items = len(read_items(settings.data_dir, FILE_OF_TASK[task]))
-            chosen[task] = draw(num_items, limit, settings.seed)
+            chosen[task] = sorted(draw(num_items, limit, settings.seed))
         elif limit is not None:
             chosen[task] = list(range(limit))
     return chosen
 
 
 def draw(num_items: int, limit: int | None, seed: int) -> list[int]:
-    """``limit`` of ``num_items`` indices, ascending; a larger limit keeps every index of a smaller one."""
-    order = random.Random(seed).sample(range(num_items), num_items)
-    return sorted(order[:limit])
+    """``limit`` of ``num_items`` indices in the seed's order; a larger limit only adds to a smaller one."""
+    return random.Random(seed).sample(range(num_items), num_items)[:limit]
 
 
 def draw_documents(sizes: list[int], max_bytes: int, seed: int, limit: int | None = None) -> list[int]:
@@ -72,10 +71,9 @@ def draw_documents(sizes: list[int], max_bytes: int, seed: int, limit: int | Non
     Raises:
         FoundryError: not even two documents fit, and two is the least that has an error.
     """
-    order = random.Random(seed).sample(range(len(sizes)), len(sizes))
     chosen: list[int] = []
     left = max_bytes
-    for index in order:
+    for index in draw(len(sizes), None, seed):
         if 0 < sizes[index] <= left and len(chosen) < (limit or len(sizes)):
             chosen.append(index)
             left -= sizes[index]

@@ -11,8 +11,12 @@ def _help(text: str, default: Any) -> Any:
     return field(default=default, metadata={"help": text})
 
 
-def _list_help(text: str, *default: str) -> Any:
-    return field(default_factory=lambda: list(default), metadata={"help": text})
+OUR_TASKS = (
+    "stdlib_bits_per_byte",
+    "stdlib_summary_choice",
+    "stdlib_summary_preference",
+    "stdlib_summary_generate",
+)
 
 
 @dataclass
@@ -25,25 +29,23 @@ class EvaluationSettings:
     data_dir: str = _help("folder written by prepare_data.py", "runs/quickstart/data")
     output_dir: str = _help("folder of the results and the report", "runs/quickstart/eval")
     task_dir: str = _help("folder of lm-eval task files", "eval_tasks")
-    tasks: list[str] = _list_help(
-        "lm-eval tasks, ours or its own",
-        "stdlib_bits_per_byte",
-        "stdlib_summary_choice",
-        "stdlib_summary_preference",
-        "stdlib_summary_generate",
+    tasks: list[str] = field(
+        default_factory=lambda: list(OUR_TASKS), metadata={"help": "lm-eval tasks, ours or its own"}
     )
-    untrained: list[str] = _list_help("names that get untrained_tasks only and no prompts", "random")
-    untrained_tasks: list[str] = _list_help(
-        "tasks of an untrained model", "stdlib_bits_per_byte", "stdlib_summary_choice"
+    untrained: list[str] = field(
+        default_factory=lambda: ["random"], metadata={"help": "names that get untrained_tasks and no prompts"}
+    )
+    untrained_tasks: list[str] = field(
+        default_factory=lambda: list(OUR_TASKS[:2]), metadata={"help": "tasks of an untrained model"}
     )
     limits: dict[str, int] = field(
         default_factory=dict,
-        metadata={"help": "task: items at most, drawn by the seed; the rest of a task's items"},
+        metadata={"help": "task: items at most, drawn by the seed; all where none is given"},
     )
     max_text_bytes: int = _help(
-        "bits per byte: whole documents up to this many bytes, drawn by the seed", 300_000
+        "bits per byte: whole documents, this many bytes in all, by the seed", 300_000
     )
-    num_stop_prompts: int = _help("prompts of the stop rate", 128)
+    num_stop_prompts: int = _help("prompts of the stop rate; 0 leaves it out", 128)
     max_new_tokens: int = _help("an answer longer than this is cut", 48)
     batch_size: int = _help("sequences at a time", 32)
     parallel_models: int = _help("models measured at the same time; 1 on a GPU", 2)
@@ -51,9 +53,11 @@ class EvaluationSettings:
     seed: int = _help("which items the limits draw", 1337)
 
     def __post_init__(self) -> None:
-        for name in ("max_text_bytes", "num_stop_prompts", "max_new_tokens", "batch_size", "parallel_models"):
+        for name in ("max_text_bytes", "max_new_tokens", "batch_size", "parallel_models"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if self.num_stop_prompts < 0:
+            raise ValueError(f"num_stop_prompts: expected at least 0, found {self.num_stop_prompts}")
         for task, limit in self.limits.items():
             if not isinstance(limit, int) or isinstance(limit, bool) or limit < 2:
                 raise ValueError(f"limits: {task}: expected a whole number from 2, found {limit!r}")

@@ -73,10 +73,12 @@ def answer_prompts(
 ) -> list[Answer]:
     """Greedy answers in the order of the prompts, in left-padded batches of about equal length."""
     import torch
+    import transformers
     from transformers import AutoModelForCausalLM
 
     import modeling_foundry  # noqa: F401  (registers the Auto classes)
 
+    transformers.utils.logging.disable_progress_bar()  # the bar of a load that takes no time
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).to(device).eval()
     tokenizer = _tokenizer(model_folder)
     stops = stop_token_ids(model, tokenizer)
@@ -85,9 +87,8 @@ def answer_prompts(
     answers: dict[int, Answer] = {}
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        for index, row in zip(
-            batch, _generate(model, tokenizer, [texts[i] for i in batch], stops, max_new_tokens)
-        ):
+        rows = _generate(model, tokenizer, [texts[index] for index in batch], stops, max_new_tokens)
+        for index, row in zip(batch, rows, strict=True):
             answers[index] = read_answer(row, stops, tokenizer)
     return [answers[index] for index in range(len(prompts))]
 

@@ -79,7 +79,7 @@ def all_candidates(bounds: Bounds, vocabularies: list[int], tied: bool) -> Candi
     layers = np.arange(bounds.layers[0], bounds.layers[1] + 1, 2)
     hidden = np.arange(-(-bounds.hidden[0] // ALIGNMENT), bounds.hidden[1] // ALIGNMENT + 1) * ALIGNMENT
     axes = (layers, hidden, HEAD_DIMS, KEY_VALUE_GROUPS, FEED_FORWARD_MULTIPLES, vocabularies)
-    number = math.prod(map(len, axes))
+    number = math.prod(np.size(axis) for axis in axes)
     if number > LARGEST_SEARCH:
         raise PlanError(f"search: {number:,} candidates, more than {LARGEST_SEARCH:,}; narrow the bounds")
     depth, width, head_dim, group, multiple, rows = (
@@ -93,7 +93,8 @@ def all_candidates(bounds: Bounds, vocabularies: list[int], tied: bool) -> Candi
     inner = (np.rint(multiple * width / ALIGNMENT) * ALIGNMENT).astype(np.int64)
     columns = {
         "num_hidden_layers": depth, "hidden_size": width, "intermediate_size": inner,
-        "num_attention_heads": heads, "num_key_value_heads": key_values, "head_dim": head_dim, "vocab_size": rows,
+        "num_attention_heads": heads, "num_key_value_heads": key_values, "head_dim": head_dim,
+        "vocab_size": rows,
     }  # fmt: skip
     return Candidates({name: column[keep].astype(np.int64) for name, column in columns.items()}, tied)
 

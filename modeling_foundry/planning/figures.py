@@ -169,9 +169,9 @@ def isoflop_figure(curves: list[dict[str, Any]], law: str) -> Figure:
                 textcoords="offset points", fontsize=8, va="center", color=COLOURS[index],
             )  # fmt: skip
             axes.annotate(
-                f"{numbers.count(best['parameters'])}, {best['loss']:.3f}", (best["parameters"], best["loss"]),
-                (0, -14), textcoords="offset points", fontsize=8, ha="center",
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85},
+                f"{numbers.count(best['parameters'])}, {best['loss']:.3f}",
+                (best["parameters"], best["loss"]), (0, -14), textcoords="offset points",
+                fontsize=8, ha="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85},
             )  # fmt: skip
         axes.set_xscale("log")
         axes.margins(y=0.08)

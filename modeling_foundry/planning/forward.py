@@ -213,29 +213,29 @@ def training_report(run: Run, command: ModelCommand) -> dict[str, Any]:
     flops = count_flops(run.architecture, run.setup.sequence_length).training_per_token
     on_cpu = run.file.recipe is not None and run.file.recipe.use_cpu and command.gpu_peak is None
     report: dict[str, Any] = {
-        "hardware": "CPU" if on_cpu else gpu.name if gpu else f"a GPU of {command.gpu_peak:g} TFLOP/s",
+        "hardware": "CPU" if on_cpu else command.gpu_name(),
         "num_gpus": ranks,
         "tokens": run.tokens,
         "tokens_per_step": run.tokens_per_step,
         "training_flops": None if run.tokens is None else run.tokens * flops,
     }
-    mfu = None if on_cpu else command.utilisation()
-    rate = command.tokens_per_second
-    if rate is None and mfu is None:
+    rate, mfu = _rate_and_mfu(command, ranks, flops, on_cpu)
+    if rate is None:
         where = "a CPU has no peak in the table" if on_cpu else "no MFU is known for this GPU"
         return report | {"unknown": f"{where}: give --{'tokens_per_second' if on_cpu else 'mfu'}"}
-    if rate is None:
-        rate = training_rate(ranks, command.peak_flops(), mfu, flops)
-    elif not on_cpu:
-        mfu = rate * flops / (ranks * command.peak_flops())
     tokens = run.tokens if run.tokens is not None else 1e9
-    power = None if on_cpu or gpu is None else gpu.power_w
     cost = training_cost(
-        tokens, rate, ranks, command.uptime, power, command.power_overhead, command.usd_per_gpu_hour
+        tokens=tokens,
+        tokens_per_second=rate,
+        num_gpus=ranks,
+        uptime=command.uptime,
+        power_w=None if on_cpu or gpu is None else gpu.power_w,
+        power_overhead=command.power_overhead,
+        usd_per_gpu_hour=command.usd_per_gpu_hour,
     )
     return report | {
         "mfu": mfu,
-        "mfu_source": _mfu_source(command, gpu),
+        "mfu_source": _mfu_source(command),
         "tokens_per_second": rate,
         "tokens_per_second_per_gpu": rate / ranks,
         "step_seconds": run.tokens_per_step / rate,
@@ -247,7 +247,23 @@ def training_report(run: Run, command: ModelCommand) -> dict[str, Any]:
     }
 
 
-def _mfu_source(command: ModelCommand, gpu: Any) -> str:
+def _rate_and_mfu(
+    command: ModelCommand, ranks: int, flops_per_token: float, on_cpu: bool
+) -> tuple[float | None, float | None]:
+    """Tokens a second of all ranks and MFU: each from the other, where there is a peak."""
+    rate = command.tokens_per_second
+    if on_cpu:
+        return rate, None
+    if rate is not None:
+        return rate, rate * flops_per_token / (ranks * command.peak_flops())
+    mfu = command.utilisation()
+    if mfu is None:
+        return None, None
+    return training_rate(ranks, command.peak_flops(), mfu, flops_per_token), mfu
+
+
+def _mfu_source(command: ModelCommand) -> str:
+    gpu = command.known_gpu()
     if command.tokens_per_second is not None:
         return "from the rate given"
     return "given" if command.mfu is not None or gpu is None else gpu.mfu_source

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .activations import Bytes, layer_bytes_per_token, norm_bytes_per_token, widest_feed_forward
-from .architecture import Architecture
+from .architecture import Architecture, Block
 from .flops import block_products
 from .parameters import block_parameters, count_parameters
 
@@ -146,16 +146,16 @@ def memory_terms(
     total = count_parameters(architecture).total
     gradients = _gradients(total, setup)
     copies = _autocast_copies(architecture, setup)
-    persistent = {
+    persistent: dict[str, float] = {
         "parameters": _parameters(total, setup),
         "optimizer state": _optimizer_state(architecture, total, setup),
         "gathered parameters": _gathered(architecture, setup),
         "communication buffers": _communication_buffers(total, setup),
     }
-    accumulated = gradients if setup.accumulation > 1 else {}
+    accumulated: dict[str, float] = gradients if setup.accumulation > 1 else {}
     saved = _saved_activations(architecture, setup)
     one_layer = _one_layer(architecture, setup)
-    moments = {
+    moments: dict[str, dict[str, float]] = {
         "loss": {**accumulated, **copies, **saved, "loss": _loss(architecture, setup)},
         "backward": {
             **accumulated, **copies, **saved,
@@ -194,7 +194,7 @@ def _parameters(total: int, setup: TrainingSetup) -> int:
     return -(-total * _parameter_bytes(setup) // _shards(setup, ("zero3", "fsdp2")))
 
 
-def _gradients(total: int, setup: TrainingSetup) -> dict[str, int]:
+def _gradients(total: int, setup: TrainingSetup) -> dict[str, float]:
     size = total * _parameter_bytes(setup) // _shards(setup, ("zero2", "zero3", "fsdp2"))
     if setup.sharding == "fsdp2" and setup.accumulation > 1:
         size += 2 * total  # without synchronisation FSDP2 accumulates whole bf16 gradients
@@ -212,15 +212,15 @@ def _optimizer_state(architecture: Architecture, total: int, setup: TrainingSetu
     return -(-(values * moment + masters) // shards)
 
 
-def _matrices(block, architecture: Architecture) -> list[int]:
+def _matrices(block: Block, architecture: Architecture) -> list[int]:
     products = block_products(block, architecture.hidden_size)
     return list(products.values())
 
 
-def _autocast_copies(architecture: Architecture, setup: TrainingSetup) -> dict[str, int]:
+def _autocast_copies(architecture: Architecture, setup: TrainingSetup) -> dict[str, float]:
     """Copies of the layers' weights that autocast (bf16) or fp8 products make and the backward pass reads."""
     weights = sum(count * sum(_matrices(block, architecture)) for count, block in architecture.blocks())
-    copies = {}
+    copies: dict[str, float] = {}
     if setup.is_autocast:
         copies["bf16 copies of weights"] = 2 * weights
     if setup.precision == "fp8":
@@ -266,6 +266,7 @@ def _sizes(setup: TrainingSetup) -> Bytes:
 def _saved_activations(architecture: Architecture, setup: TrainingSetup) -> dict[str, float]:
     sizes, hidden = _sizes(setup), architecture.hidden_size
     per_token = norm_bytes_per_token(hidden, architecture.normalization, sizes, consumers=1)
+    layers: float
     if setup.checkpointing:
         layers = architecture.num_layers * hidden * sizes.residual
     else:
@@ -276,7 +277,7 @@ def _saved_activations(architecture: Architecture, setup: TrainingSetup) -> dict
     }
 
 
-def _layer(block, architecture: Architecture, setup: TrainingSetup) -> float:
+def _layer(block: Block, architecture: Architecture, setup: TrainingSetup) -> float:
     sizes = _sizes(setup)
     kept = layer_bytes_per_token(block, architecture, sizes)
     if setup.execution == "compiled":

@@ -247,7 +247,9 @@ class SearchCommand(BudgetOptions, OutputOptions):
     """``plan.py search``."""
 
     sequence_length: int = option(2048, "tokens of one sequence")
-    vocab_sizes: list[int] | None = option(None, "embedding rows to consider; default the common ones")
+    vocab_sizes: list[int] | None = field(
+        default=None, metadata={"help": "embedding rows to consider; default the common ones"}
+    )
     tie_word_embeddings: bool | None = option(None, "default both")
     micro_batch: int = option(4, "sequences of one forward pass that must fit the GPU")
     checkpointing: bool = option(False, "recompute activations layer by layer")

@@ -121,7 +121,8 @@ LAWS = {
         ),
         ScalingLaw(
             "hoffmann_unrounded", math.exp(0.5267228), math.exp(6.0073404), math.exp(6.0179186),
-            0.33917084, 0.2849083, "the same fit unrounded, from the TeX source (quoted by Besiroglu et al. 2024)",
+            0.33917084, 0.2849083,
+            "the same fit unrounded, from the TeX source (quoted by Besiroglu et al. 2024)",
             _HOFFMANN_PARAMETERS, _HOFFMANN_TOKENS,
         ),
         ScalingLaw(
@@ -186,5 +187,5 @@ def find_law(name: str, custom: dict[str, float | None]) -> ScalingLaw:
     missing = [f"law_{key}" for key in custom if key not in given]
     if missing:
         raise PlanError(f"law: custom needs all five constants; missing {', '.join(missing)}")
-    constants = [float(given[key]) for key in ("e", "a", "b", "alpha", "beta")]
-    return ScalingLaw("custom", *constants, "constants given")
+    e, a, b, alpha, beta = (float(given[key]) for key in ("e", "a", "b", "alpha", "beta"))
+    return ScalingLaw("custom", e, a, b, alpha, beta, "constants given")

@@ -50,7 +50,8 @@ def search_report(command: SearchCommand) -> dict[str, Any]:
     ]
     table = _join(tables)
     num_considered = len(table["loss"])
-    available = None if command.memory_bytes() is None else command.memory_bytes() * (1 - command.margin)
+    memory = command.memory_bytes()
+    available = None if memory is None else memory * (1 - command.margin)
     table = _select(table, _allowed(table, caps, _usable(setup, available)))
     if not len(table["loss"]):
         raise PlanError(f"search: none of {num_considered:,} candidates fits the constraints; widen them")
@@ -202,7 +203,7 @@ def first_of_each_shape(table: dict[str, np.ndarray], number: int) -> list[int]:
 
 
 def pareto_front(table: dict[str, np.ndarray]) -> list[int]:
-    """Rows that nothing beats in loss, decode bytes and training memory at once, of a table sorted by loss."""
+    """Rows that nothing beats in loss, decode bytes and training memory at once; the table is sorted."""
     costs = np.stack([table["decode_bytes_per_token"], table["training_bytes"]])
     remaining = np.arange(costs.shape[1])
     front: list[int] = []

@@ -1,4 +1,4 @@
-"""Every combination of components builds, learns, saves, loads and generates; sizes are what was asked for."""
+"""Every combination of components builds, learns, saves, loads and generates, at the sizes asked for."""
 
 import itertools
 

@@ -71,7 +71,7 @@ BLOCKED = {
 @pytest.mark.parametrize("component", BLOCKED)
 def test_export_names_the_component_that_blocks_it(build, component):
     with pytest.raises(
-        FoundryError, match=f"stock qwen3 model: it has no .*{component}={BLOCKED[component]}"
+        FoundryError, match=rf"stock qwen3 model: it has no .*{component}={BLOCKED[component]}"
     ):
         to_qwen3(build(**{component: BLOCKED[component]}))
 

@@ -31,8 +31,8 @@ def test_tensor_parallel_plan_names_exactly_the_modules_there_are(build, overrid
 @pytest.mark.parametrize("overrides", COMPONENTS)
 def test_pipeline_plan_names_modules(build, overrides):
     model = build(**overrides)
-    assert all(hasattr(model.model, name) for name in model.config.base_model_pp_plan)
-    assert all(hasattr(model, name) for name in model._pp_plan)
+    assert {"lm_head", "model.embed_tokens", "model.layers", "model.norm"} == set(model._pp_plan)
+    assert all(model.get_submodule(name) for name in model._pp_plan)
 
 
 def test_trainer_passes_the_batch_count_and_asks_for_no_other_label(build):

@@ -106,6 +106,9 @@ def test_hidden_states_and_attentions_are_identical(pair, tokens):
 
 def test_bf16_agrees_within_its_precision(pair, tokens):
     foundry, stock = (copy.deepcopy(model).to(torch.bfloat16) for model in pair)
+    # Ours stay fp32 through any cast; the stock ones do only through from_pretrained(dtype=…).
+    assert foundry.model.rotary_emb.inv_freq.dtype == torch.float32
+    stock.model.rotary_emb.inv_freq = pair[1].model.rotary_emb.inv_freq
     exact = run(pair[0], input_ids=tokens).logits
     half = run(foundry, input_ids=tokens).logits
     assert torch.equal(half, run(stock, input_ids=tokens).logits)

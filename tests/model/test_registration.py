@@ -16,11 +16,9 @@ BEGINNINGS = {
     "package first": "import modeling_foundry",
     "transformers first": "from transformers import AutoModel\nimport modeling_foundry",
     "model first": "import modeling_foundry.modeling_foundry",
-    "config first": "from modeling_foundry import FoundryConfig",
     "through a module that loads the Auto classes half-way": (
         "import modeling_foundry\nimport transformers.modeling_layers"
     ),
-    "through a stock model": "import modeling_foundry\nfrom transformers import Qwen3ForCausalLM",
 }
 
 

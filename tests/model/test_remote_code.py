@@ -7,8 +7,17 @@ import sys
 
 import torch
 
-SCRIPT = """
+# The package may be installed where the tests run: no import of it may succeed.
+WITHOUT_PACKAGE = """
 import sys
+class Absent:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] == "modeling_foundry":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent)
+"""
+SCRIPT = """
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 folder, again = sys.argv[1:]
@@ -30,15 +39,9 @@ def test_loads_where_the_package_is_absent(build, tmp_path):
     model = build(normalization="layernorm", position_encoding="learned", ffn_type="standard")
     folder, again = tmp_path / "checkpoint", tmp_path / "again"
     model.save_pretrained(folder)
-    # -I: neither the working folder nor PYTHONPATH; a finder hides the package where it is installed.
-    hide = "import sys; sys.modules['modeling_foundry'] = None; "
     environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
-    paths = f"sys.path[:0] = {[p for p in os.environ.get('PYTHONPATH', '').split(os.pathsep) if p]!r}; "
-    unhide = "del sys.modules['modeling_foundry']; sys.path[:] = [p for p in sys.path if not PACKAGE(p)]; "
-    package = "import os; PACKAGE = lambda p: os.path.isfile(os.path.join(p, 'modeling_foundry', 'configuration_foundry.py')); "
-    code = hide + paths + package + unhide + SCRIPT
     result = subprocess.run(
-        [sys.executable, "-I", "-c", code, str(folder), str(again)],
+        [sys.executable, "-c", WITHOUT_PACKAGE + SCRIPT, str(folder), str(again)],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

@@ -118,11 +118,11 @@ def test_packed_documents_do_not_see_each_other_with_default_settings(build, tok
 
 def test_packing_with_a_cache_or_padding_is_refused(build, tokens):
     model = build()
-    with pytest.raises(ValueError, match="packed documents.*past_key_values"):
+    with pytest.raises(ValueError, match=r"packed documents.*past_key_values"):
         model(tokens, position_ids=PACKED, past_key_values=DynamicCache(config=model.config))
     padded = torch.ones_like(tokens)
     padded[:, -1] = 0
-    with pytest.raises(ValueError, match="packed documents.*attention_mask"):
+    with pytest.raises(ValueError, match=r"packed documents.*attention_mask"):
         model(tokens, position_ids=PACKED, attention_mask=padded)
 
 

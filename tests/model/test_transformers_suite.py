@@ -1,7 +1,7 @@
 """transformers' own model tests, run on this model where a checkout of transformers' tests is at hand.
 
-Set TRANSFORMERS_TESTS to the ``tests`` folder of a transformers checkout of the installed version (its packages
-``parameterized`` and the like must be importable).  The folder is not part of this repository.
+Set TRANSFORMERS_TESTS to the ``tests`` folder of a transformers checkout of the installed version (what its
+tests import, such as ``parameterized``, must be installed).  The folder is not part of this repository.
 """
 
 import importlib

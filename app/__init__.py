@@ -1,0 +1,1 @@
+"""The Gradio Space and its server."""

@@ -1,0 +1,121 @@
+"""Scores and verdicts in short: Markdown for ``results.md``, tables and a conversation for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .labels import (
+    BITS_PER_BYTE,
+    PREFERENCE,
+    STOP_RATE,
+    TOKEN_F1,
+    VERDICT_SIGNS,
+    difference,
+    in_order,
+    label_of,
+    with_error,
+)
+
+# The comparisons that say in short whether each stage did its work, by their place in the order of training.
+HEADLINES = ((BITS_PER_BYTE, 0), (STOP_RATE, 0), (TOKEN_F1, 0), (PREFERENCE, -1))
+NUM_TURNS = 3
+STYLE_OF_VERDICT = {"better": "green", "worse": "red", "no difference": "dim"}
+
+
+def headline_comparisons(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Pretraining against the random start, SFT against base, DPO against SFT, each where it aims."""
+    chosen = []
+    for metric, place in HEADLINES:
+        found = [row for row in results["comparisons"] if row["metric"] == metric]
+        if found:
+            chosen.append(found[place])
+    return chosen
+
+
+def score_rows(results: dict[str, Any]) -> list[list[str]]:
+    """A row a metric: its title and every model's score with its standard error."""
+    rows = []
+    for metric in in_order(results["scores"]):
+        score = results["scores"][metric]
+        found = [score["models"].get(name) for name in results["models"]]
+        cells = [with_error(one, score["is_share"]) if one else "" for one in found]
+        rows.append([label_of(metric).title, *cells])
+    return rows
+
+
+def verdict_rows(results: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Metric, the two models, verdict, and the difference with its interval, of every comparison."""
+    rows, previous = [], None
+    for row in results["comparisons"]:
+        metric = row["metric"]
+        rows.append(
+            (
+                "" if metric == previous else label_of(metric).title,
+                f"{row['before']} → {row['after']}",
+                row["verdict"],
+                difference(row, results["scores"][metric]["is_share"]),
+            )
+        )
+        previous = metric
+    return rows
+
+
+def compression_line(results: dict[str, Any]) -> str:
+    """What xz and gzip reach, in one line; empty where bits per byte were not measured."""
+    if "compression" not in results:
+        return ""
+    compression = results["compression"]
+    xz, gz = (compression[f"{name}_bits_per_byte"] for name in ("xz", "gzip"))
+    size = compression["num_bytes"]
+    return f"On the same {size:,} bytes, xz -9e needs {xz:.3f} and gzip -9 {gz:.3f} bits per byte."
+
+
+def build_markdown(results: dict[str, Any]) -> str:
+    """Scores and verdicts as Markdown tables."""
+    names = list(results["models"])
+    lines = ["| | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
+    lines += ["| " + " | ".join(row) + " |" for row in score_rows(results)]
+    lines += ["", compression_line(results), ""]
+    lines += ["| | stages | verdict | paired difference (95 % interval) |", "|---|---|---|---|"]
+    for title, stages, verdict, numbers in verdict_rows(results):
+        lines.append(f"| {title} | {stages} | {VERDICT_SIGNS[verdict]} {verdict} | {numbers} |")
+    return "\n".join(lines) + "\n"
+
+
+def print_results(results: dict[str, Any], console: Any) -> None:
+    """The same tables in the terminal."""
+    from rich import box
+    from rich.table import Table
+
+    style = {"box": box.SIMPLE_HEAD, "title_justify": "left", "title_style": "bold", "pad_edge": False}
+    scores = Table("", title="Held-out scores ± standard error", **style)
+    for name in results["models"]:
+        scores.add_column(name, justify="right", no_wrap=True)
+    for row in score_rows(results):
+        scores.add_row(*row)
+    console.print(scores)
+    console.print(compression_line(results), end="\n\n")
+    verdicts = Table("", "stages", "verdict", "paired difference (95 % interval)", **style)
+    verdicts.title = "Did it really get better?"
+    for title, stages, verdict, numbers in verdict_rows(results):
+        colour = STYLE_OF_VERDICT[verdict]
+        verdicts.add_row(title, stages, f"[{colour}]{VERDICT_SIGNS[verdict]} {verdict}[/{colour}]", numbers)
+    console.print(verdicts)
+
+
+def print_conversation(results: dict[str, Any], console: Any) -> None:
+    """The last model's answers to the first held-out prompts the seed drew."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    if not results["answers"]:
+        return
+    name = list(results["answers"][0]["models"])[-1]
+    console.print(f"[bold]A chat with {name}[/bold] (held-out functions, greedy, not selected)")
+    for answer in results["answers"][:NUM_TURNS]:
+        said = answer["models"][name]
+        ending = "" if said["ended"] else " … (cut)"
+        console.print(Padding(Text(answer["prompt"], style="cyan"), (1, 0, 0, 2)))
+        console.print(Padding(Text(said["text"] + ending, style="bold"), (0, 0, 0, 4)))
+        console.print(Padding(Text(f"true: {answer['truth']}", style="dim"), (0, 0, 0, 4)))
+    console.print()
