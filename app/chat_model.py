@@ -1,17 +1,16 @@
-"""A loaded checkpoint that answers: one generation at a time, streamed, bounded in length and time."""
+"""A loaded checkpoint that answers: one generation at a time, streamed, bounded in length, time and line."""
 
 from __future__ import annotations
 
 import json
-import math
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from sampling import BusyError, RequestError, Sampling
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -19,159 +18,139 @@ from transformers import (
     StoppingCriteriaList,
     TextIteratorStreamer,
 )
+from transformers.utils.logging import disable_progress_bar
 
 MAX_PROMPT_CHARACTERS = 50_000
-MAX_NEW_TOKENS = 2048
-MAX_SECONDS = 120.0
-MAX_WAITING = 16
-
-
-class RequestError(ValueError):
-    """A request that cannot be answered; the message says what would be right and names no path."""
-
-
-class BusyError(RuntimeError):
-    """Too many requests are waiting."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is drawn.  Temperature 0 is greedy."""
-
-    max_new_tokens: int = 128
-    temperature: float = 0.7
-    top_p: float = 0.9
-    top_k: int = 0
-    repetition_penalty: float = 1.0
-
-    def checked(self) -> Sampling:
-        """The same within bounds: lengths are clamped, what makes no sense is refused."""
-        for name in ("temperature", "top_p", "repetition_penalty"):
-            if not math.isfinite(getattr(self, name)):
-                raise RequestError(f"{name}: expected a finite number")
-        if not 0 <= self.temperature <= 2:
-            raise RequestError("temperature: expected 0 to 2")
-        if not 0 < self.top_p <= 1:
-            raise RequestError("top_p: expected more than 0, at most 1")
-        if self.top_k < 0:
-            raise RequestError("top_k: expected 0 (off) or more")
-        if not 1 <= self.repetition_penalty <= 2:
-            raise RequestError("repetition_penalty: expected 1 to 2")
-        tokens = min(max(1, self.max_new_tokens), MAX_NEW_TOKENS)
-        return Sampling(tokens, self.temperature, self.top_p, self.top_k, self.repetition_penalty)
-
-    def for_generate(self) -> dict[str, Any]:
-        if self.temperature == 0:
-            return {"do_sample": False, "repetition_penalty": self.repetition_penalty}
-        return {
-            "do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k,
-            "repetition_penalty": self.repetition_penalty,
-        }  # fmt: skip
-
-
-@dataclass
-class Outcome:
-    """How a generation ended: ``stop`` is the model's own end, ``length`` is a cut."""
-
-    finish_reason: str = "length"
-
-
-class _Stop(StoppingCriteria):
-    """Ends a generation when its reader has left or its time is over, and notes the newest token."""
-
-    def __init__(self, seconds: float) -> None:
-        self.left = threading.Event()
-        self.deadline = time.monotonic() + seconds
-        self.newest_token: int | None = None
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        self.newest_token = int(input_ids[0, -1])
-        done = self.left.is_set() or time.monotonic() > self.deadline
-        return torch.full((input_ids.shape[0],), done, dtype=torch.bool, device=input_ids.device)
+MAX_TEMPLATE_CHARACTERS = 50_000
+MAX_GENERATION_SECONDS = 120.0
+MAX_WAITING_SECONDS = 60.0
+MAX_REQUESTS = 16  # the one that runs and those that wait
+TEMPLATE_SECONDS = 5.0
+PROBE_CHAT = [{"role": role, "content": "text"} for role in ("user", "assistant", "user")]
 
 
 class ChatModel:
     """Tokenizer and model of one checkpoint folder or Hub repository.
 
     Args:
-        trust_remote_code: run model code that the checkpoint ships.  Not needed for a stock export, nor for a
-            Foundry checkpoint where the package ``modeling_foundry`` is installed.
+        trust_remote_code: run model code that a Foundry checkpoint ships.  Not needed for a stock export, nor
+            where the package ``modeling_foundry`` is installed; refused for any other kind of checkpoint.
+
+    Raises:
+        RequestError: code would be needed and is not trusted, or the chat template misbehaves.
+        OSError, ValueError: no checkpoint there that transformers can load.
     """
 
-    def __init__(self, checkpoint: str, device: str = "auto", trust_remote_code: bool = False) -> None:
-        if not trust_remote_code:
-            register_foundry_if_needed(checkpoint)
+    def __init__(
+        self,
+        checkpoint: str,
+        device: str = "auto",
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+    ) -> None:
+        disable_progress_bar()
+        model_type = _model_type(checkpoint, revision)
+        if trust_remote_code and model_type != "foundry":
+            raise RequestError(f"--trust-remote-code is for Foundry checkpoints only; this is {model_type!r}")
+        if model_type == "foundry" and not trust_remote_code:
+            _register_foundry()
+        options = {"trust_remote_code": trust_remote_code, "revision": revision or "main"}
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        self.name = Path(checkpoint).name if Path(checkpoint).exists() else checkpoint
-        self.tokenizer = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=trust_remote_code)
-        self.model = model.to(self.device).eval()
-        self.max_positions = self.model.config.max_position_embeddings
-        self._one_at_a_time = threading.Lock()
-        self._places = threading.BoundedSemaphore(MAX_WAITING)
-
-    @property
-    def num_parameters(self) -> int:
-        return self.model.num_parameters()
+        self.name = _display_name(checkpoint)
+        self.tokenizer = AutoTokenizer.from_pretrained(checkpoint, **options)
+        _probe_template(self.tokenizer)
+        self.model = AutoModelForCausalLM.from_pretrained(checkpoint, **options).to(self.device).eval()
+        self.num_parameters: int = self.model.num_parameters()
+        self.max_positions: int = self.model.config.max_position_embeddings
+        self.end_ids = _end_ids(self.model, self.tokenizer)
+        self.one_at_a_time = threading.Lock()
+        self.places = threading.BoundedSemaphore(MAX_REQUESTS)
 
     def chat_ids(self, messages: list[dict[str, str]]) -> torch.Tensor:
-        """Prompt ids (1, length) of a conversation; the oldest turns go where it does not fit."""
+        """Prompt ids (1, length) of a conversation.
+
+        Raises:
+            RequestError: no chat template, or the conversation is too long for the model.
+        """
         if self.tokenizer.chat_template is None:
             raise RequestError("this model has no chat template: use /generate")
         if sum(len(message["content"]) for message in messages) > MAX_PROMPT_CHARACTERS:
             raise RequestError(f"messages: at most {MAX_PROMPT_CHARACTERS} characters")
-        while True:
-            ids = self.tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-            )["input_ids"]
-            if ids.shape[1] < self.max_positions or len(messages) == 1:
-                return self._fitting(ids)
-            messages = messages[1:]
+        ids = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )["input_ids"]
+        return self._fitting("messages", ids)
 
     def text_ids(self, prompt: str) -> torch.Tensor:
-        """Prompt ids (1, length) of plain text."""
-        if not prompt:
-            raise RequestError("prompt: expected some text")
+        """Prompt ids (1, length) of plain text; raises RequestError where it is empty or too long."""
         if len(prompt) > MAX_PROMPT_CHARACTERS:
             raise RequestError(f"prompt: at most {MAX_PROMPT_CHARACTERS} characters")
-        return self._fitting(self.tokenizer(prompt, return_tensors="pt")["input_ids"])
+        ids = self.tokenizer(prompt, return_tensors="pt")["input_ids"]
+        if ids.shape[1] == 0:
+            raise RequestError("prompt: expected some text")
+        return self._fitting("prompt", ids)
 
-    def _fitting(self, ids: torch.Tensor) -> torch.Tensor:
+    def _fitting(self, name: str, ids: torch.Tensor) -> torch.Tensor:
         if ids.shape[1] >= self.max_positions:
-            raise RequestError(f"prompt: {ids.shape[1]} tokens; this model reads fewer than {self.max_positions}")
-        return ids.to(self.device)
+            raise RequestError(
+                f"{name}: {ids.shape[1]} tokens; this model holds {self.max_positions}, "
+                "prompt and answer together"
+            )
+        return ids.to(self.device, torch.long)
 
-    def stream(self, ids: torch.Tensor, sampling: Sampling, outcome: Outcome | None = None) -> Iterator[str]:
-        """Pieces of the answer as they are made; ``outcome`` is filled in at the end.
+    def generate(self, ids: torch.Tensor, sampling: Sampling) -> Generation:
+        """An answer to iterate over; raises RequestError for sampling values that make no sense."""
+        return Generation(self, ids, sampling.checked())
 
-        Raises:
-            RequestError: sampling values that make no sense.
-            BusyError: the waiting line is full.
-        """
-        sampling = sampling.checked()
-        if not self._places.acquire(blocking=False):
+
+class _Stop(StoppingCriteria):
+    """Ends a generation when its reader has left or its time is over."""
+
+    def __init__(self) -> None:
+        self.reader_left = threading.Event()
+        self.deadline = time.monotonic() + MAX_GENERATION_SECONDS
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        done = self.reader_left.is_set() or time.monotonic() > self.deadline
+        return torch.full((input_ids.shape[0],), done, dtype=torch.bool, device=input_ids.device)
+
+
+class Generation:
+    """One answer.  Iterating makes it and yields its text in pieces; after that the two facts are known.
+
+    Attributes:
+        num_tokens: tokens made, the one that ends the answer included.
+        finish_reason: ``stop`` where the model ended its answer, ``length`` where it was cut.
+    """
+
+    def __init__(self, chat: ChatModel, ids: torch.Tensor, sampling: Sampling) -> None:
+        self.chat, self.ids, self.sampling = chat, ids, sampling
+        self.num_tokens = 0
+        self.finish_reason = "length"
+
+    def __iter__(self) -> Iterator[str]:
+        """Pieces of text; raises BusyError where the line is full or moves too slowly."""
+        if not self.chat.places.acquire(blocking=False):
             raise BusyError("too many requests are waiting; try again in a moment")
         try:
-            with self._one_at_a_time:
-                yield from self._generate(ids, sampling, outcome or Outcome())
+            if not self.chat.one_at_a_time.acquire(timeout=MAX_WAITING_SECONDS):
+                raise BusyError("the requests before this one take too long; try again later")
+            try:
+                yield from self._pieces()
+            finally:
+                self.chat.one_at_a_time.release()
         finally:
-            self._places.release()
+            self.chat.places.release()
 
-    def _generate(self, ids: torch.Tensor, sampling: Sampling, outcome: Outcome) -> Iterator[str]:
-        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=MAX_SECONDS)
-        stop, failure = _Stop(MAX_SECONDS), []
-        room = self.max_positions - ids.shape[1]
-        arguments = {
-            "input_ids": ids, "attention_mask": torch.ones_like(ids), "streamer": streamer,
-            "max_new_tokens": min(sampling.max_new_tokens, room), "pad_token_id": self.tokenizer.pad_token_id,
-            "stopping_criteria": StoppingCriteriaList([stop]), **sampling.for_generate(),
-        }  # fmt: skip
+    def _pieces(self) -> Iterator[str]:
+        streamer = TextIteratorStreamer(self.chat.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        stop = _Stop()
+        failure: list[BaseException] = []
 
         def work() -> None:
             try:
-                with torch.inference_mode():
-                    self.model.generate(**arguments)
-            except Exception as error:  # handed to the reader below, who waits on the streamer
+                self._generate(streamer, stop)
+            except BaseException as error:  # raised again below, in the thread of the reader
                 failure.append(error)
                 streamer.end()
 
@@ -180,27 +159,97 @@ class ChatModel:
         try:
             yield from (piece for piece in streamer if piece)
         finally:
-            stop.left.set()
+            stop.reader_left.set()
             thread.join()
         if failure:
             raise failure[0]
-        if stop.newest_token in self._end_ids():
-            outcome.finish_reason = "stop"
 
-    def _end_ids(self) -> list[int]:
-        ends = self.model.generation_config.eos_token_id
-        return ends if isinstance(ends, list) else [ends]
+    def _generate(self, streamer: TextIteratorStreamer, stop: _Stop) -> None:
+        if self.sampling.seed is not None:
+            torch.manual_seed(self.sampling.seed)  # generations never overlap
+        room = self.chat.max_positions - self.ids.shape[1]
+        with torch.inference_mode():
+            output = self.chat.model.generate(
+                input_ids=self.ids,
+                attention_mask=torch.ones_like(self.ids),
+                max_new_tokens=min(self.sampling.max_new_tokens, room),
+                eos_token_id=self.chat.end_ids or None,
+                pad_token_id=self.chat.tokenizer.pad_token_id,
+                use_cache=True,
+                streamer=streamer,
+                stopping_criteria=StoppingCriteriaList([stop]),
+                **self.sampling.for_generate(),
+            )
+        made = output[0, self.ids.shape[1] :].tolist()
+        self.num_tokens = len(made)
+        self.finish_reason = "stop" if made and made[-1] in self.chat.end_ids else "length"
 
 
-def register_foundry_if_needed(checkpoint: str) -> None:
+def _model_type(checkpoint: str, revision: str | None) -> str:
+    """``model_type`` from ``config.json``, without building a configuration."""
+    from transformers import PreTrainedConfig
+
+    content, _ = PreTrainedConfig.get_config_dict(checkpoint, revision=revision or "main")
+    if "model_type" not in content:
+        raise RequestError(
+            "no config.json with a model_type here; name a checkpoint folder or a Hub repository"
+        )
+    return content["model_type"]
+
+
+def _register_foundry() -> None:
     """A Foundry checkpoint loads through the installed package; say so where there is none."""
-    config = Path(checkpoint) / "config.json"
-    if not config.is_file() or json.loads(config.read_text()).get("model_type") != "foundry":
-        return
     try:
         import modeling_foundry  # noqa: F401  (registers the Auto classes)
     except ImportError as error:
         raise RequestError(
-            "this checkpoint has model_type foundry: install modeling-foundry, export it as a stock model with "
-            "recipes/publish.py, or pass --trust-remote-code if you trust its code"
+            "this checkpoint has model_type foundry: install modeling-foundry, export it as a stock model "
+            "with recipes/publish.py, or pass --trust-remote-code if you trust its code"
         ) from error
+
+
+def _display_name(checkpoint: str) -> str:
+    """``quickstart/dpo`` for ``…/quickstart/dpo/model``, else the folder's name, or the repository's."""
+    path = Path(checkpoint)
+    if not path.exists():
+        return checkpoint
+    *_, experiment, stage, name = ("", "", *path.resolve().parts)
+    return f"{experiment}/{stage}" if name == "model" else name
+
+
+def _end_ids(model: Any, tokenizer: Any) -> list[int]:
+    """Ids that end an answer: the checkpoint's own, and the tokenizer's end of text."""
+    own = model.generation_config.eos_token_id
+    ids = set(own if isinstance(own, list) else [own]) | {tokenizer.eos_token_id}
+    return sorted(ids - {None})
+
+
+def _probe_template(tokenizer: Any) -> None:
+    """Refuse a chat template that is huge or does not come to an end.
+
+    transformers renders templates in a sandbox, which stops attribute tricks but neither loops nor memory.
+    The thread that may hang is a daemon: the program that gets this error ends, and the thread with it.
+    """
+    template = tokenizer.chat_template
+    if template is None:
+        return
+    if len(json.dumps(template)) > MAX_TEMPLATE_CHARACTERS:
+        raise RequestError(f"chat template: at most {MAX_TEMPLATE_CHARACTERS} characters")
+    outcome: list[Any] = []
+
+    def render() -> None:
+        try:
+            text = tokenizer.apply_chat_template(PROBE_CHAT, add_generation_prompt=True, tokenize=False)
+            outcome.append(len(text))
+        except Exception as error:  # reported below, in the thread that loads the model
+            outcome.append(error)
+
+    thread = threading.Thread(target=render, daemon=True)
+    thread.start()
+    thread.join(TEMPLATE_SECONDS)
+    if not outcome:
+        raise RequestError(f"chat template: no result after {TEMPLATE_SECONDS:g} s on a three-line chat")
+    if isinstance(outcome[0], Exception):
+        raise RequestError(f"chat template: {' '.join(str(outcome[0]).split())[:200]}") from outcome[0]
+    if outcome[0] > MAX_PROMPT_CHARACTERS:
+        raise RequestError(f"chat template: {outcome[0]:,} characters for a three-line chat")

@@ -122,8 +122,8 @@ class FoundryConfig(PreTrainedConfig):
     intermediate_size: int = 6144
     num_hidden_layers: int = 24
     num_attention_heads: int = 16
-    num_key_value_heads: int | None = 8
-    head_dim: int | None = 128
+    num_key_value_heads: int = 8
+    head_dim: int = 128
     hidden_act: str | None = None
     max_position_embeddings: int = 2048
     initializer_range: float = 0.02
@@ -257,7 +257,7 @@ def _check_combinations(config: FoundryConfig) -> None:
 
 
 def _check_rope(config: FoundryConfig) -> None:
-    rope = config.rope_parameters
+    rope = config.rope_parameters or {}
     theta, kind = rope.get("rope_theta"), rope.get("rope_type")
     if isinstance(theta, bool) or not isinstance(theta, int | float) or theta <= 0:
         raise ValueError(f"rope_theta={theta!r} must be a positive number")

@@ -143,8 +143,10 @@ class _GradientBuffers:
         self.weight = (
             torch.zeros_like(weight, dtype=_fp32_or_wider(weight.dtype)) if needs_gradient[1] else None
         )
-        self.bias = torch.zeros_like(bias, dtype=_fp32_or_wider(bias.dtype)) if needs_gradient[2] else None
-        self.dtypes = (hidden_states.dtype, weight.dtype, None if bias is None else bias.dtype)
+        self.bias = None
+        if bias is not None and needs_gradient[2]:
+            self.bias = torch.zeros_like(bias, dtype=_fp32_or_wider(bias.dtype))
+        self.dtypes = (hidden_states.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype)
         self.wanted = any(needs_gradient[:3])
 
     def add(self, rows: slice, chunk: Tensor, head: Tensor, logits_gradient: Tensor) -> None:
@@ -180,7 +182,7 @@ def _chunk_loss(
     scale = counts / denominator
     softmax_part = _compiled_softmax_part() if _compiles_on(logits.device.type) else _softmax_part
     losses, gradient, at_target = softmax_part(logits, targets, scale, z_loss_weight, wants_gradient)
-    if gradient is not None:
+    if gradient is not None and at_target is not None:
         gradient.scatter_(-1, targets, at_target[:, None])
     return torch.where(counts, losses, 0.0).sum(), gradient
 
@@ -188,7 +190,7 @@ def _chunk_loss(
 def _softmax_part(
     logits: Tensor, targets: Tensor, scale: Tensor, z_loss_weight: float, wants_gradient: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Losses (T), scaled softmax (T, V), and the gradient at each target (T), of logits (T, V), in fp32 inside.
+    """Losses (T), scaled softmax (T, V) and gradient at each target (T), of logits (T, V); fp32 inside.
 
     The gradient at the target is p - 1: subtracted here, because after rounding to bf16 too little is left.
     """
@@ -211,9 +213,8 @@ def _compiled_softmax_part() -> Callable:
     return torch.compile(_softmax_part)
 
 
-@functools.cache
 def _compiles_on(device_type: str) -> bool:
-    return device_type == "cuda" and has_triton()
+    return device_type == "cuda" and not torch.compiler.is_compiling() and has_triton()
 
 
 def _denominator(labels: Tensor, num_items_in_batch: Tensor | int | None, ignore_index: int) -> Tensor:

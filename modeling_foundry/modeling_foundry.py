@@ -7,8 +7,6 @@ relatively travel inside every saved checkpoint and work there without the packa
 Shapes: B batch, S sequence, H hidden, A attention heads, K key-value heads, D head_dim, V vocabulary.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
@@ -17,7 +15,6 @@ from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
@@ -26,7 +23,15 @@ from transformers.utils.output_capturing import capture_outputs
 from .attention_backends import eager_attention
 from .configuration_foundry import FoundryConfig
 from .losses import IGNORE_INDEX, cross_entropy, linear_cross_entropy, shift_labels_left
-from .positions import is_packed, next_positions, refuse_leaks, refuse_positions_beyond_table, slice_positions
+from .positions import (
+    FoundryRotaryEmbedding,
+    apply_rotary,
+    is_packed,
+    next_positions,
+    refuse_leaks,
+    refuse_positions_beyond_table,
+    slice_positions,
+)
 
 
 class FoundryRMSNorm(nn.Module):
@@ -60,66 +65,6 @@ NORMS = {"rmsnorm": FoundryRMSNorm, "layernorm": FoundryLayerNorm}
 def build_norm(config: FoundryConfig, size: int) -> nn.Module:
     """The norm the configuration names, over the last ``size`` values."""
     return NORMS[config.normalization](size, config.norm_eps)
-
-
-class FoundryRotaryEmbedding(nn.Module):
-    """Cosines and sines of rotary positions (Su et al. 2021, arXiv:2104.09864), in the two-halves layout."""
-
-    inv_freq: Tensor
-
-    def __init__(self, config: FoundryConfig):
-        super().__init__()
-        self.max_seq_len_cached = config.max_position_embeddings
-        self.original_max_seq_len = config.max_position_embeddings
-        self.config = config
-        self.rope_type = config.rope_parameters["rope_type"]
-        compute: Callable = self.compute_default_rope_parameters
-        if self.rope_type != "default":
-            compute = ROPE_INIT_FUNCTIONS[self.rope_type]
-        inv_freq, self.attention_scaling = compute(config)
-        self.register_buffer("inv_freq", inv_freq, persistent=False)
-        self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
-
-    def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
-        """Move the frequencies but keep them fp32: in bf16, position 2,048 is off by radians.
-
-        DeepSpeed casts the whole module with ``module.bfloat16()``.
-        """
-        exact = dict(self.named_buffers(recurse=False))
-        super()._apply(fn, recurse)
-        for name, buffer in exact.items():
-            cast = getattr(self, name)
-            if cast.dtype != buffer.dtype:
-                setattr(self, name, buffer.to(cast.device))
-        return self
-
-    @staticmethod
-    def compute_default_rope_parameters(config: FoundryConfig, device=None, **_) -> tuple[Tensor, float]:
-        """Inverse frequencies (D/2) and the scale of cosines and sines, which is 1 for plain RoPE."""
-        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float, device=device) / config.head_dim
-        return 1.0 / (config.rope_parameters["rope_theta"] ** exponents), 1.0
-
-    @torch.no_grad()
-    @dynamic_rope_update
-    def forward(self, hidden_states: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S) positions to cosines and sines (B, S, D) in the dtype of ``hidden_states``."""
-        inv_freq = self.inv_freq.to(device=hidden_states.device, dtype=torch.float)
-        angles = position_ids[..., None].float() * inv_freq
-        angles = torch.cat((angles, angles), dim=-1)
-        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
-        return cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
-
-
-def rotate_half(x: Tensor) -> Tensor:
-    """(…, D) to (…, D): the second half negated, then the first."""
-    first, second = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
-    return torch.cat((-second, first), dim=-1)
-
-
-def apply_rotary(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate (B, heads, S, D) by positions given as (B, S, D)."""
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    return heads * cos + rotate_half(heads) * sin
 
 
 class FoundryAttention(nn.Module):
@@ -366,8 +311,8 @@ class FoundryForCausalLM(FoundryPreTrainedModel, GenerationMixin):
 
         Under tensor parallelism, and where the head has been replaced (quantised, wrapped by an adapter),
         the loss comes from whole logits.  The z-loss is part of the training loss only.  Labels that are
-        shifted already come as the keyword ``shift_labels``, as from transformers' context parallelism (not as
-        a named argument: Trainer takes every argument with "label" in its name for one its batches must hold).
+        shifted already come as the keyword ``shift_labels``, as from transformers' context parallelism; not
+        as a named argument, since Trainer takes every one with "label" in its name for a key of its batches.
         """
         shift_labels = kwargs.pop("shift_labels", None)
         if labels is not None and use_cache is None and past_key_values is None:

@@ -72,7 +72,7 @@ class Watcher(MetaPathFinder):
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(name, path, target)
             if spec is not None and spec.loader is not None:
-                spec.loader.exec_module = self._then_register(spec.loader.exec_module)  # type: ignore[method-assign]
+                spec.loader.exec_module = self._then_register(spec.loader.exec_module)  # type: ignore
                 return spec
         return None
 

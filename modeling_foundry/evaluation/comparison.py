@@ -17,6 +17,7 @@ from ..settings import FoundryError
 from .outcomes import Outcomes
 
 CONFIDENCE = 0.95
+SIGNIFICANT_P = 0.05
 Verdict = Literal["better", "worse", "no difference"]
 
 
@@ -72,7 +73,10 @@ def compare(before: Outcomes, after: Outcomes) -> Comparison:
     differences = after.totals - before.totals
     value, error, num_groups = clustered_ratio(differences, before.weights, before.groups)
     low, high = interval(value, error, num_groups)
-    p_value = sign_test(differences) if before.is_binary and after.is_binary else None
+    p_value = None
+    if before.is_binary and after.is_binary:
+        p_value = sign_test(differences)
+        low, high = max(-1.0, low), min(1.0, high)
     verdict = judge(low, high, p_value, after.higher_is_better)
     return Comparison(value, error, low, high, p_value, len(differences), num_groups, verdict)
 
@@ -119,7 +123,7 @@ def sign_test(differences: np.ndarray) -> float:
 def judge(low: float, high: float, p_value: float | None, higher_is_better: bool) -> Verdict:
     """A difference is claimed only where its interval excludes 0 and, for hits and misses, p < 0.05."""
     excludes_zero = low > 0 or high < 0  # False for NaN: one group proves nothing
-    if not excludes_zero or (p_value is not None and p_value >= 1 - CONFIDENCE):
+    if not excludes_zero or (p_value is not None and p_value >= SIGNIFICANT_P):
         return "no difference"
     return "better" if (low > 0) == higher_is_better else "worse"
 

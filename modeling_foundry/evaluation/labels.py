@@ -28,9 +28,9 @@ LABELS = {
         "Bits per byte", "bits needed for one byte of held-out source code, beginning to end of each file"
     ),
     CHOICE: Label(
-        "Summary choice", "of four real summaries, gives the function's own the highest probability", 0.25
+        "Choice of four", "of four real summaries, gives the function's own the highest probability", 0.25
     ),
-    f"{CHOICE}_norm": Label("Summary choice / byte", "the same with probabilities per byte", 0.25),
+    f"{CHOICE}_norm": Label("Choice / byte", "the same with probabilities per byte", 0.25),
     PREFERENCE: Label(
         "Preference", "gives the chosen answer with its end a higher probability than the rejected one", 0.5
     ),
@@ -73,7 +73,10 @@ def difference(comparison: dict[str, Any], is_share: bool) -> str:
     scale, digits, unit = (100, 1, f"{NO_BREAK}points") if is_share else (1, 3, "")
 
     def signed(value: float | None) -> str:
-        return "unknown" if value is None else f"{scale * value:+.{digits}f}".replace("-", "−")
+        if value is None:
+            return "unknown"
+        text = f"{scale * value:+.{digits}f}"
+        return text.lstrip("+-") if float(text) == 0 else text.replace("-", "−")
 
     value, low, high = (signed(comparison[key]) for key in ("difference", "low", "high"))
     return f"{value}{unit} ({low} to {high})"

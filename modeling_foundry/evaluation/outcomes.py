@@ -43,13 +43,12 @@ def read_outcomes(folder: Path) -> dict[str, Outcomes]:
         FoundryError: a file is missing, torn, or not what lm-eval writes.
     """
     results = _only(folder, "results_*.json")
-    better = _parsed(results, results.read_text(encoding="utf-8")).get("higher_is_better")
-    if not isinstance(better, dict):
+    content = _parsed(results, results.read_text(encoding="utf-8"))
+    tasks, better = content.get("configs"), content.get("higher_is_better")  # configs has no groups
+    if not isinstance(tasks, dict) or not isinstance(better, dict):
         raise _spoiled(results, folder)
     outcomes: dict[str, Outcomes] = {}
-    for task in sorted(better):
-        if not better[task]:
-            continue  # a group has no samples of its own
+    for task in sorted(tasks):
         path = _only(folder, f"samples_{task}_[0-9]*.jsonl")
         samples = [_parsed(path, line) for line in path.read_text(encoding="utf-8").splitlines()]
         try:

@@ -36,7 +36,8 @@ th, td { padding: 9px 14px; text-align: right; border-bottom: 1px solid var(--li
 tr:last-child td { border-bottom: 0; }
 th { color: var(--soft); font-weight: 600; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
-td.text { white-space: normal; min-width: 15rem; }
+td.text { white-space: normal; }
+td:first-child { min-width: 11rem; }
 td small { color: var(--soft); }
 figure { margin: 20px 0; }
 figure img { width: 100%; height: auto; display: block; background: #fff; border: 1px solid var(--line);

@@ -120,7 +120,7 @@ def _comparisons(results: dict[str, Any]) -> str:
             results["comparisons"], verdict_rows(results), strict=True
         )
     ]
-    return table(["", "stages", "difference (95 % interval)", "p", "verdict"], rows)
+    return table(["", "stages", "difference (95 % interval)", "p", "verdict"], rows, text_columns=(0, 1, 4))
 
 
 def _p(p_value: float | None) -> str:
@@ -139,10 +139,11 @@ def _compression(results: dict[str, Any], figures: dict[str, bytes]) -> list[str
     context = results["context"]
     text = (
         f"The same {results['compression']['num_bytes']:,} bytes for all, and these terms: gzip may look "
-        "back 32 KiB, xz over everything that came before; both start knowing nothing. A model looks back at "
-        "most "
+        "back 32 KiB, xz over everything that came before; both start knowing nothing. A model looks "
+        "back at most "
         f"{context['max_positions']:,} tokens (about {context['num_bytes']:,.0f} bytes; half of that on "
-        "average) and never into the file before, but it has read the training modules; its own size is not counted."
+        "average) and never into the file before, but it has read the training modules; its own size is not "
+        "counted."
     )
     return [
         "<h2>Against gzip and xz</h2>",

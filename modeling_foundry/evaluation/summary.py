@@ -84,23 +84,33 @@ def build_markdown(results: dict[str, Any]) -> str:
 
 def print_results(results: dict[str, Any], console: Any) -> None:
     """The same tables in the terminal."""
-    from rich import box
-    from rich.table import Table
-
-    style = {"box": box.SIMPLE_HEAD, "title_justify": "left", "title_style": "bold", "pad_edge": False}
-    scores = Table("", title="Held-out scores ± standard error", **style)
+    scores = _table("Held-out scores ± standard error", "")
     for name in results["models"]:
         scores.add_column(name, justify="right", no_wrap=True)
     for row in score_rows(results):
         scores.add_row(*row)
     console.print(scores)
-    console.print(compression_line(results), end="\n\n")
-    verdicts = Table("", "stages", "verdict", "paired difference (95 % interval)", **style)
-    verdicts.title = "Did it really get better?"
+    console.print(f"[dim]{compression_line(results)}[/dim]", end="\n\n")
+    verdicts = _table("Did it really get better?", "", "stages", "verdict", "paired (95 % interval)")
     for title, stages, verdict, numbers in verdict_rows(results):
         colour = STYLE_OF_VERDICT[verdict]
         verdicts.add_row(title, stages, f"[{colour}]{VERDICT_SIGNS[verdict]} {verdict}[/{colour}]", numbers)
     console.print(verdicts)
+
+
+def _table(title: str, *header: str) -> Any:
+    from rich.table import Table
+
+    return Table(
+        *header,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="dim",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
 
 
 def print_conversation(results: dict[str, Any], console: Any) -> None:

@@ -3,11 +3,12 @@
 >>> from modeling_foundry.planning import read_model, count_parameters, training_flops_per_token
 """
 
-from .families import ModelFile, architecture_of, read_model
+from .families import architecture_of
+from .fields import PlanError
 from .flops import count_flops, training_flops_per_token
 from .hardware import GPUS, Gpu, find_gpu, gpu_of_device
 from .memory import TrainingSetup, forecast_memory
-from .model_files import PlanError
+from .model_files import ModelFile, read_model
 from .parameters import count_parameters
 
 __all__ = [

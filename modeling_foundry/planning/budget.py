@@ -9,10 +9,10 @@ from typing import Any
 
 from . import numbers
 from .architecture import describe
-from .families import read_model
+from .fields import PlanError
 from .flops import count_flops
 from .forward import resolve_sequence
-from .model_files import PlanError
+from .model_files import read_model
 from .options import BudgetCommand, BudgetOptions, quantity
 from .parameters import count_parameters
 from .scaling import LAWS, ScalingLaw, effective_tokens, find_law, predicted_loss

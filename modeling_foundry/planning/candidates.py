@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from .architecture import Architecture, Attention, Block, FeedForward
+from .fields import PlanError
 from .flops import count_flops
 from .memory import TrainingSetup, memory_terms
-from .model_files import PlanError
 from .parameters import EMBEDDING, HEAD, count_parameters
 
 ALIGNMENT = 128  # tensor cores work on tiles; a size that 128 divides wastes none

@@ -10,9 +10,9 @@ from typing import Any
 from ..settings import write_atomically
 from .architecture import Architecture
 from .families import architecture_of
+from .fields import PlanError
 from .fit import largest_micro_batch
 from .memory import TrainingSetup
-from .model_files import PlanError
 
 ARCHITECTURE_KEYS = [
     "hidden_size",

@@ -6,48 +6,11 @@ model; a size that has no sensible default must be there.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from .architecture import Architecture, Attention, Block, Experts, FeedForward, LatentAttention
-from .model_files import LARGEST_COUNT, Fields, PlanError, read_mapping
-from .recipe import Recipe, read_recipe, recipe_vocabulary
-
-ROWS_MULTIPLE = (
-    128  # a tokenizer's ids are rounded up to this many embedding rows (training/model_settings.py)
-)
-
-
-@dataclass(frozen=True)
-class ModelFile:
-    """A model as a file describes it.
-
-    Args:
-        recipe: how the file says it is to be trained; None for a plain configuration.
-    """
-
-    architecture: Architecture
-    source: str
-    recipe: Recipe | None = None
-
-
-def read_model(path: str | Path) -> ModelFile:
-    """Read a Hugging Face ``config.json``, a folder that holds one, or a recipe of this project.
-
-    Raises:
-        PlanError: one line naming the file, the key and what would be right.
-    """
-    values, is_json = read_mapping(path)
-    fields = Fields(values, str(path))
-    if "model_type" in fields or "architectures" in fields:
-        return ModelFile(architecture_of(values, str(path)), str(path))
-    if is_json and not _is_recipe(values):
-        raise PlanError(f"{path}: model_type: missing; expected one of {', '.join(FAMILIES)}")
-    _refuse_near_misses(fields)
-    return ModelFile(_recipe_architecture(fields, Path(path)), str(path), read_recipe(fields))
+from .fields import LARGEST_COUNT, Fields
 
 
 def architecture_of(values: dict[str, Any], source: str = "configuration") -> Architecture:
@@ -85,10 +48,10 @@ def _class_name(family: str) -> str:
 
 
 def _foundry(fields: Fields) -> Architecture:
-    return _foundry_architecture(fields, {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936})
+    return foundry_architecture(fields, {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936})
 
 
-def _foundry_architecture(
+def foundry_architecture(
     fields: Fields, defaults: dict[str, Any], positions: int | None = None
 ) -> Architecture:
     heads = _size(fields, "num_attention_heads", 16)
@@ -192,7 +155,7 @@ def _gemma2(fields: Fields) -> Architecture:
 
 def _mixtral(fields: Fields) -> Architecture:
     attention = _attention(fields, key_value_heads=8, window=fields.integer("sliding_window", None))
-    experts = _experts(fields, "num_local_experts", "intermediate_size", num_experts=8, num_active=2)
+    experts = _experts(fields, "num_local_experts", "intermediate_size")
     return _decoder(fields, "mixtral", [attention], [experts])
 
 
@@ -200,10 +163,7 @@ def _qwen3_moe(fields: Fields) -> Architecture:
     bias = fields.flag("attention_bias", False)
     window = fields.integer("sliding_window", 4096) if fields.flag("use_sliding_window", False) else None
     attention = _attention(fields, 4, qk_norm=True, qkv_bias=bias, output_bias=bias, window=window)
-    experts = _experts(
-        fields, _first(fields, "num_experts", "num_local_experts"), "moe_intermediate_size", num_experts=128,
-        num_active=8,
-    )  # fmt: skip
+    experts = _experts(fields, _first(fields, "num_experts", "num_local_experts"), "moe_intermediate_size")
     dense = FeedForward(fields.integer("intermediate_size"))
     dense_layers, step = set(fields.integers("mlp_only_layers")), fields.integer("decoder_sparse_step", 1)
     layers = [
@@ -226,10 +186,8 @@ def _deepseek_v3(fields: Fields) -> Architecture:
     )
     if attention.rotary_dim % 2:
         fields.fail("qk_rope_head_dim", f"{attention.rotary_dim} is odd; RoPE rotates pairs")
-    experts = _experts(
-        fields, "n_routed_experts", "moe_intermediate_size", num_experts=None, num_active=None,
-        shared=fields.integer("n_shared_experts", 1), selection_bias=True,
-    )  # fmt: skip
+    shared = fields.integer("n_shared_experts", 1)
+    experts = _experts(fields, "n_routed_experts", "moe_intermediate_size", shared, selection_bias=True)
     dense = FeedForward(fields.integer("intermediate_size"))
     num_dense, layers = fields.integer("first_k_dense_replace", 3, minimum=0), _num_layers(fields)
     feed_forwards = [dense if layer < num_dense else experts for layer in range(layers)]
@@ -301,18 +259,10 @@ def _attention(
 
 
 def _experts(
-    fields: Fields,
-    count_key: str,
-    size_key: str,
-    num_experts: int | None,
-    num_active: int | None,
-    shared: int = 0,
-    selection_bias: bool = False,
+    fields: Fields, count_key: str, size_key: str, shared: int = 0, selection_bias: bool = False
 ) -> Experts:
-    required = {} if num_experts is None else {"default": num_experts}
-    total = fields.integer(count_key, maximum=LARGEST_COUNT, **required)
-    required = {} if num_active is None else {"default": num_active}
-    active = fields.integer("num_experts_per_tok", maximum=LARGEST_COUNT, **required)
+    total = fields.integer(count_key, maximum=LARGEST_COUNT)
+    active = fields.integer("num_experts_per_tok", maximum=LARGEST_COUNT)
     if active > total:
         fields.fail("num_experts_per_tok", f"{active} is more than {count_key} = {total}")
     size = fields.integer(size_key)
@@ -370,53 +320,3 @@ def _windows(fields: Fields, types: list[str], width: int) -> list[int | None]:
 
 def _first(fields: Fields, *keys: str) -> str:
     return next((key for key in keys if key in fields), keys[0])
-
-
-# ------------------------------------------------------------------------------------ this project's recipes
-
-RECIPE_ARCHITECTURE_KEYS = [
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "vocab_size",
-    "normalization",
-    "position_encoding",
-    "ffn_type",
-    "hidden_act",
-    "qk_norm",
-    "attention_bias",
-    "mlp_bias",
-    "tie_word_embeddings",
-    "rope_theta",
-    "norm_eps",
-    "sequence_length",
-    "loss_chunk_tokens",
-]
-
-
-def _is_recipe(values: dict[str, Any]) -> bool:
-    return "sequence_length" in values
-
-
-def _refuse_near_misses(fields: Fields) -> None:
-    """A misspelt architecture key would silently take its default."""
-    for key in fields.values:
-        close = difflib.get_close_matches(key, RECIPE_ARCHITECTURE_KEYS, n=1, cutoff=0.88)
-        if close and key not in RECIPE_ARCHITECTURE_KEYS:
-            fields.fail(key[:60], f"unknown key; did you mean {close[0]}?")
-
-
-def _recipe_architecture(fields: Fields, path: Path) -> Architecture:
-    if not any(key in fields for key in RECIPE_ARCHITECTURE_KEYS):
-        raise PlanError(
-            f"{path}: describes no model; expected hidden_size, num_hidden_layers, … or a config.json"
-        )
-    positions = fields.integer("sequence_length", 2048)
-    rows = None if "vocab_size" in fields else recipe_vocabulary(fields, path)
-    if rows is not None:
-        rows = -(-rows // ROWS_MULTIPLE) * ROWS_MULTIPLE
-    defaults = {"num_key_value_heads": None, "head_dim": None, "vocab_size": rows}
-    return _foundry_architecture(fields, defaults, positions)

@@ -10,7 +10,7 @@ import matplotlib
 
 from ..settings import write_atomically
 from . import numbers
-from .model_files import PlanError
+from .fields import PlanError
 
 matplotlib.use("Agg")
 
@@ -171,7 +171,8 @@ def isoflop_figure(curves: list[dict[str, Any]], law: str) -> Figure:
             axes.annotate(
                 f"{numbers.count(best['parameters'])}, {best['loss']:.3f}",
                 (best["parameters"], best["loss"]), (0, -14), textcoords="offset points",
-                fontsize=8, ha="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85},
+                fontsize=8, ha="center",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85},
             )  # fmt: skip
         axes.set_xscale("log")
         axes.margins(y=0.08)

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from .architecture import Architecture, describe
-from .families import read_model
+from .fields import PlanError
 from .forward import memory_report, resolve_ranks, resolve_sequence, resolve_setup
 from .memory import Sharding, TrainingSetup, forecast_memory
-from .model_files import PlanError
+from .model_files import read_model
 from .options import FitCommand, quantity
 
 LARGEST_MICRO_BATCH = 65_536

@@ -7,10 +7,10 @@ from typing import Any
 
 from .architecture import Architecture, describe
 from .cost import training_cost, training_rate
-from .families import ModelFile, read_model
+from .fields import PlanError
 from .flops import TRAINING_OVER_FORWARD, count_flops
 from .memory import TrainingSetup, forecast_memory
-from .model_files import PlanError
+from .model_files import ModelFile, read_model
 from .options import HardwareOptions, ModelCommand, SetupOptions, quantity
 from .parameters import count_parameters
 from .recipe import Recipe

@@ -10,7 +10,7 @@ import difflib
 import re
 from dataclasses import dataclass
 
-from .model_files import PlanError
+from .fields import PlanError
 
 GIB = 2**30
 TERA = 1e12
@@ -65,7 +65,7 @@ GPUS = (
     ),
     Gpu(
         "H200", 989, 1979, 1979, 3958, 141, 143_771, 4800, "NVLink 4", 900, 700, 0.57,
-        "1.83B, Trainer + ZeRO-1, compiled layers: 57.3% measured (benchmarks/receipts/plan_memory.json)",
+        "measured for this project: 1.83B, Trainer + ZeRO-1, compiled layers, 57.3%",
         "NVIDIA H200 datasheet: 1,979 (bf16) and 3,958 (fp8) TFLOPS with sparsity",
     ),
     Gpu(

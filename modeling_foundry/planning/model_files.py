@@ -1,192 +1,70 @@
-"""Reading a model's description from a file: JSON or JSONC configurations and the project's YAML recipes.
-
-What a file is, is decided by its content: text that begins with ``{`` is JSON (comments allowed), anything
-else is a recipe.  Numbers that are no numbers (``NaN``), keys given twice and wrong types are refused.
-"""
+"""A model as a file describes it: a Hugging Face configuration, or a recipe of this project."""
 
 from __future__ import annotations
 
-import json
-import re
+import difflib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
 
-import yaml
+from .architecture import Architecture
+from .families import FAMILIES, architecture_of, foundry_architecture
+from .fields import Fields, PlanError, read_mapping
+from .recipe import Recipe, read_recipe, recipe_vocabulary
 
-from ..settings import FoundryError, read_yaml
-
-MAX_FILE_BYTES = 10_000_000
-REQUIRED = object()
-
-# Anything above these is a typing error or an attack on the arithmetic, not a model.
-LARGEST = 10_000_000
-LARGEST_COUNT = 100_000
-
-
-class PlanError(FoundryError):
-    """A plan that cannot be made from what was given."""
+# A tokenizer's ids are rounded up to this many embedding rows (training/model_settings.py).
+ROWS_MULTIPLE = 128
+RECIPE_ARCHITECTURE_KEYS = frozenset(
+    "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim vocab_size "
+    "normalization position_encoding ffn_type hidden_act qk_norm attention_bias mlp_bias tie_word_embeddings "
+    "rope_theta norm_eps sequence_length loss_chunk_tokens".split()  # noqa: SIM905 - a list of words
+)
 
 
-class Fields:
-    """Typed access to a mapping; every complaint names the file, the key and what would be right."""
+@dataclass(frozen=True)
+class ModelFile:
+    """A model as a file describes it.
 
-    def __init__(self, values: dict[str, Any], source: str) -> None:
-        self.values, self.source = values, source
+    Args:
+        recipe: how the file says it is to be trained; None for a plain configuration.
+    """
 
-    def __contains__(self, key: str) -> bool:
-        return self.values.get(key) is not None
-
-    def fail(self, key: str, problem: str) -> NoReturn:
-        raise PlanError(f"{self.source}: {key}: {problem}")
-
-    def integer(self, key: str, default: Any = REQUIRED, minimum: int = 1, maximum: int = LARGEST) -> Any:
-        """A whole number within bounds; a key that is missing or null takes the default."""
-        value = self.values.get(key)
-        if value is None:
-            return self._default(key, default, "a whole number")
-        if isinstance(value, bool) or not isinstance(value, int):
-            self.fail(key, f"expected a whole number, found {_shown(value)}")
-        if not minimum <= value <= maximum:
-            self.fail(key, f"expected a whole number from {minimum:,} to {maximum:,}, found {_shown(value)}")
-        return value
-
-    def flag(self, key: str, default: bool) -> bool:
-        value = self.values.get(key)
-        if value is not None and not isinstance(value, bool):
-            self.fail(key, f"expected true or false, found {_shown(value)}")
-        return default if value is None else value
-
-    def choice(self, key: str, choices: tuple[str, ...], default: Any = REQUIRED) -> Any:
-        value = self.values.get(key)
-        if value is None:
-            return self._default(key, default, f"one of {', '.join(choices)}")
-        if value not in choices:
-            self.fail(key, f"expected one of {', '.join(choices)}, found {_shown(value)}")
-        return value
-
-    def strings(self, key: str) -> list[str] | None:
-        value = self.values.get(key)
-        if value is not None and not (
-            isinstance(value, list) and all(isinstance(item, str) for item in value)
-        ):
-            self.fail(key, f"expected a list of words, found {_shown(value)}")
-        return value
-
-    def integers(self, key: str) -> list[int]:
-        value = self.values.get(key)
-        if value is None:
-            return []
-        if not isinstance(value, list) or any(isinstance(i, bool) or not isinstance(i, int) for i in value):
-            self.fail(key, f"expected a list of whole numbers, found {_shown(value)}")
-        return value
-
-    def _default(self, key: str, default: Any, kind: str) -> Any:
-        if default is REQUIRED:
-            self.fail(key, f"missing; expected {kind}")
-        return default
+    architecture: Architecture
+    source: str
+    recipe: Recipe | None = None
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**40:
-        return "a whole number of more than 40 digits"  # printing it could take longer than reading it
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def read_mapping(path: str | Path) -> tuple[dict[str, Any], bool]:
-    """The mapping a file holds, and whether it is JSON (else a YAML recipe).
+def read_model(path: str | Path) -> ModelFile:
+    """Read a Hugging Face ``config.json``, a folder that holds one, or a recipe of this project.
 
     Raises:
-        PlanError: the file cannot be read, or is neither a JSON object nor ``key: value`` lines.
+        PlanError: one line naming the file, the key and what would be right.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "config.json"
-    text = _read_text(path)
-    bare = _without_comments(text)
-    if bare.lstrip().startswith(("{", "[")):
-        return _parse_json(bare, path), True
-    return _parse_recipe(path), False
+    values, is_json = read_mapping(path)
+    fields = Fields(values, str(path))
+    if "model_type" in fields or "architectures" in fields:
+        return ModelFile(architecture_of(values, str(path)), str(path))
+    if is_json and "sequence_length" not in values:
+        raise PlanError(f"{path}: model_type: missing; expected one of {', '.join(FAMILIES)}")
+    _refuse_near_misses(fields)
+    return ModelFile(_recipe_architecture(fields, Path(path)), str(path), read_recipe(fields))
 
 
-def _read_text(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise PlanError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes; expected a model configuration")
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        if isinstance(error, PlanError):
-            raise
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise PlanError(f"{_printable(str(path))}: cannot read the model file ({reason})") from error
-    if not text.strip():
-        raise PlanError(f"{path}: empty; expected a JSON configuration or a YAML recipe")
-    return text
+def _refuse_near_misses(fields: Fields) -> None:
+    """A misspelt architecture key would silently take its default."""
+    for key in fields.values:
+        close = difflib.get_close_matches(key, RECIPE_ARCHITECTURE_KEYS, n=1, cutoff=0.85)
+        if close and key not in RECIPE_ARCHITECTURE_KEYS:
+            fields.fail(key[:60], f"unknown key; did you mean {close[0]}?")
 
 
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
-_TOKEN = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
-
-
-def _without_comments(text: str) -> str:
-    """JSONC to JSON; line breaks stay, so that an error still names the right line."""
-
-    def blank(match: re.Match[str]) -> str:
-        found = match.group()
-        return found if found.startswith('"') else re.sub(r"[^\n]", " ", found)
-
-    return _TOKEN.sub(blank, text)
-
-
-def _parse_json(text: str, path: Path) -> dict[str, Any]:
-    def refuse_constant(word: str) -> NoReturn:
-        raise PlanError(f"{path}: {word} is not a number")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        mapping = dict(pairs)
-        if len(mapping) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise PlanError(f"{path}: {_printable(twice)[:60]}: given twice; keep one")
-        return mapping
-
-    try:
-        values = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        raise PlanError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from error
-    except RecursionError as error:
-        raise PlanError(f"{path}: nested too deeply; expected a model configuration") from error
-    except ValueError as error:
-        if isinstance(error, PlanError):
-            raise
-        raise PlanError(f"{path}: not valid JSON (a number of too many digits)") from error
-    if not isinstance(values, dict):
-        raise PlanError(f"{path}: expected a JSON object, found {_shown(values)}")
-    return values
-
-
-def _parse_recipe(path: Path) -> dict[str, Any]:
-    try:
-        read_yaml(path)  # refuses keys given twice and anything that is no mapping, naming the line
-        values = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
-    except RecursionError as error:
-        raise PlanError(f"{path}: nested too deeply; expected `key: value` lines") from error
-    except FoundryError:
-        raise
-    except (yaml.YAMLError, ValueError) as error:
-        problem = " ".join(str(error).split())[:120]
-        raise PlanError(f"{path}: not valid YAML ({_printable(problem)})") from error
-    if not isinstance(values, dict):
-        raise PlanError(f"{path}: expected `key: value` lines, found {_shown(values)}")
-    return {str(key): _number_as_meant(value) for key, value in values.items()}
-
-
-def _number_as_meant(value: Any) -> Any:
-    """YAML 1.1 reads 1e6 as text; a recipe means the number, as the settings loader does."""
-    if isinstance(value, str) and re.fullmatch(r"[0-9_]+(\.[0-9]*)?[eE][+-]?[0-9]{1,3}", value):
-        number = float(value)
-        return int(number) if number.is_integer() else number
-    return value
+def _recipe_architecture(fields: Fields, path: Path) -> Architecture:
+    if not any(key in fields for key in RECIPE_ARCHITECTURE_KEYS):
+        raise PlanError(
+            f"{path}: describes no model; expected hidden_size, num_hidden_layers, … or a config.json"
+        )
+    positions = fields.integer("sequence_length", 2048)
+    rows = None if "vocab_size" in fields else recipe_vocabulary(fields, path)
+    if rows is not None:
+        rows = -(-rows // ROWS_MULTIPLE) * ROWS_MULTIPLE
+    defaults = {"num_key_value_heads": None, "head_dim": None, "vocab_size": rows}
+    return foundry_architecture(fields, defaults, positions)

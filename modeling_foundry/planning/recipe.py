@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .model_files import Fields, PlanError, read_mapping
+from .fields import Fields, PlanError, read_mapping
 
 
 @dataclass(frozen=True)

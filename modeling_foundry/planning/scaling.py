@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .model_files import PlanError
+from .fields import PlanError
 
 FLOPS_PER_PARAMETER_TOKEN = 6  # C = 6 N D, the laws' own convention
 NORMAL_95 = 1.959964

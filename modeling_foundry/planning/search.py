@@ -17,8 +17,8 @@ from .candidates import (
     reference_tokens_per_token,
 )
 from .emit import plan_schedule, write_experiment
+from .fields import PlanError
 from .memory import TrainingSetup
-from .model_files import PlanError
 from .options import SearchCommand
 from .scaling import NORMAL_95, REPEATED_TOKENS_CONSTANT, ScalingLaw, find_law
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .architecture import describe
-from .families import read_model
-from .model_files import PlanError
+from .fields import PlanError
+from .model_files import read_model
 from .options import ServeCommand
 from .serving import cache_bytes, decode_tokens_per_second, largest_batch, weight_bytes
 

@@ -1,1 +1,1 @@
-"""From a finished run to a folder that others can load: stock export, model card, push."""
+"""From a finished run to a folder that others can load: stock export, model card, chat Space, push."""

@@ -5,65 +5,98 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import httpx
-from huggingface_hub import HfApi
 from rich.console import Console
+from transformers.utils.logging import disable_progress_bar
 
 from .. import FoundryConfig
-from ..conversion import blocking_components, export_stock
-from ..files import sha256_of_file, write_atomically
+from ..conversion import COMPANION_FILES, blocking_components, export_stock
+from ..files import sha256_of_file, sync_folder, write_atomically
+from ..run_record import RECORD_NAME, write_run_record
 from ..settings import FoundryError
 from .card import model_card
 from .settings import PublishSettings
+from .verification import verify
 
-RECORD_NAME = "export.json"
 STOCK_FAMILIES = ("qwen3", "llama")
-NOT_PUBLISHED = ("training_args.bin", "optimizer.pt", "scheduler.pt")
+CARD_NAME = "README.md"
+# What leaves the machine is named, not what stays: a checkpoint folder may hold anything.
+WEIGHT_PATTERNS = ("config.json", "*.safetensors", "*.safetensors.index.json")
 console = Console(highlight=False, soft_wrap=True)
 
 
 def publish(settings: PublishSettings) -> Path:
-    """Write the export folder once, and push it if ``push_to_hub`` says so.
+    """Write the export once, then its Space and the pushes that were asked for; returns the export's folder.
 
     Raises:
         FoundryError: no checkpoint there, components that block the format asked for, another export in the
-            folder, or a refused push.
+            folder, no parity, or a refused push.
     """
+    disable_progress_bar()  # of transformers: five short ones say less than the lines below
     output = Path(settings.output_dir)
-    record = _record(settings)
-    existing = _read_record(output)
-    if existing == record:
-        console.print(f"publish: exported already, {output} (nothing to do)")
-    elif existing is not None or (output.exists() and any(output.iterdir())):
-        raise FoundryError(f"{output}: holds another export; remove it or give another --output_dir")
+    config = _read_config(settings)
+    family, why = choose_format(settings, config)
+    card = model_card(settings, config, family, why)
+    content = {"family": family, "weights": _hashes(Path(settings.model), "*.safetensors")}
+    if _is_complete(output, content):
+        _refresh_card(output, card)
+    elif output.exists() and any(output.iterdir()):
+        raise FoundryError(f"{output}: holds something else; remove it or give another --output_dir")
     else:
-        _export(settings, output, record)
-    if settings.push_to_hub:
-        _push(settings, output)
-    return output
+        with console.status("publish: converting, comparing, loading as a stranger would"):
+            _export(settings, output, card, content)
+        console.print(f"publish: {output / 'model'}: {why}")
+    _share(settings, output, family)
+    return output / "model"
 
 
-def _record(settings: PublishSettings) -> dict[str, Any]:
-    """What decides the content of the export."""
-    weights = sorted(Path(settings.model).glob("*.safetensors"))
-    if not weights:
-        raise FoundryError(f"{settings.model}: no model here (*.safetensors); run the stages before this one first")
-    kept = {key: value for key, value in asdict(settings).items() if key not in ("push_to_hub", "private")}
-    return {"settings": kept, "weights": {path.name: sha256_of_file(path) for path in weights}}
+def _read_config(settings: PublishSettings) -> FoundryConfig:
+    folder = Path(settings.model)
+    if not any(folder.glob("*.safetensors")) or not (folder / "config.json").is_file():
+        raise FoundryError(
+            f"{folder}: no checkpoint here (config.json, *.safetensors); run the stage that makes it first"
+        )
+    model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if model_type != "foundry":
+        raise FoundryError(f"{folder}: model_type is {model_type!r}; expected a checkpoint of LLM Foundry")
+    return FoundryConfig.from_pretrained(folder)
 
 
-def _read_record(output: Path) -> dict[str, Any] | None:
-    path = output / RECORD_NAME
+def _hashes(folder: Path, pattern: str) -> dict[str, str]:
+    return {path.name: sha256_of_file(path) for path in sorted(folder.glob(pattern))}
+
+
+def _is_complete(output: Path, content: dict[str, Any]) -> bool:
+    """Whether ``output`` holds the export of these very weights.
+
+    Raises:
+        FoundryError: it holds that export, and a file of it is not as it was written.
+    """
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise FoundryError(f"{path}: not valid JSON; remove the folder and publish again") from error
+        record = json.loads((output / RECORD_NAME).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    if record.get("content") != content:
+        return False
+    for name, expected in record["files"].items():
+        path = output / "model" / name
+        if not path.is_file() or sha256_of_file(path) != expected:
+            raise FoundryError(
+                f"{path}: missing or changed since the export; remove {output} and publish again"
+            )
+    return True
+
+
+def _refresh_card(output: Path, card: str) -> None:
+    """A new evaluation or another description changes the card only."""
+    path = output / "model" / CARD_NAME
+    if path.is_file() and path.read_text(encoding="utf-8") == card:
+        console.print(f"publish: complete already, {path.parent} (nothing to do)")
+    else:
+        write_atomically(path, card)
+        console.print(f"publish: the same weights in {path.parent}; the model card was written anew")
 
 
 def choose_format(settings: PublishSettings, config: FoundryConfig) -> tuple[str, str]:
@@ -81,40 +114,68 @@ def choose_format(settings: PublishSettings, config: FoundryConfig) -> tuple[str
     for family in wanted:
         if family in STOCK_FAMILIES and not blocked[family]:
             return family, (
-                f"The components are {family}'s, so this is a stock `{family}` checkpoint: no remote code, and "
-                "vLLM, llama.cpp or SGLang can load it. Its fp32 logits were equal to the trained model's bit for bit."
+                f"The components are {family}'s, so this is a stock `{family}` checkpoint that needs no "
+                "remote code. Before it was written, its fp32 logits were compared with the trained model's: "
+                "equal bit for bit."
             )
     reasons = "; ".join(f"{family} has no {', '.join(names)}" for family, names in blocked.items() if names)
-    return "foundry", f"It ships its own model code (`trust_remote_code`), because {reasons or 'that was asked for'}."
+    because = f"because {reasons}" if settings.format == "auto" else "because that format was asked for"
+    return "foundry", f"It ships its own model code (`trust_remote_code`), {because}."
 
 
-def _export(settings: PublishSettings, output: Path, record: dict[str, Any]) -> None:
-    config = FoundryConfig.from_pretrained(settings.model)
-    family, why = choose_format(settings, config)
+def _export(settings: PublishSettings, output: Path, card: str, content: dict[str, Any]) -> None:
+    """Everything happens in a folder beside the final one, which appears whole or not at all."""
+    checkpoint, family = Path(settings.model), content["family"]
     temporary = output.with_name(f".{output.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(temporary, ignore_errors=True)  # of an interrupted export
+    temporary.mkdir(parents=True)
     if family == "foundry":
-        shutil.copytree(settings.model, temporary, ignore=shutil.ignore_patterns(*NOT_PUBLISHED))
+        _copy_checkpoint(checkpoint, temporary / "model")
     else:
-        parity = export_stock(settings.model, temporary, family)
+        parity = export_stock(checkpoint, temporary / "model", family)
         console.print(f"publish: stock {family}, logits equal on {parity.num_probe_tokens} tokens")
-    write_atomically(temporary / "README.md", model_card(settings, config, family, why))
-    write_atomically(temporary / RECORD_NAME, json.dumps(record, indent=1) + "\n")
+    verification = verify(checkpoint, temporary / "model", family)
+    console.print(
+        f"publish: a fresh process without this package loads it as {verification['model_class']}; largest "
+        f"difference of a logit {verification['max_logit_difference']:.1g}"
+    )
+    files = _hashes(temporary / "model", "*.*")
+    write_atomically(temporary / "model" / CARD_NAME, card)
+    write_run_record(
+        temporary, {"publish": settings}, content=content, files=files, verification=verification
+    )
     if output.exists():
         output.rmdir()  # empty: checked by the caller
     os.replace(temporary, output)
-    console.print(f"publish: {output} ({why})")
+    sync_folder(output.parent)
 
 
-def _push(settings: PublishSettings, output: Path) -> None:
-    api = HfApi()
-    try:
-        api.create_repo(settings.repo_id, private=settings.private, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=settings.repo_id, folder_path=output, ignore_patterns=[RECORD_NAME],
-            commit_message=f"Publish {settings.name}",
-        )  # fmt: skip
-    except (OSError, ValueError, httpx.HTTPError) as error:  # the Hub's errors and the network's
-        raise FoundryError(f"push to {settings.repo_id}: {' '.join(str(error).split())[:300]}") from error
-    console.print(f"publish: pushed to {settings.repo_id} ({commit.oid[:12]})")
+def _copy_checkpoint(checkpoint: Path, target: Path) -> None:
+    """Weights, configuration, tokenizer and the model code that ``auto_map`` names, with what it imports."""
+    target.mkdir()
+    patterns = [*WEIGHT_PATTERNS, *COMPANION_FILES, "*.py"]
+    for path in sorted({path for pattern in patterns for path in checkpoint.glob(pattern)}):
+        shutil.copyfile(path, target / path.name)
+
+
+def _share(settings: PublishSettings, output: Path, family: str) -> None:
+    """The Space's folder, and the uploads that were asked for."""
+    from .space import write_space
+
+    revision = None
+    if settings.push_to_hub:
+        from .push import push_folder
+
+        revision = push_folder(
+            output / "model", str(settings.repo_id), settings.private, f"Publish {settings.name}"
+        )
+        console.print(f"publish: pushed to {settings.repo_id} ({revision[:12]})")
+    if settings.space_repo_id is None:
+        return
+    write_space(settings, output / "space", family, revision)
+    console.print(f"publish: Space in {output / 'space'}")
+    if settings.push_to_hub:
+        commit = push_folder(
+            output / "space", settings.space_repo_id, settings.private, f"Chat with {settings.name}", "space"
+        )
+        console.print(f"publish: pushed to Space {settings.space_repo_id} ({commit[:12]})")

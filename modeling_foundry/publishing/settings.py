@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
+
+HUB_TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{16,}")
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def _help(text: str, default: Any) -> Any:
@@ -16,10 +19,17 @@ class PublishSettings:
     """What is exported, under which name, and whether it is pushed."""
 
     model: str = field(metadata={"help": "finished checkpoint folder"})
-    output_dir: str = field(metadata={"help": "folder to write the export to"})
+    output_dir: str = field(
+        metadata={"help": "folder to write to: the export goes into model/, a Space into space/"}
+    )
     name: str = field(metadata={"help": "title of the model card"})
     description: str = _help("one paragraph for the model card", "")
     training_data: str = _help("what the model was trained on, for the model card", "not stated")
+    limitations: str = _help("what the model cannot do, for the model card, beside what holds for all", "")
+    languages: list[str] = field(
+        default_factory=list, metadata={"help": "language codes of the Hub, such as en or code"}
+    )
+    example: str = _help("a message that shows what the model does, for the model card", "Who are you?")
     evaluation_dir: str | None = _help("folder written by evaluate.py; its table goes into the card", None)
     license: str = _help("licence identifier of the weights", "mit")
     format: Literal["auto", "qwen3", "llama", "foundry"] = _help(
@@ -27,10 +37,21 @@ class PublishSettings:
     )
     push_to_hub: bool = _help("upload the export to repo_id", False)
     repo_id: str | None = _help("user-or-organisation/name on the Hub", None)
-    private: bool = _help("create the repository as a private one", False)
+    space_repo_id: str | None = _help("user-or-organisation/name of a Space with the chat page", None)
+    private: bool = _help("create the repositories as private ones", False)
 
     def __post_init__(self) -> None:
+        for item in fields(self):
+            if HUB_TOKEN.search(str(getattr(self, item.name)).encode()):
+                raise ValueError(
+                    f"{item.name}: holds a Hub token; remove it and use `hf auth login`, or HF_TOKEN in the "
+                    "environment"
+                )
         if self.push_to_hub and self.repo_id is None:
             raise ValueError("repo_id: missing; push_to_hub needs it, as user-or-organisation/name")
-        if self.repo_id is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo_id):
-            raise ValueError(f"repo_id: expected user-or-organisation/name, found {self.repo_id!r}")
+        if self.space_repo_id is not None and self.repo_id is None:
+            raise ValueError("repo_id: missing; a Space loads its model from there")
+        for name in ("repo_id", "space_repo_id"):
+            value = getattr(self, name)
+            if value is not None and not REPOSITORY.fullmatch(value):
+                raise ValueError(f"{name}: expected user-or-organisation/name, found {value!r}")

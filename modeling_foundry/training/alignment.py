@@ -42,6 +42,7 @@ class SFTArguments(SFTConfig):
     """TRL's SFTConfig; only the assistant's turns are learned, their end included."""
 
     assistant_only_loss: bool = True
+    include_num_input_tokens_seen: str | bool = "non_padding"
     report_to: None | str | list[str] = "none"
     ddp_find_unused_parameters: bool | None = False
 
@@ -49,6 +50,8 @@ class SFTArguments(SFTConfig):
 @dataclass
 class DPOArguments(DPOConfig):
     """TRL's DPOConfig."""
+
+    include_num_input_tokens_seen: str | bool = "non_padding"
 
     report_to: None | str | list[str] = "none"
     ddp_find_unused_parameters: bool | None = False

@@ -32,7 +32,7 @@ def test_training_step_is_one_graph(build, tokens, overrides):
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-5, atol=1e-6)
 
 
-def test_the_losss_kernel_compiles():
+def test_the_kernel_of_the_loss_compiles():
     """On CUDA the softmax part of the linear cross-entropy is one compiled kernel; here the CPU's."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(6, 33, generator=generator).bfloat16()

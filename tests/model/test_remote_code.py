@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import torch
+from safetensors.torch import load_file
 
 # The package may be installed where the tests run: no import of it may succeed.
 WITHOUT_PACKAGE = """
@@ -19,12 +20,13 @@ sys.meta_path.insert(0, Absent)
 """
 SCRIPT = """
 import torch
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 folder, again = sys.argv[1:]
 model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
 assert "modeling_foundry" not in sys.modules and "transformers_modules" in type(model).__module__
 tokens = torch.arange(12)[None]
-torch.save(model(tokens).logits.detach(), again + ".logits.pt")
+save_file({"logits": model(tokens).logits.detach()}, again + ".logits")
 base = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
 assert torch.equal(base(tokens).last_hidden_state, model.model(tokens).last_hidden_state)
 model.train()(tokens, labels=tokens).loss.backward()
@@ -49,8 +51,7 @@ def test_loads_where_the_package_is_absent(build, tmp_path):
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.strip().endswith("FoundryConfig")
-    logits = torch.load(f"{again}.logits.pt", weights_only=True)
-    assert torch.equal(logits, model(torch.arange(12)[None]).logits)
+    assert torch.equal(load_file(f"{again}.logits")["logits"], model(torch.arange(12)[None]).logits)
 
 
 def test_every_way_of_saving_names_the_code(build, tiny, tmp_path):

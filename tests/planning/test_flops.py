@@ -126,6 +126,10 @@ def test_attention_share_grows_with_the_sequence():
 def test_a_window_bounds_the_causal_cost_only():
     windowed = architecture_of(REAL["mistral"])
     free = architecture_of(REAL["mistral"] | {"sliding_window": None})
-    assert training_flops_per_token(windowed, 32768, "causal") < training_flops_per_token(free, 32768, "causal")
+    assert training_flops_per_token(windowed, 32768, "causal") < training_flops_per_token(
+        free, 32768, "causal"
+    )
     assert training_flops_per_token(windowed, 32768) == training_flops_per_token(free, 32768)
-    assert training_flops_per_token(windowed, 4096, "causal") == training_flops_per_token(free, 4096, "causal")
+    assert training_flops_per_token(windowed, 4096, "causal") == training_flops_per_token(
+        free, 4096, "causal"
+    )

@@ -1,4 +1,4 @@
-"""Parameter counts equal the model transformers builds from the same configuration, and the published totals."""
+"""Parameter counts equal the model transformers builds, and the totals its makers publish."""
 
 import pytest
 

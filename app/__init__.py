@@ -1,1 +1,0 @@
-"""The Gradio Space and its server."""

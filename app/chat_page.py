@@ -1,0 +1,125 @@
+"""The chat page: the history is sent, answers stream, settings are honoured, no file goes in or out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+from chat_model import MAX_PROMPT_CHARACTERS, ChatModel
+from sampling import BusyError, RequestError, Sampling
+
+MAX_WAITING = 32
+# Label -> message: what the quickstart's model was taught, and what any model can be asked.
+EXAMPLES = {
+    "What does read_text do?": "Summarize in one sentence.\ndef read_text(path, encoding=None):",
+    "What does Queue.get do?": "Summarize in one sentence.\nclass Queue:\n    def get(self, timeout=None):",
+    "What does is_valid do?": "Summarize in one sentence.\ndef is_valid(name):",
+    "What does Parser.close do?": "Summarize in one sentence.\nclass Parser:\n    def close(self):",
+}
+FONTS = ["system-ui", "sans-serif"]  # the machine's own: the page asks no other site for anything
+THEME = gr.themes.Default(
+    primary_hue="indigo",
+    neutral_hue="slate",
+    radius_size="md",
+    font=FONTS,
+    font_mono=["ui-monospace", "monospace"],
+)
+STYLE = """
+.gradio-container {width: 100% !important; max-width: 920px !important; margin: 0 auto !important}
+h1 {text-align: left !important; margin: 0.4em 0 0 !important}
+footer {display: none !important}
+"""
+
+
+def make_page(chat: ChatModel) -> gr.ChatInterface:
+    """A Gradio page around one loaded model.  Mount it with THEME and STYLE."""
+
+    def answer(
+        message: str, history: list[dict[str, Any]], temperature: float, max_new_tokens: float, top_p: float,
+        top_k: float, repetition_penalty: float,
+    ) -> Iterator[str]:  # fmt: skip
+        sampling = Sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty)
+        messages = [{"role": turn["role"], "content": _text(turn["content"])} for turn in history]
+        messages.append({"role": "user", "content": message})
+        shown = ""
+        try:
+            ids, num_forgotten = recent_ids(chat, messages)
+            if num_forgotten:
+                gr.Info(f"The {num_forgotten} oldest messages no longer fit: the model does not see them.")
+            for piece in chat.generate(ids, sampling):
+                shown += piece
+                yield shown
+        except (RequestError, BusyError) as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        if not shown:
+            yield "*(the model ended its answer at once)*"
+
+    page = gr.ChatInterface(
+        answer,
+        title="LLM Foundry",
+        description=f"**{chat.name}** · {chat.num_parameters:,} parameters · {chat.device} · "
+        f"{chat.max_positions:,} tokens at most, prompt and answer together",
+        chatbot=gr.Chatbot(
+            show_label=False, height="60vh", buttons=["copy", "copy_all"], placeholder=_invitation(chat)
+        ),
+        textbox=gr.Textbox(
+            placeholder="Write a message; Shift+Enter for a new line",
+            show_label=False,
+            container=False,
+            submit_btn=True,
+            stop_btn=True,
+            lines=1,
+            max_length=MAX_PROMPT_CHARACTERS,
+            max_lines=8,
+        ),
+        examples=[[message] for message in EXAMPLES.values()],
+        example_labels=list(EXAMPLES),
+        cache_examples=False,
+        flagging_mode="never",
+        api_name="chat",
+        fill_height=True,
+        additional_inputs_accordion=gr.Accordion("Settings", open=False),
+        additional_inputs=_settings(chat),
+    )
+    page.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
+    return page
+
+
+def recent_ids(chat: ChatModel, messages: list[dict[str, str]]) -> tuple[Any, int]:
+    """Prompt ids of the newest part of a conversation that fits, from a user's turn on, and how many went.
+
+    Raises:
+        RequestError: not even the last message fits.
+    """
+    starts = [place for place, message in enumerate(messages) if message["role"] == "user"]
+    for start in starts:
+        first = 0 if start == starts[0] else start
+        try:
+            return chat.chat_ids(messages[first:]), first
+        except RequestError:
+            if start == starts[-1]:
+                raise
+    raise RequestError("messages: expected one of the user")
+
+
+def _settings(chat: ChatModel) -> list[gr.Slider]:
+    longest = max(2, min(1024, chat.max_positions))
+    return [
+        gr.Slider(0, 2, 0.0, step=0.05, label="Temperature", info="0 takes the likeliest token"),
+        gr.Slider(1, longest, min(128, longest), step=1, label="New tokens", info="at most"),
+        gr.Slider(0.05, 1, 0.9, step=0.05, label="Top-p", info="1 is off"),
+        gr.Slider(0, 200, 0, step=1, label="Top-k", info="0 is off"),
+        gr.Slider(1, 2, 1.0, step=0.05, label="Repetition penalty", info="1 is off"),
+    ]
+
+
+def _invitation(chat: ChatModel) -> str:
+    return f"<center><h3>Talk to {chat.name}</h3>It can be wrong, and a small model often is.</center>"
+
+
+def _text(content: Any) -> str:
+    """Gradio gives a turn as text or as a list of parts."""
+    if isinstance(content, str):
+        return content
+    return "".join(part if isinstance(part, str) else str(part.get("text", "")) for part in content)

@@ -1,0 +1,171 @@
+"""The report from small results: complete in one file, with nothing fetched from anywhere."""
+
+import json
+import re
+from base64 import b64decode
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from modeling_foundry.evaluation.figures import draw_figures
+from modeling_foundry.evaluation.labels import BITS_PER_BYTE, PREFERENCE, STOP_RATE
+from modeling_foundry.evaluation.outcomes import Outcomes
+from modeling_foundry.evaluation.pipeline import scores_and_comparisons
+from modeling_foundry.evaluation.report import build_report
+from modeling_foundry.evaluation.stages import Stage, read_stage
+from modeling_foundry.evaluation.summary import build_markdown, print_conversation, print_results
+from modeling_foundry.settings import FoundryError
+
+NAMES = ("random", "base", "sft", "dpo")
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def outcomes(values, weights=None, higher_is_better=True) -> Outcomes:
+    documents = tuple(f"item {index}" for index in range(len(values)))
+    weights = np.ones(len(values)) if weights is None else weights
+    return Outcomes(np.asarray(values, dtype=float), weights, documents, documents, higher_is_better)
+
+
+@pytest.fixture(scope="module")
+def results():
+    """Base learns, SFT stops, and DPO changes nothing that can be shown."""
+    sizes = np.linspace(1000, 5000, 12)
+    wobble = np.linspace(-0.1, 0.1, 12)
+    measured = {
+        name: {BITS_PER_BYTE: outcomes(sizes * (level + wobble), sizes, higher_is_better=False)}
+        for name, level in zip(NAMES, (7.1, 2.4, 2.4, 2.4), strict=True)
+    }
+    alternating = [index % 2 for index in range(40)]
+    for name in NAMES[1:]:
+        measured[name][PREFERENCE] = outcomes(alternating)
+        measured[name][STOP_RATE] = outcomes([0] * 40 if name == "base" else [1] * 39 + [0])
+    answer = {"text": "<script>alert(1)</script>", "ended": True, "num_tokens": 4}
+    cut = {"text": "and so on and so", "ended": False, "num_tokens": 48}
+    return {
+        "experiment": "small",
+        "models": {name: {"folder": name, "weights_sha256": "ab" * 32, "num_parameters": 1234} for name in NAMES},
+        **scores_and_comparisons(measured),
+        "compression": {"num_bytes": 36_000, "gzip_bits_per_byte": 2.2, "xz_bits_per_byte": 1.9},
+        "context": {"max_positions": 128, "num_bytes": 390.2},
+        "answers": [
+            {"prompt": "def f(x):", "truth": "A & B.", "models": {"base": cut, "dpo": answer}},
+        ],
+        "items": {"stdlib_bits_per_byte": [0, 1]},
+        "settings": {"max_new_tokens": 48},
+        "machine": {"processor": "a processor", "cores": 2},
+        "versions": {"torch": "2.13"},
+        "commit": "0123456789abcdef",
+        "started": "2026-01-02T03:04:05+00:00",
+        "finished": "2026-01-02T03:05:05+00:00",
+        "seconds": {"total": 61.0},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stages():
+    log = tuple(
+        {"step": step, "loss": 7 - step / 50, "tokens": 2048 * step, "tokens_per_second": 9000 + step}
+        for step in range(10, 110, 10)
+    )
+    held_out = ({"step": 0, "eval_loss": 7.6}, {"step": 100, "eval_loss": 5.1})
+    settings = {"settings": {"training": {"learning_rate": 0.01}}, "started": "2026-01-02T03:00:00+00:00"}
+    return [Stage("pretrain", settings, {"steps": 100, "training_seconds": 75.2}, log + held_out)]
+
+
+@pytest.fixture(scope="module")
+def figures(results, stages):
+    return draw_figures(results, stages)
+
+
+@pytest.fixture(scope="module")
+def report(results, stages, figures):
+    return build_report(results, stages, figures)
+
+
+def test_pictures_are_drawn(figures):
+    assert set(figures) == {"loss.png", "throughput.png", "bits_per_byte.png", "scores.png"}
+    for png in figures.values():
+        assert png.startswith(PNG)
+        width, height = (int.from_bytes(png[start : start + 4], "big") for start in (16, 20))
+        assert width >= 1000
+        assert height >= 300
+
+
+def test_every_picture_is_embedded(report, figures):
+    embedded = {b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', report)}
+    assert embedded == set(figures.values())
+
+
+def test_nothing_is_fetched_from_anywhere(report):
+    without_pictures = re.sub(r'src="data:image/png;base64,[^"]+"', "", report)
+    assert "http" not in without_pictures
+    assert not re.search(r"<(script|link|iframe|object|embed)\b|src=|@import|url\(", without_pictures)
+
+
+def test_text_of_models_is_escaped(report):
+    assert "<script>" not in report
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in report
+    assert "A &amp; B." in report
+
+
+def test_verdicts_say_what_is_true(results, report):
+    verdicts = {(row["metric"], row["after"]): row["verdict"] for row in results["comparisons"]}
+    assert verdicts == {
+        (BITS_PER_BYTE, "base"): "better",
+        (BITS_PER_BYTE, "sft"): "no difference",
+        (BITS_PER_BYTE, "dpo"): "no difference",
+        (PREFERENCE, "sft"): "no difference",
+        (PREFERENCE, "dpo"): "no difference",
+        (STOP_RATE, "sft"): "better",
+        (STOP_RATE, "dpo"): "no difference",
+    }
+    assert report.count("= no difference") == 5 + 1  # the table, and DPO's card
+    assert '<span class="badge worse">cut</span>' in report
+    assert '<span class="badge better">ended</span>' in report
+
+
+def test_numbers_of_the_run_are_in_the_report(report):
+    for text in (
+        "1,234 parameters",
+        "7.126",
+        "2.426",
+        "97.5",
+        "commit 0123456789ab",
+        "0:01:15",
+        "128 tokens",
+        "36,000",
+    ):
+        assert text in report
+
+
+def test_a_report_without_stages_or_answers_still_stands(results):
+    alone = {**results, "answers": []}
+    figures = draw_figures(alone, [])
+    report = build_report(alone, [], figures)
+    assert "loss.png" not in figures
+    assert "What it says" not in report
+
+
+def test_markdown_and_terminal_show_the_same(results, capsys):
+    markdown = build_markdown(results)
+    assert "| Bits per byte | 7.126" in markdown
+    assert "| Stop rate | base → sft | ▲ better | +97.5" in markdown
+    console = Console(width=80, force_terminal=False)
+    print_results(results, console)
+    print_conversation(results, console)
+    printed = capsys.readouterr().out
+    assert "sft → dpo      = no difference" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "A chat with dpo" in printed
+
+
+def test_results_are_json_without_nan(results):
+    assert json.loads(json.dumps(results, allow_nan=False))["scores"]
+
+
+def test_a_torn_log_of_a_stage_is_one_line(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+    with pytest.raises(FoundryError, match=r"log\.jsonl:2: not valid JSON") as error:
+        read_stage(tmp_path)
+    assert "\n" not in str(error.value)
