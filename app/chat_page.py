@@ -25,6 +25,9 @@ THEME = gr.themes.Default(
     font=FONTS,
     font_mono=["ui-monospace", "monospace"],
 )
+# The page's own words in the place of an answer; the model never sees them.
+NOT_ANSWERED = "⚠️ Not answered: "
+NOTHING_SAID = "*(the model ended its answer at once)*"
 STYLE = """
 .gradio-container {width: 100% !important; max-width: 920px !important; margin: 0 auto !important}
 h1 {text-align: left !important; margin: 0.4em 0 0 !important}
@@ -40,8 +43,7 @@ def make_page(chat: ChatModel) -> gr.ChatInterface:
         top_k: float, repetition_penalty: float,
     ) -> Iterator[str]:  # fmt: skip
         sampling = Sampling(max_new_tokens, temperature, top_p, top_k, repetition_penalty)
-        messages = [{"role": turn["role"], "content": _text(turn["content"])} for turn in history]
-        messages.append({"role": "user", "content": message})
+        messages = [*said(history), {"role": "user", "content": message}]
         shown = ""
         try:
             ids, num_forgotten = recent_ids(chat, messages)
@@ -51,9 +53,11 @@ def make_page(chat: ChatModel) -> gr.ChatInterface:
                 shown += piece
                 yield shown
         except (RequestError, BusyError) as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            # Not a gr.Error: that hides the conversation and leaves the page without its send button.
+            yield NOT_ANSWERED + str(error)
+            return
         if not shown:
-            yield "*(the model ended its answer at once)*"
+            yield NOTHING_SAID
 
     page = gr.ChatInterface(
         answer,
@@ -116,6 +120,18 @@ def _settings(chat: ChatModel) -> list[gr.Slider]:
 
 def _invitation(chat: ChatModel) -> str:
     return f"<center><h3>Talk to {chat.name}</h3>It can be wrong, and a small model often is.</center>"
+
+
+def said(history: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """The conversation as the model is to see it: without refused messages and the page's own words."""
+    messages: list[dict[str, str]] = []
+    for turn in history:
+        text = _text(turn["content"])
+        if turn["role"] == "assistant" and text.startswith(NOT_ANSWERED):
+            messages = messages[:-1]
+        else:
+            messages.append({"role": turn["role"], "content": "" if text == NOTHING_SAID else text})
+    return messages
 
 
 def _text(content: Any) -> str:

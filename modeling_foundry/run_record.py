@@ -18,7 +18,8 @@ from .settings import write_atomically
 
 RECORD_NAME = "run.json"
 PACKAGES = (
-    "torch transformers accelerate datasets tokenizers trl peft deepspeed lm_eval huggingface_hub gradio numpy"
+    "torch transformers accelerate datasets tokenizers trl peft deepspeed lm_eval huggingface_hub "
+    "gradio numpy"
 ).split()
 SECRET_WORDS = ("token", "password", "secret", "api_key")
 NOT_SECRET = ("_token_id", "_tokens", "tokens_", "token_id", "eos_token", "pad_token", "bos_token")

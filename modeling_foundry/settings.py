@@ -100,7 +100,9 @@ def read_yaml(path: str | Path) -> dict[str, _Written]:
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode):
-        raise SettingsError(f"{path}: expected `key: value` lines, found a {root.id}")
+        raise SettingsError(
+            f"{path}: expected `key: value` lines, found a {type(root).__name__.removesuffix('Node').lower()}"
+        )
     return {key: _written(node, where) for key, node, where in _pairs(root, str(path))}
 
 
@@ -113,7 +115,9 @@ def _pairs(mapping: yaml.MappingNode, path: str) -> list[tuple[str, yaml.Node, s
             raise SettingsError(f"{path}:{line}: a key must be plain text")
         key = key_node.value
         if key in first_line:
-            raise SettingsError(f"{path}:{line}: {key}: given twice (first in line {first_line[key]}); keep one")
+            raise SettingsError(
+                f"{path}:{line}: {key}: given twice (first in line {first_line[key]}); keep one"
+            )
         first_line[key] = line
         pairs.append((key, value_node, f"{path}:{line}"))
     return pairs
@@ -137,7 +141,7 @@ def _plain(node: yaml.Node, path: str) -> Any:
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, path) for item in node.value]
     text = node.value
-    if node.style is None and isinstance(number := _number(text), (int, float)):
+    if getattr(node, "style", None) is None and isinstance(number := _number(text), (int, float)):
         return number  # YAML 1.1 reads 1e-3 as text; a setting means the number
     return yaml.safe_load(yaml.serialize(node))
 
@@ -174,7 +178,7 @@ def describe_type(annotation: Any) -> str:
     return words.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
-class _Mismatch(Exception):
+class _MismatchError(Exception):
     """This annotation does not take this value; a union tries its next arm."""
 
 
@@ -193,7 +197,7 @@ def _convert(written: _Written, annotation: Any) -> Any:
     if origin is dict or annotation is dict:
         return _convert_dict(written)
     if not isinstance(written, _Scalar):
-        raise _Mismatch
+        raise _MismatchError
     return _convert_scalar(written, annotation)
 
 
@@ -208,24 +212,26 @@ def _convert_union(written: _Written, arms: tuple[Any, ...]) -> Any:
             continue
         try:
             return _convert(written, arm)
-        except _Mismatch:
+        except _MismatchError:
             continue
-    raise _Mismatch
+    raise _MismatchError
 
 
 def _choose(written: _Written, choices: dict[str, Any]) -> Any:
     if isinstance(written, _Scalar) and written.text in choices:
         return choices[written.text]
-    raise _Mismatch
+    raise _MismatchError
 
 
 def _convert_list(written: _Written, annotation: Any) -> Any:
     arms = [arm for arm in get_args(annotation) if arm is not Ellipsis]
     item_type = arms[0] if arms else str
     if isinstance(written, _Scalar) and not written.quoted and written.text.startswith("["):
-        written = _written(yaml.compose(written.text, Loader=yaml.SafeLoader), written.where)
+        node = yaml.compose(written.text, Loader=yaml.SafeLoader)
+        assert node is not None  # the text begins with a bracket
+        written = _written(node, written.where)
     if not isinstance(written, _Sequence):
-        raise _Mismatch
+        raise _MismatchError
     items = [_convert(item, item_type) for item in written.items]
     return tuple(items) if get_origin(annotation) is tuple else items
 
@@ -237,8 +243,8 @@ def _convert_dict(written: _Written) -> dict[str, Any]:
         try:
             return json.loads(written.text)
         except json.JSONDecodeError as error:
-            raise _Mismatch from error
-    raise _Mismatch
+            raise _MismatchError from error
+    raise _MismatchError
 
 
 def _convert_scalar(written: _Scalar, annotation: Any) -> Any:
@@ -248,14 +254,14 @@ def _convert_scalar(written: _Scalar, annotation: Any) -> Any:
             return True
         if text.lower() in FALSE_WORDS:
             return False
-        raise _Mismatch
+        raise _MismatchError
     if annotation in (int, float):
         return _convert_number(text, annotation)
     if annotation in (str, Path):
         if not written.quoted and text.lower() in ("", "~", "null"):
-            raise _Mismatch
+            raise _MismatchError
         return annotation(text)
-    raise _Mismatch
+    raise _MismatchError
 
 
 def _convert_number(text: str, annotation: type) -> int | float:
@@ -263,11 +269,16 @@ def _convert_number(text: str, annotation: type) -> int | float:
         value = annotation(text.replace("_", "") if annotation is int else text)
     except ValueError:
         as_float = _number(text)
-        if annotation is int and isinstance(as_float, float) and as_float.is_integer() and "e" in text.lower():
+        if (
+            annotation is int
+            and isinstance(as_float, float)
+            and as_float.is_integer()
+            and "e" in text.lower()
+        ):
             return int(as_float)  # 1e6 is a common way to write a whole number of tokens
-        raise _Mismatch from None
+        raise _MismatchError from None
     if isinstance(value, float) and not math.isfinite(value):
-        raise _Mismatch
+        raise _MismatchError
     return value
 
 
@@ -286,7 +297,9 @@ def _shown(written: _Written) -> str:
 # ----------------------------------------------------------------------------------------- dataclasses
 
 
-def parse(*dataclass_types: type, argv: Sequence[str] | None = None, description: str = "") -> tuple[Any, ...]:
+def parse(
+    *dataclass_types: type, argv: Sequence[str] | None = None, description: str = ""
+) -> tuple[Any, ...]:
     """Build one instance of each dataclass from ``--config FILE`` and ``--key=value`` overrides.
 
     Raises:
@@ -316,7 +329,9 @@ def parse_command(
     name = argv[0]
     if name not in commands:
         hint = _suggestion(name, commands)
-        raise SettingsError(f"command line: {name}: no such command{hint}; expected one of {', '.join(commands)}")
+        raise SettingsError(
+            f"command line: {name}: no such command{hint}; expected one of {', '.join(commands)}"
+        )
     kind, line = commands[name]
     fields, owners = _collect_fields((kind,))
     parser = _build_parser((kind,), fields, line, program=f"{program} {name}")
@@ -357,7 +372,9 @@ def _build_parser(
     kinds: Sequence[type], annotations: dict[str, Any], description: str, program: str | None = None
 ) -> _Parser:
     parser = _Parser(prog=program, description=description, allow_abbrev=False, add_help=True)
-    parser.add_argument("--config", metavar="FILE", action=_Option, default=argparse.SUPPRESS, help="flat YAML file")
+    parser.add_argument(
+        "--config", metavar="FILE", action=_Option, default=argparse.SUPPRESS, help="flat YAML file"
+    )
     for kind in kinds:
         group = parser.add_argument_group(kind.__name__)
         for field in dataclasses.fields(kind):
@@ -420,9 +437,11 @@ def _from_command_line(values: list[str]) -> _Written:
 def _value(name: str, written: _Written, annotation: Any) -> Any:
     try:
         return _convert(_as_list_if_wanted(written, annotation), annotation)
-    except _Mismatch:
+    except _MismatchError:
         accepted = describe_type(annotation)
-        raise SettingsError(f"{written.where}: {name}: expected {accepted}, found {_shown(written)}") from None
+        raise SettingsError(
+            f"{written.where}: {name}: expected {accepted}, found {_shown(written)}"
+        ) from None
 
 
 def _as_list_if_wanted(written: _Written, annotation: Any) -> _Written:
@@ -448,7 +467,9 @@ def _suggestion(name: str, known: Sequence[str] | dict[str, Any]) -> str:
 def _instance(kind: type[T], arguments: dict[str, Any], path: str | None) -> T:
     source = path or "command line"
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        has_default = (
+            field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        )
         if field.init and not has_default and field.name not in arguments:
             hint = typing.get_type_hints(kind)[field.name]
             raise SettingsError(f"{source}: {field.name}: missing; expected {describe_type(hint)}")

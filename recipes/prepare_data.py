@@ -1,7 +1,7 @@
 """Turn text into a tokenizer, token shards and conversation samples.
 
-    python recipes/prepare_data.py --config recipes/quickstart/data.yaml
-    python recipes/prepare_data.py --text_file input.txt --output_dir runs/shakespeare/data
+python recipes/prepare_data.py --config recipes/quickstart/data.yaml
+python recipes/prepare_data.py --text_file input.txt --output_dir runs/shakespeare/data
 """
 
 from modeling_foundry import settings

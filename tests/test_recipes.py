@@ -43,7 +43,11 @@ def dataclasses_of(stage: str) -> tuple[type, ...]:
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_yaml_parses_with_its_script(path, tmp_path):
     # A GPU recipe asks for bf16, which TrainingArguments refuses on a machine without one.
-    on_cpu = ["--use_cpu=true"] if "use_cpu" not in path.read_text() and path.stem in ("pretrain", "sft", "dpo") else []
+    on_cpu = (
+        ["--use_cpu=true"]
+        if "use_cpu" not in path.read_text() and path.stem in ("pretrain", "sft", "dpo")
+        else []
+    )
     parsed = settings.parse(*dataclasses_of(path.stem), argv=["--config", str(path), *on_cpu])
     assert len(parsed) == len(dataclasses_of(path.stem))
 
@@ -58,7 +62,9 @@ def test_a_misspelt_key_is_one_line_and_exit_code_2(path, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("path", sorted((REPOSITORY / "accelerate_configs").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "accelerate_configs").glob("*.yaml")), ids=lambda p: p.stem
+)
 def test_accelerate_config_is_accepted_by_accelerate(path):
     from accelerate.commands.config.config_args import load_config_from_file
 
@@ -73,7 +79,9 @@ def test_accelerate_config_is_accepted_by_accelerate(path):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_prints_its_help(path):
-    answer = subprocess.run([sys.executable, str(path), "--help"], capture_output=True, text=True, cwd=REPOSITORY)
+    answer = subprocess.run(
+        [sys.executable, str(path), "--help"], capture_output=True, text=True, cwd=REPOSITORY
+    )
     assert answer.returncode == 0, answer.stderr
     assert "usage:" in answer.stdout
     assert len(path.read_text().splitlines()) <= 60

@@ -73,17 +73,21 @@ def read_standard_library(
     """
     root = root or Path(sysconfig.get_path("stdlib"))
     paths = sorted(_source_files(root, include_tests))[:max_modules]
-    modules, seen, left_out = [], set(), {"not_decodable": 0, "duplicate": 0, "empty": 0}
+    modules: list[Module] = []
+    seen: set[str] = set()
+    left_out = {"not_decodable": 0, "duplicate": 0, "empty": 0}
     for path in tqdm(paths, desc="read modules", unit="file", mininterval=0.5, disable=len(paths) < 50):
         text = _decode(path)
         reason = _reason_to_leave_out(text, seen)
-        if reason:
-            left_out[reason] += 1
+        if text is None or reason:
+            left_out[reason or "not_decodable"] += 1
             continue
         seen.add(text)
         modules.append(Module(_module_name(path.relative_to(root)), text))
     if not modules:
-        raise FoundryError(f"{root}: no Python sources here; this interpreter's standard library is not readable")
+        raise FoundryError(
+            f"{root}: no Python sources here; this interpreter's standard library is not readable"
+        )
     return modules, left_out
 
 
@@ -94,9 +98,7 @@ def _source_files(root: Path, include_tests: bool) -> Iterator[Path]:
         is_test = bool(TEST_FOLDERS & set(parts[:-1]))
         if NEVER & set(parts) or top in GENERATED or (is_test and not include_tests):
             continue
-        if top == "test" and include_tests:
-            yield path
-        elif top in sys.stdlib_module_names and top not in SHIPPED_APART:
+        if (top == "test" and include_tests) or (top in sys.stdlib_module_names and top not in SHIPPED_APART):
             yield path
 
 

@@ -51,7 +51,9 @@ def load_prepared(folder: str | Path) -> PreparedData:
     folder = Path(folder)
     manifest = read_manifest(folder)
     if manifest is None:
-        raise FoundryError(f"{folder}: no prepared data here ({MANIFEST_NAME} is missing); run prepare_data.py first")
+        raise FoundryError(
+            f"{folder}: no prepared data here ({MANIFEST_NAME} is missing); run prepare_data.py first"
+        )
     for name, facts in manifest["files"].items():
         path = folder / name
         if not path.is_file():
@@ -62,7 +64,9 @@ def load_prepared(folder: str | Path) -> PreparedData:
     tokenizer = sha256_of_file(prepared.tokenizer_folder / "tokenizer.json")
     for split in ("train", "heldout"):
         if prepared.shard(split).header.tokenizer_sha256 != tokenizer:
-            raise FoundryError(f"{folder / split}.ds: was made with another tokenizer than {TOKENIZER_FOLDER}/")
+            raise FoundryError(
+                f"{folder / split}.ds: was made with another tokenizer than {TOKENIZER_FOLDER}/"
+            )
     return prepared
 
 
@@ -79,7 +83,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FoundryError(f"{path}: not a data manifest; prepare the data again with --overwrite=true") from error
+        raise FoundryError(
+            f"{path}: not a data manifest; prepare the data again with --overwrite=true"
+        ) from error
 
 
 def is_prepared(folder: Path, settings: DataSettings, identity: dict[str, Any]) -> bool:

@@ -22,7 +22,9 @@ MIN_WORDS, MAX_WORDS = 3, 16
 MAX_SIGNATURE_CHARACTERS = 160
 SENTENCE_END = re.compile(r"(?<=[.!?])\s")
 # Not prose: doctests, field lists, tables, cross-reference markup, and docstrings that only point elsewhere.
-NOT_PROSE = re.compile(r">>>|:param|@param|\||::|^\W|https?:|\bsee\b.*\bfor\b|^(deprecated|internal|todo)\b", re.I)
+NOT_PROSE = re.compile(
+    r">>>|:param|@param|\||::|^\W|https?:|\bsee\b.*\bfor\b|^(deprecated|internal|todo)\b", re.I
+)
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,9 @@ class PackedDataset(Dataset):
     def block_of(self, index: int) -> int:
         """Which block of the shard sample ``index`` is."""
         epoch, position = divmod(index, self.num_blocks)
-        return int(shuffled_position(position, self.num_blocks, self.seed, epoch)) if self.shuffle else position
+        return (
+            int(shuffled_position(position, self.num_blocks, self.seed, epoch)) if self.shuffle else position
+        )
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not 0 <= index < self.num_samples:

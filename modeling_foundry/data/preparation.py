@@ -66,11 +66,13 @@ def _prepare_standard_library(settings: DataSettings, folder: Path) -> dict[str,
     functions = [documented_functions(side) for side in (train, held_out)]
     for name, side in zip(("train", "heldout"), functions, strict=True):
         if len(side) < 2:
-            raise FoundryError(f"{folder}: only {len(side)} documented function(s) in {name}; give more modules")
+            raise FoundryError(
+                f"{folder}: only {len(side)} documented function(s) in {name}; give more modules"
+            )
         write_json_lines(folder / f"sft_{name}.jsonl", map(conversation, side))
         write_json_lines(folder / f"dpo_{name}.jsonl", preference_pairs(side))
     table["modules"] = (len(train), len(held_out))
-    table["documented functions"] = tuple(map(len, functions))
+    table["documented functions"] = (len(functions[0]), len(functions[1]))
     families = sorted({module.family for module in held_out})
     return {"table": table, "held_out_families": families, "left_out": left_out}
 
@@ -81,12 +83,14 @@ def _prepare_text_file(settings: DataSettings, folder: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise FoundryError(f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8 first") from error
+        raise FoundryError(
+            f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8 first"
+        ) from error
     cut = text.rfind("\n", 0, int(len(text) * (1 - settings.held_out_fraction))) + 1
     if not text[:cut].strip() or not text[cut:].strip():
         raise FoundryError(f"{path}: too short to split at a line into text to train on and text to hold out")
-    sides = [[Module(path.stem, side)] for side in (text[:cut], text[cut:])]
-    return {"table": _write_text(folder, *sides, settings.vocab_size)}
+    train, held_out = Module(path.stem, text[:cut]), Module(path.stem, text[cut:])
+    return {"table": _write_text(folder, [train], [held_out], settings.vocab_size)}
 
 
 def _write_text(

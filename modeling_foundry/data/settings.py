@@ -19,7 +19,9 @@ class DataSettings:
     text_file: str | None = _help("plain-text file; implies source: text_file", None)
     vocab_size: int = _help("ids of the tokenizer, special tokens included", 2048)
     held_out_fraction: float = _help("share of module families, or of the text file's end, held out", 0.1)
-    include_tests: bool = _help("standard library: its test folders too (31 MB, where they are installed)", False)
+    include_tests: bool = _help(
+        "standard library: its test folders too (31 MB, where they are installed)", False
+    )
     max_modules: int | None = _help("standard library: only the first N modules, to try things out", None)
     overwrite: bool = _help("replace a folder prepared with other settings", False)
 
@@ -29,8 +31,12 @@ class DataSettings:
         if self.source == "text_file" and self.text_file is None:
             raise ValueError("text_file: missing; expected a path, because source is text_file")
         if not 0 < self.held_out_fraction < 1:
-            raise ValueError(f"held_out_fraction: expected a number between 0 and 1, found {self.held_out_fraction}")
+            raise ValueError(
+                f"held_out_fraction: expected a number between 0 and 1, found {self.held_out_fraction}"
+            )
         if self.vocab_size < 300:
-            raise ValueError(f"vocab_size: expected at least 300 (256 bytes and the special tokens), found {self.vocab_size}")
+            raise ValueError(
+                f"vocab_size: expected at least 300 (256 bytes and the special tokens), found {self.vocab_size}"
+            )
         if self.max_modules is not None and self.max_modules < 2:
             raise ValueError(f"max_modules: expected at least 2, found {self.max_modules}")

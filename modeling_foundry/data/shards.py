@@ -42,7 +42,11 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 def write_shard(
-    path: str | Path, documents: Iterable[list[int]], vocab_size: int, eos_token_id: int, tokenizer_sha256: str
+    path: str | Path,
+    documents: Iterable[list[int]],
+    vocab_size: int,
+    eos_token_id: int,
+    tokenizer_sha256: str,
 ) -> ShardHeader:
     """Write documents, each followed by the end-of-sequence id; header last, so a torn shard has none.
 
@@ -109,7 +113,9 @@ class TokenShard:
         for file, size in expected.items():
             found = file.stat().st_size if file.is_file() else None
             if found != size:
-                raise FoundryError(f"{file}: expected {size} bytes, found {'no file' if found is None else found}")
+                raise FoundryError(
+                    f"{file}: expected {size} bytes, found {'no file' if found is None else found}"
+                )
         return shard
 
     def tokens(self) -> NDArray[np.unsignedinteger]:
@@ -140,7 +146,9 @@ class TokenShard:
             return
         tokens, ends = self.tokens(), self.document_ends()
         if int(tokens.max()) >= self.header.vocab_size:
-            raise FoundryError(f"{self.path}: holds id {int(tokens.max())}, vocabulary is {self.header.vocab_size}")
+            raise FoundryError(
+                f"{self.path}: holds id {int(tokens.max())}, vocabulary is {self.header.vocab_size}"
+            )
         if int(ends[-1]) != len(tokens) or np.any(tokens[ends - 1] != self.header.eos_token_id):
             raise FoundryError(f"{self.path}: a document does not end with id {self.header.eos_token_id}")
 

@@ -104,8 +104,9 @@ def draw_losses(stages: list[Stage]) -> Figure:
             )  # fmt: skip
         axis.set_title(stage.name)
         axis.set_xlabel("step")
+        is_preference = bool(stage.series("rewards/margins")[0])
+        axis.set_ylabel("preference loss (nats a pair)" if is_preference else "loss (nats a token)")
         axis.legend(loc="upper right")
-    axes[0].set_ylabel("loss (nats a token)")
     return figure
 
 

@@ -13,11 +13,15 @@ from .recipe import Recipe, read_recipe, recipe_vocabulary
 
 # A tokenizer's ids are rounded up to this many embedding rows (training/model_settings.py).
 ROWS_MULTIPLE = 128
-RECIPE_ARCHITECTURE_KEYS = frozenset(
-    "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim vocab_size "
-    "normalization position_encoding ffn_type hidden_act qk_norm attention_bias mlp_bias tie_word_embeddings "
-    "rope_theta norm_eps sequence_length loss_chunk_tokens".split()  # noqa: SIM905 - a list of words
-)
+# fmt: off
+RECIPE_ARCHITECTURE_KEYS = frozenset((
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "vocab_size", "normalization",
+    "position_encoding", "ffn_type", "hidden_act", "qk_norm", "attention_bias",
+    "mlp_bias", "tie_word_embeddings", "rope_theta", "norm_eps",
+    "sequence_length", "loss_chunk_tokens",
+))
+# fmt: on
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,14 @@ class AlignmentSettings:
     max_train_samples: int | None = field(default=None, metadata={"help": "use the first N after shuffling"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "use the first N after shuffling"})
     keep_checkpoints: int = field(default=2, metadata={"help": "newest whole checkpoints to keep"})
-    expected_processes: int | None = field(default=None, metadata={"help": "refuse any other number of ranks"})
+    expected_processes: int | None = field(
+        default=None, metadata={"help": "refuse any other number of ranks"}
+    )
     overwrite: bool = field(default=False, metadata={"help": "replace a run of other settings in output_dir"})
     attention_backend: str = field(default="auto", metadata={"help": "attention kernel, as in pretraining"})
-    lora_rank: int = field(default=0, metadata={"help": "rank of a LoRA adapter on every linear layer; 0 is full"})
+    lora_rank: int = field(
+        default=0, metadata={"help": "rank of a LoRA adapter on every linear layer; 0 is full"}
+    )
     lora_alpha: int = field(default=16, metadata={"help": "scale of the adapter"})
 
 
@@ -43,7 +47,7 @@ class SFTArguments(SFTConfig):
 
     assistant_only_loss: bool = True
     include_num_input_tokens_seen: str | bool = "non_padding"
-    report_to: None | str | list[str] = "none"
+    report_to: str | list[str] | None = "none"
     ddp_find_unused_parameters: bool | None = False
 
 
@@ -53,7 +57,7 @@ class DPOArguments(DPOConfig):
 
     include_num_input_tokens_seen: str | bool = "non_padding"
 
-    report_to: None | str | list[str] = "none"
+    report_to: str | list[str] | None = "none"
     ddp_find_unused_parameters: bool | None = False
 
 
@@ -115,7 +119,9 @@ def file_hash(path: str | Path) -> str:
     try:
         return sha256_of_file(path)[:16]
     except OSError as error:
-        raise FoundryError(f"{path}: cannot read the samples ({error.strerror}); run `make data` first") from error
+        raise FoundryError(
+            f"{path}: cannot read the samples ({error.strerror}); run `make data` first"
+        ) from error
 
 
 def load_model_and_tokenizer(settings: AlignmentSettings) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -153,7 +159,10 @@ def lora(settings: AlignmentSettings) -> LoraConfig | None:
     if settings.lora_rank == 0:
         return None
     return LoraConfig(
-        r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
     )
 
 

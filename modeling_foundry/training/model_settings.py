@@ -86,7 +86,9 @@ def foundry_config(
     values["hidden_act"] = settings.hidden_act or ("silu" if settings.ffn_type == "swiglu" else "gelu")
     theta = values.pop("rope_theta")
     if theta is not None and settings.position_encoding != "rope":
-        raise FoundryError(f"rope_theta: {theta} has no meaning with position_encoding {settings.position_encoding}")
+        raise FoundryError(
+            f"rope_theta: {theta} has no meaning with position_encoding {settings.position_encoding}"
+        )
     if values["vocab_size"] < num_token_ids:
         raise FoundryError(
             f"vocab_size: {values['vocab_size']} rows cannot hold the tokenizer's {num_token_ids} ids; "

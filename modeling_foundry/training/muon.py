@@ -69,7 +69,9 @@ class MuonAdamW(torch.optim.Optimizer):
         for group in self.param_groups:
             wrong = [tuple(p.shape) for p in group["params"] if group["use_muon"] and p.ndim != 2]
             if wrong:
-                raise FoundryError(f"optimizer muon: takes matrices only, found a parameter of shape {wrong[0]}")
+                raise FoundryError(
+                    f"optimizer muon: takes matrices only, found a parameter of shape {wrong[0]}"
+                )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

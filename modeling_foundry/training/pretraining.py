@@ -46,11 +46,14 @@ class PretrainArguments(TrainingArguments):
     )
     muon_learning_rate: float = field(default=0.02, metadata={"help": "of the Muon matrices"})
     compile_layers: bool = field(
-        default=False, metadata={"help": "torch.compile each layer (starts five times faster than whole-model)"}
+        default=False,
+        metadata={"help": "torch.compile each layer (starts five times faster than whole-model)"},
     )
     save_initial_model: bool = field(default=False, metadata={"help": "keep the random start for evaluation"})
     keep_checkpoints: int = field(default=2, metadata={"help": "newest whole checkpoints to keep"})
-    expected_processes: int | None = field(default=None, metadata={"help": "refuse any other number of ranks"})
+    expected_processes: int | None = field(
+        default=None, metadata={"help": "refuse any other number of ranks"}
+    )
     overwrite: bool = field(default=False, metadata={"help": "replace a run of other settings in output_dir"})
     # Defaults of pretraining, in place of fine-tuning's.
     max_steps: int = 1000
@@ -62,7 +65,7 @@ class PretrainArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = False
     save_strategy: str = "steps"
     save_steps: float = 500
-    report_to: None | str | list[str] = "none"
+    report_to: str | list[str] | None = "none"
 
 
 class PretrainTrainer(Trainer):
@@ -155,7 +158,9 @@ def pretrain_trainer(
         prepared.shard("train"), data.sequence_length, num_samples=sequences, seed=arguments.seed,
         document_mask=data.document_mask,
     )  # fmt: skip
-    held_out = PackedDataset(prepared.shard("heldout"), data.sequence_length, document_mask=data.document_mask)
+    held_out = PackedDataset(
+        prepared.shard("heldout"), data.sequence_length, document_mask=data.document_mask
+    )
     held_out = torch.utils.data.Subset(held_out, range(min(len(held_out), data.max_eval_sequences)))
     if arguments.compile_layers:
         for layer in model.model.layers:
@@ -208,7 +213,9 @@ def batch_line(trainer: Trainer, data: PretrainDataSettings) -> str:
     )
 
 
-def save_initial(model: FoundryForCausalLM, tokenizer: PreTrainedTokenizerBase, session: TrainingSession) -> None:
+def save_initial(
+    model: FoundryForCausalLM, tokenizer: PreTrainedTokenizerBase, session: TrainingSession
+) -> None:
     """The random start beside the trained model, so that evaluation can show what learning changed."""
     folder = session.output_dir / "initial_model"
     if folder.exists():

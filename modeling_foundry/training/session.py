@@ -80,7 +80,9 @@ class TrainingSession:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise FoundryError(f"{path}: not valid JSON; give another --output_dir or --overwrite=true") from error
+            raise FoundryError(
+                f"{path}: not valid JSON; give another --output_dir or --overwrite=true"
+            ) from error
 
     def _difference(self, record: dict[str, Any]) -> str:
         old = _flat(record.get("settings", {})) | _flat({"inputs": record.get("inputs", {})})
@@ -135,7 +137,9 @@ class TrainingSession:
         restore_generation_cache(trainer.model)
         trainer.save_model(str(self.model_folder))
         if trainer.is_world_process_zero():
-            (self.model_folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, and nothing needs it
+            (self.model_folder / "training_args.bin").unlink(
+                missing_ok=True
+            )  # a pickle, and nothing needs it
             facts = {"steps": trainer.state.global_step, "seconds_this_process": round(seconds, 1)}
             facts |= {"training_seconds": round(log.clock.read(), 1), "model": model_hash(self.model_folder)}
             write_atomically(self.output_dir / COMPLETE_NAME, json.dumps(facts, indent=1) + "\n")

@@ -97,7 +97,11 @@ def test_plain_generation_and_its_bounds(server):
         ("/generate", {"prompt": "x", "top_p": 0}, "top_p"),
         ("/v1/chat/completions", {"messages": CHAT, "top_p": 7}, "top_p"),
         ("/v1/chat/completions", {"messages": CHAT, "top_p": 7, "stream": True}, "top_p"),
-        ("/v1/chat/completions", {"messages": [{**CHAT[0], "content": "x" * 1_000_000}]}, "messages: at most"),
+        (
+            "/v1/chat/completions",
+            {"messages": [{**CHAT[0], "content": "x" * 1_000_000}]},
+            "messages: at most",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_words(server, path, body, message):
@@ -106,7 +110,9 @@ def test_what_makes_no_sense_is_refused_with_words(server, path, body, message):
     assert message in str(text)
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b'{"messages": []}', b'{"messages": [{"role": "root", "content": 1}]}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b'{"messages": []}', b'{"messages": [{"role": "root", "content": 1}]}']
+)
 def test_a_broken_request_is_the_clients_error(server, body):
     status, _ = post(server, "/v1/chat/completions", body)
     assert status == 422
@@ -115,7 +121,9 @@ def test_a_broken_request_is_the_clients_error(server, body):
 def test_a_flood_is_bounded_and_the_server_lives(server):
     body = {"messages": CHAT, "max_tokens": 100, "temperature": 0}
     with ThreadPoolExecutor(50) as pool:
-        codes = [code for code, _ in pool.map(lambda _: post(server, "/v1/chat/completions", body), range(50))]
+        codes = [
+            code for code, _ in pool.map(lambda _: post(server, "/v1/chat/completions", body), range(50))
+        ]
     assert set(codes) <= {200, 429}
     assert codes.count(200) >= 1
     assert get(server, "/health")[0] == 200
@@ -159,7 +167,10 @@ def test_credentials_guard_every_route(chat_checkpoint):
 
 def test_no_model_is_one_line(tmp_path):
     finished = subprocess.run(
-        [sys.executable, "app/app.py", "--model", str(tmp_path)], capture_output=True, text=True, cwd=REPOSITORY
+        [sys.executable, "app/app.py", "--model", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
     )
     assert finished.returncode == 2
     assert finished.stderr.count("\n") == 1

@@ -182,7 +182,11 @@ def test_any_text_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "too short to split"), (b"one line", "too short to split"), (b"\xff\xfe\n" * 50, "byte 0 is not UTF-8")],
+    [
+        (b"", "too short to split"),
+        (b"one line", "too short to split"),
+        (b"\xff\xfe\n" * 50, "byte 0 is not UTF-8"),
+    ],
 )
 def test_a_text_file_that_cannot_be_used_is_one_line(tmp_path, content, message):
     path = tmp_path / "input.txt"

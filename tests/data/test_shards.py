@@ -120,14 +120,22 @@ def test_a_document_does_not_see_its_neighbour(tmp_path):
     torch.manual_seed(0)
     model = FoundryForCausalLM(
         FoundryConfig(
-            vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-            num_key_value_heads=1, head_dim=16, max_position_embeddings=16,
+            vocab_size=300,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            max_position_embeddings=16,
         )  # fmt: skip
     ).eval()
 
     def logits(ids):
         with torch.no_grad():
-            return model(input_ids=ids[None], position_ids=row["position_ids"][None], use_cache=False).logits[0]
+            return model(input_ids=ids[None], position_ids=row["position_ids"][None], use_cache=False).logits[
+                0
+            ]
 
     changed = row["input_ids"].clone()
     changed[:3] += 100

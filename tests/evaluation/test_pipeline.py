@@ -203,6 +203,5 @@ def test_a_missing_model_is_one_line_and_exit_code_2(settings, tmp_path):
         [*command, "--data_dir", settings.data_dir], capture_output=True, text=True, cwd=REPOSITORY
     )
     assert answer.returncode == 2
-    assert answer.stderr == (
-        f"error: {tmp_path}: no checkpoint here (config.json, *.safetensors); run the stage that makes it first\n"
-    )
+    assert answer.stderr.startswith(f"error: {tmp_path}: no checkpoint here")
+    assert answer.stderr.count("\n") == 1

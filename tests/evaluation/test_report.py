@@ -44,7 +44,7 @@ def results():
     cut = {"text": "and so on and so", "ended": False, "num_tokens": 48}
     return {
         "experiment": "small",
-        "models": {name: {"folder": name, "weights_sha256": "ab" * 32, "num_parameters": 1234} for name in NAMES},
+        "models": {name: {"folder": name, "weights_sha256": "ab" * 32, "num_parameters": 9876} for name in NAMES},
         **scores_and_comparisons(measured),
         "compression": {"num_bytes": 36_000, "gzip_bits_per_byte": 2.2, "xz_bits_per_byte": 1.9},
         "context": {"max_positions": 128, "num_bytes": 390.2},
@@ -127,7 +127,7 @@ def test_verdicts_say_what_is_true(results, report):
 
 def test_numbers_of_the_run_are_in_the_report(report):
     for text in (
-        "1,234 parameters",
+        "9,876 parameters",
         "7.126",
         "2.426",
         "97.5",

@@ -52,7 +52,7 @@ def test_deepseek_v3_active_parameters():
     assert count.selection_biases == 14_848
     assert count.active == 37_552_282_624  # 37.55B
     assert count.active - count.embedding == 36_625_603_584
-    # The repository's README_WEIGHTS: 11.5B of the prediction module's own, 0.9B + 0.9B shared with the model.
+    # Its README_WEIGHTS: 11.5B of the prediction module's own, 0.9B + 0.9B shared with the model.
     assert 11.5e9 < count.prediction_layers < 11.7e9
 
 

@@ -245,8 +245,8 @@ def test_an_emitted_recipe_trains(tmp_path):
     folder = tmp_path / "tiny"
     search_report(
         SearchCommand(
-            flops="2e11", num_gpus=1, gpu="H100", use_cpu=True, emit=str(folder), vocab_sizes=[512], max_layers=4,
-            max_hidden=128, sequence_length=64,
+            flops="2e11", num_gpus=1, gpu="H100", use_cpu=True, emit=str(folder), vocab_sizes=[512],
+            max_layers=4, max_hidden=128, sequence_length=64,
         )
     )  # fmt: skip
     recipe = folder / "pretrain.yaml"
@@ -258,9 +258,9 @@ def test_an_emitted_recipe_trains(tmp_path):
     )
     run = subprocess.run(
         [
-            sys.executable, str(REPOSITORY / "recipes/pretrain.py"), "--config", str(recipe), "--text_file", str(corpus),
-            "--text_file_vocab_size=512", "--max_steps=2", "--eval_strategy=no", f"--output_dir={tmp_path}/run/pretrain",
-            "--logging_steps=1", "--warmup_steps=1",
+            sys.executable, str(REPOSITORY / "recipes/pretrain.py"), "--config", str(recipe),
+            "--text_file", str(corpus), "--text_file_vocab_size=512", "--max_steps=2", "--eval_strategy=no",
+            f"--output_dir={tmp_path}/run/pretrain", "--logging_steps=1", "--warmup_steps=1",
         ],
         capture_output=True, text=True, cwd=tmp_path, timeout=240,
     )  # fmt: skip

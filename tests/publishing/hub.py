@@ -74,7 +74,12 @@ class StandInHub:
             handler.answer(200, {"errors": [], "warnings": []})
         elif "/preupload/" in path:
             modes = [
-                {"path": file["path"], "uploadMode": self.mode(file["path"]), "shouldIgnore": False, "oid": None}
+                {
+                    "path": file["path"],
+                    "uploadMode": self.mode(file["path"]),
+                    "shouldIgnore": False,
+                    "oid": None,
+                }
                 for file in json.loads(body)["files"]
             ]
             handler.answer(200, {"files": modes})
@@ -88,7 +93,8 @@ class StandInHub:
             for line in body.splitlines():
                 self.apply(json.loads(line))
             handler.answer(
-                200, {"success": True, "commitOid": COMMIT, "commitUrl": f"{self.url}/ada/tiny/commit/{COMMIT}"}
+                200,
+                {"success": True, "commitOid": COMMIT, "commitUrl": f"{self.url}/ada/tiny/commit/{COMMIT}"},
             )
         else:
             handler.answer(404, {"error": f"no {path}"})
@@ -111,9 +117,13 @@ class StandInHub:
             etag = f'"{hashlib.sha256(content).hexdigest()}"'
             handler.answer(200, content, ETag=etag, X_Repo_Commit=COMMIT, X_Linked_Size=str(len(content)))
         elif name is not None:
-            handler.answer(404, {"error": "Entry not found"}, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
+            handler.answer(
+                404, {"error": "Entry not found"}, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT
+            )
         elif "/tree/" in path:
-            tree = [{"type": "file", "path": name, "size": len(c), "oid": "0"} for name, c in self.files.items()]
+            tree = [
+                {"type": "file", "path": name, "size": len(c), "oid": "0"} for name, c in self.files.items()
+            ]
             handler.answer(200, tree)
         elif path.startswith("/api/models/"):
             siblings = [{"rfilename": name} for name in self.files]

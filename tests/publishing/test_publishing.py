@@ -67,7 +67,9 @@ def test_the_card_says_what_is_known_and_what_is_not(checkpoint, tmp_path):
     evaluation = tmp_path / "eval"
     evaluation.mkdir()
     (evaluation / "results.md").write_text("| task | value |\n|---|---|\n| choice | 0.5 |")
-    card = (publish(settings(checkpoint, tmp_path / "a", evaluation_dir=str(evaluation))) / "README.md").read_text()
+    card = (
+        publish(settings(checkpoint, tmp_path / "a", evaluation_dir=str(evaluation))) / "README.md"
+    ).read_text()
     assert card.startswith("---\nlicense: mit\n")
     assert "| choice | 0.5 |" in card
     assert "at most 64 tokens" in card

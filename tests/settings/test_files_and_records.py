@@ -50,7 +50,9 @@ class Arguments:
 
 
 def test_record_masks_secrets_and_keeps_settings(tmp_path):
-    write_run_record(tmp_path, {"training": Arguments(), "extra": {"api_key": "canary"}}, inputs={"data": "abc"})
+    write_run_record(
+        tmp_path, {"training": Arguments(), "extra": {"api_key": "canary"}}, inputs={"data": "abc"}
+    )
     text = (tmp_path / "run.json").read_text()
     assert "canary" not in text
     record = json.loads(text)

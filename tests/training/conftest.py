@@ -10,7 +10,9 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-WORDS = "add list of items return the sum first value string path open file read write close number map key".split()
+WORDS = (
+    "add list of items return the sum first value string path open file read write close number map key"
+).split()
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
 
 
@@ -36,7 +38,9 @@ def samples(tmp_path_factory) -> Path:
 def tokenizer():
     from modeling_foundry.data.tokenizer import train_tokenizer
 
-    return train_tokenizer([f"def {word}(x): {summary(i)}" for i, word in enumerate(WORDS)] * 4, vocab_size=384)
+    return train_tokenizer(
+        [f"def {word}(x): {summary(i)}" for i, word in enumerate(WORDS)] * 4, vocab_size=384
+    )
 
 
 @pytest.fixture(scope="session")

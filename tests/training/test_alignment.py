@@ -6,7 +6,13 @@ from safetensors.torch import load_file
 
 from modeling_foundry.settings import FoundryError
 
-CPU = ["--use_cpu=true", "--bf16=false", "--gradient_checkpointing=false", "--max_length=64", "--logging_steps=1"]
+CPU = [
+    "--use_cpu=true",
+    "--bf16=false",
+    "--gradient_checkpointing=false",
+    "--max_length=64",
+    "--logging_steps=1",
+]
 
 
 def weights(output_dir):
@@ -74,7 +80,12 @@ def test_two_ranks_take_the_same_steps_as_one(stage, tiny_checkpoint, samples, t
     one, two = tmp_path / "one", tmp_path / "two"
     launch(stage, *common, f"--output_dir={one}", "--per_device_train_batch_size=8")
     launch(
-        stage, *common, f"--output_dir={two}", "--per_device_train_batch_size=4", "--expected_processes=2", ranks=2
+        stage,
+        *common,
+        f"--output_dir={two}",
+        "--per_device_train_batch_size=4",
+        "--expected_processes=2",
+        ranks=2,
     )
     start = load_file(tiny_checkpoint / "model.safetensors")
     first, second = weights(one), weights(two)

@@ -22,8 +22,18 @@ def test_what_was_asked_for_passes_and_is_said():
     [
         (state(), None, {"WORLD_SIZE": "2"}, "2 processes were started but 1 train together"),
         (state(), 2, {}, "expected_processes is 2 but 1"),
-        (state("MULTI_CPU", 2), None, {"WORLD_SIZE": "2", "ACCELERATE_USE_DEEPSPEED": "true"}, "DEEPSPEED was"),
-        (state("MULTI_GPU", 2), None, {"WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"}, "FSDP was asked for"),
+        (
+            state("MULTI_CPU", 2),
+            None,
+            {"WORLD_SIZE": "2", "ACCELERATE_USE_DEEPSPEED": "true"},
+            "DEEPSPEED was",
+        ),
+        (
+            state("MULTI_GPU", 2),
+            None,
+            {"WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"},
+            "FSDP was asked for",
+        ),
         (state(), None, {"ACCELERATE_MIXED_PRECISION": "bf16"}, "asks for mixed_precision bf16"),
     ],
 )

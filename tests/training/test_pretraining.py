@@ -106,12 +106,20 @@ def test_killed_and_started_again_ends_where_an_uninterrupted_run_ends(text_file
 @pytest.mark.slow
 def test_two_ranks_see_what_one_rank_sees(text_file, tmp_path, launch):
     common = ["--max_steps=4", "--save_strategy=no", "--eval_strategy=no", "--learning_rate=0.001"]
-    common += ["--optimizer=adamw", "--lr_scheduler_type=constant", "--lr_scheduler_kwargs=null", "--warmup_steps=0"]
-    launch("pretrain", *arguments(text_file, tmp_path / "one", *common, "--per_device_train_batch_size=4")[:-1])
+    common += [
+        "--optimizer=adamw",
+        "--lr_scheduler_type=constant",
+        "--lr_scheduler_kwargs=null",
+        "--warmup_steps=0",
+    ]
+    launch(
+        "pretrain", *arguments(text_file, tmp_path / "one", *common, "--per_device_train_batch_size=4")[:-1]
+    )
     two = [word for word in arguments(text_file, tmp_path / "two", *common) if "train_batch_size" not in word]
     launch("pretrain", *two, "--per_device_train_batch_size=2", "--expected_processes=2", ranks=2)
     first, second = (
-        [line["loss"] for line in read_log(tmp_path / run / "pretrain") if "loss" in line] for run in ("one", "two")
+        [line["loss"] for line in read_log(tmp_path / run / "pretrain") if "loss" in line]
+        for run in ("one", "two")
     )
     assert first == pytest.approx(second, abs=1e-4)
     record = json.loads((tmp_path / "two" / "pretrain" / "run.json").read_text())
