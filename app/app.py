@@ -98,7 +98,14 @@ def main() -> None:
         f"chat: http://{arguments.host}:{arguments.port}   API: /v1/chat/completions /generate /health",
         flush=True,
     )
-    uvicorn.run(application, host=arguments.host, port=arguments.port, log_level="warning")
+    # An open page keeps a connection: do not wait for it when told to stop.
+    uvicorn.run(
+        application,
+        host=arguments.host,
+        port=arguments.port,
+        log_level="warning",
+        timeout_graceful_shutdown=2,
+    )
 
 
 if __name__ == "__main__":

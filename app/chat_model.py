@@ -58,7 +58,7 @@ class ChatModel:
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         self.name = _display_name(checkpoint)
         self.tokenizer = AutoTokenizer.from_pretrained(checkpoint, **options)
-        _probe_template(self.tokenizer)
+        probe_template(self.tokenizer)
         self.model = AutoModelForCausalLM.from_pretrained(checkpoint, **options).to(self.device).eval()
         self.num_parameters: int = self.model.num_parameters()
         self.max_positions: int = self.model.config.max_position_embeddings
@@ -224,7 +224,7 @@ def _end_ids(model: Any, tokenizer: Any) -> list[int]:
     return sorted(ids - {None})
 
 
-def _probe_template(tokenizer: Any) -> None:
+def probe_template(tokenizer: Any) -> None:
     """Refuse a chat template that is huge or does not come to an end.
 
     transformers renders templates in a sandbox, which stops attribute tricks but neither loops nor memory.

@@ -138,6 +138,12 @@ def score_choices(document: dict[str, Any], results: list[tuple[float, bool]]) -
     return {"acc": wins(sums, label), "acc_norm": wins(per_byte, label)}
 
 
+def score_preference(document: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str, float]:
+    """:func:`score_choices`, and ``margin``: log-probability of the chosen answer above the rejected, in nats."""
+    chosen, rejected = (loglikelihood for loglikelihood, _ in results)
+    return {**score_choices(document, results), "margin": chosen - rejected}
+
+
 def wins(scores: list[float], label: int) -> float:
     """1.0 where the score at ``label`` is above every other."""
     return float(all(scores[label] > score for place, score in enumerate(scores) if place != label))

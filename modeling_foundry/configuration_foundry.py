@@ -1,5 +1,7 @@
 """What a model is: every component and size, and a refusal for each combination that cannot be honoured."""
 
+import dataclasses
+import difflib
 from typing import Any, NoReturn
 
 from transformers.configuration_utils import PreTrainedConfig
@@ -187,10 +189,16 @@ class FoundryConfig(PreTrainedConfig):
 
 
 def refuse_foreign_fields(kwargs: dict[str, Any]) -> None:
-    """Raise ValueError for words of other configurations, which would be stored and never read."""
+    """Raise ValueError for words of other configurations and misspelt ones: they would never be read."""
+    ours = [field.name for field in dataclasses.fields(FoundryConfig)]
     for name, value in kwargs.items():
-        if name in FOREIGN_FIELDS and value is not None:
-            raise ValueError(f"unknown field {name!r} of FoundryConfig: use {FOREIGN_FIELDS[name]}")
+        if value is None or name in FoundryConfig.attribute_map:
+            continue
+        meant = FOREIGN_FIELDS.get(name)
+        if meant is None and not name.endswith("_token_id"):
+            meant = next(iter(difflib.get_close_matches(name, ours, n=1, cutoff=0.85)), None)
+        if meant is not None:
+            raise ValueError(f"unknown field {name!r} of FoundryConfig: use {meant}")
 
 
 def refuse_rope(word: str) -> NoReturn:

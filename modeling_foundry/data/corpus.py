@@ -6,7 +6,7 @@ import hashlib
 import sys
 import sysconfig
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,17 +14,23 @@ from tqdm.auto import tqdm
 
 from ..settings import FoundryError
 
-# Distributors ship these apart (Debian: idle, python3-tk, libpython3-testsuite, ...), so a corpus that held
-# them would differ between machines of one Python version.
+# Distributors ship these apart or not at all (Debian: idle, python3-tk, libpython3-testsuite, no macholib;
+# openSUSE: curses, dbm, sqlite3, ...), so a corpus with them would differ between machines of one version.
 SHIPPED_APART = {
-    "distutils", "ensurepip", "idlelib", "lib2to3", "test", "tkinter", "turtle", "turtledemo", "venv", "_pyrepl",
+    "ctypes.macholib", "curses", "dbm", "distutils", "ensurepip", "idlelib", "lib2to3", "sqlite3", "test",
+    "tkinter", "turtle", "turtledemo", "venv", "_pyrepl",
 }  # fmt: skip
 TEST_FOLDERS = {"test", "tests", "idle_test"}
-# Written by programs: code-page tables and the help texts of the language reference.
-GENERATED = {"encodings", "pydoc_data"}
+# Written by programs: code pages, help texts, case tables (the only text here that NFC would change).
+GENERATED = {"encodings", "pydoc_data", "re._casefix"}
 NEVER = {"site-packages", "dist-packages", "__pycache__"}
 # Chosen among twelve for a held-out side of many kinds and some 400 documented functions, before any training.
 SPLIT_SALT = "standard-library-6"
+# Tests that go by another name than the module they test.
+TESTS_OF = {
+    "urlparse": "urllib", "robotparser": "urllib", "smtpnet": "smtplib", "fileio": "io", "memoryio": "io",
+    "bufio": "io", "univnewlines": "io",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class Module:
 
     @property
     def family(self) -> str:
+        """What it is held out with."""
         return family_of(self.name)
 
 
@@ -43,20 +50,40 @@ def family_of(name: str) -> str:
     """Modules that belong together stand on one side of the split: a package whole, a module with its tests.
 
     ``json.decoder`` and ``test.test_json`` are of the family ``json``, ``_strptime`` of ``strptime`` and
-    ``_pyio``, which is ``io`` written in Python, of ``io``.
+    ``_pyio``, which is ``io`` written in Python, of ``io``.  A test belongs to the longest module name it
+    starts with: ``test_urllib2`` to ``urllib``.
     """
     parts = name.split(".")
-    first = parts[1] if parts[0] == "test" and len(parts) > 1 else parts[0]
-    public = first.removeprefix("test_").strip("_")
+    if parts[0] == "test" and len(parts) > 1:
+        return _tested_family(parts[1].removeprefix("test_").strip("_"))
+    first = parts[0]
+    public = first.strip("_")
     in_python = public.removeprefix("py").strip("_")
     twin = first.startswith("_py") and in_python in sys.stdlib_module_names
     return in_python if twin else public or first
+
+
+def _tested_family(subject: str) -> str:
+    if subject in TESTS_OF:
+        return TESTS_OF[subject]
+    names = [module for module in sys.stdlib_module_names if subject.startswith(module)]
+    return max(names, key=len, default=subject)
 
 
 def is_held_out(family: str, fraction: float) -> bool:
     """A pure function of the name: the same on every machine, whatever else is installed."""
     digest = hashlib.sha256(f"{SPLIT_SALT}:{family}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def corpus_sha256(modules: Iterable[Module]) -> str:
+    """One hash of all names and texts: two machines with the same hash have the same corpus."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for text in (module.name, module.text):
+            content = text.encode()
+            digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()
 
 
 def read_standard_library(
@@ -66,16 +93,18 @@ def read_standard_library(
 
     Args:
         include_tests: also the test folders, where they are installed.
+        max_modules: stop after this many files.
         root: folder to read instead of this interpreter's.
 
     Raises:
         FoundryError: there is no readable source.
     """
     root = root or Path(sysconfig.get_path("stdlib"))
-    paths = sorted(_source_files(root, include_tests))[:max_modules]
-    modules: list[Module] = []
+    paths = sorted(_source_files(root, include_tests), key=lambda path: path.relative_to(root).parts)[
+        :max_modules
+    ]
+    modules, left_out = [], {"not_decodable": 0, "duplicate": 0, "empty": 0}
     seen: set[str] = set()
-    left_out = {"not_decodable": 0, "duplicate": 0, "empty": 0}
     for path in tqdm(paths, desc="read modules", unit="file", mininterval=0.5, disable=len(paths) < 50):
         text = _decode(path)
         reason = _reason_to_leave_out(text, seen)
@@ -93,13 +122,21 @@ def read_standard_library(
 
 def _source_files(root: Path, include_tests: bool) -> Iterator[Path]:
     for path in root.rglob("*.py"):
-        parts = path.relative_to(root).parts
-        top = parts[0].removesuffix(".py")
-        is_test = bool(TEST_FOLDERS & set(parts[:-1]))
-        if NEVER & set(parts) or top in GENERATED or (is_test and not include_tests):
+        parts = path.relative_to(root).with_suffix("").parts
+        if NEVER & set(parts) or _is_among(parts, GENERATED):
             continue
-        if (top == "test" and include_tests) or (top in sys.stdlib_module_names and top not in SHIPPED_APART):
+        is_test = bool(TEST_FOLDERS & set(parts[:-1]))
+        if is_test and not include_tests:
+            continue
+        if (is_test and parts[0] == "test") or (
+            parts[0] in sys.stdlib_module_names and not _is_among(parts, SHIPPED_APART)
+        ):
             yield path
+
+
+def _is_among(parts: tuple[str, ...], names: set[str]) -> bool:
+    """Whether a module or a package it is in is named: ``("ctypes", "macholib", "dyld")``."""
+    return any(".".join(parts[:depth]) in names for depth in range(1, len(parts) + 1))
 
 
 def _decode(path: Path) -> str | None:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from ..files import sha256_of_file, write_atomically
 from ..settings import FoundryError
-from .settings import DataSettings
 from .shards import TokenShard
 
 MANIFEST_NAME = "data.json"
+# What an unfinished folder is going to hold; gone when data.json is there.
+PLAN_NAME = "preparing.json"
 TOKENIZER_FOLDER = "tokenizer"
+SPLITS = ("train", "heldout")
+OWN_FILES = [
+    *(f"{split}.ds{suffix}" for split in SPLITS for suffix in ("", ".index", ".json")),
+    *(f"{kind}_{split}.jsonl" for kind in ("sft", "dpo") for split in SPLITS),
+    "heldout.jsonl",
+]
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class PreparedData:
 
     @property
     def tokenizer_folder(self) -> Path:
+        """Where AutoTokenizer loads from."""
         return self.folder / TOKENIZER_FOLDER
 
     def shard(self, split: str) -> TokenShard:
@@ -62,7 +67,7 @@ def load_prepared(folder: str | Path) -> PreparedData:
             raise FoundryError(f"{path}: differs from what {MANIFEST_NAME} recorded; prepare the data again")
     prepared = PreparedData(folder, manifest)
     tokenizer = sha256_of_file(prepared.tokenizer_folder / "tokenizer.json")
-    for split in ("train", "heldout"):
+    for split in SPLITS:
         if prepared.shard(split).header.tokenizer_sha256 != tokenizer:
             raise FoundryError(
                 f"{folder / split}.ds: was made with another tokenizer than {TOKENIZER_FOLDER}/"
@@ -78,35 +83,38 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / MANIFEST_NAME
     try:
-        manifest = json.loads(path.read_text())
-        return manifest if manifest["files"].items() and manifest["settings"] else None
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        files = {
+            name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in manifest["files"].items()
+        }
+        if not files or not isinstance(manifest["settings"], dict):
+            raise ValueError("no files or no settings")
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FoundryError(
             f"{path}: not a data manifest; prepare the data again with --overwrite=true"
         ) from error
+    return manifest
 
 
-def is_prepared(folder: Path, settings: DataSettings, identity: dict[str, Any]) -> bool:
-    """Whether the folder holds exactly this data; clears it first when it may be overwritten.
+def is_prepared(folder: Path, content: dict[str, Any]) -> bool:
+    """Whether the folder holds exactly this data, whole.
 
     Args:
-        identity: what besides the settings decides the content (Python version, hash of the text file).
+        content: all that decides what is in it (settings, Python version, hash of the text file).
 
     Raises:
-        FoundryError: it holds other data.
+        FoundryError: it holds other data, or a damaged file.
     """
-    if settings.overwrite and folder.exists():
-        shutil.rmtree(folder)
     manifest = read_manifest(folder)
     if manifest is None:
         return False
-    wanted = {**relevant_settings(settings), **identity}
+    found = manifest["settings"]
     changed = [
-        f"{key}: {manifest['settings'].get(key)} -> {value}"
-        for key, value in wanted.items()
-        if manifest["settings"].get(key) != value
+        f"{key}: {found.get(key)} -> {content.get(key)}"
+        for key in {**found, **content}
+        if found.get(key) != content.get(key)
     ]
     if changed:
         raise FoundryError(
@@ -117,8 +125,27 @@ def is_prepared(folder: Path, settings: DataSettings, identity: dict[str, Any]) 
     return True
 
 
-def relevant_settings(settings: DataSettings) -> dict[str, Any]:
-    return {key: value for key, value in asdict(settings).items() if key not in ("output_dir", "overwrite")}
+def start_folder(folder: Path, content: dict[str, Any]) -> bool:
+    """Make ready to write; whether an interrupted preparation of the same content is to be gone on with.
+
+    What another preparation left unfinished is removed.  Files that are not ours are never touched.
+    """
+    plan = folder / PLAN_NAME
+    wanted = json.dumps(content, indent=1, sort_keys=True) + "\n"
+    if plan.is_file() and plan.read_text(encoding="utf-8") == wanted:
+        return True
+    clear_folder(folder)
+    write_atomically(plan, wanted)
+    return False
+
+
+def clear_folder(folder: Path) -> None:
+    """Remove the files this module writes, ``data.json`` first, and nothing else."""
+    for name in (MANIFEST_NAME, PLAN_NAME, *OWN_FILES):
+        (folder / name).unlink(missing_ok=True)
+        for leftover in folder.glob(f".{name}.*tmp"):
+            leftover.unlink()
+    shutil.rmtree(folder / TOKENIZER_FOLDER, ignore_errors=True)
 
 
 def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> int:
@@ -128,30 +155,20 @@ def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     return len(lines)
 
 
-def write_manifest(
-    folder: Path, settings: DataSettings, identity: dict[str, Any], statistics: dict[str, Any]
-) -> None:
-    """Seal the folder: sizes and hashes of all its files, then the statistics."""
+def seal_folder(folder: Path, content: dict[str, Any], statistics: dict[str, Any]) -> None:
+    """Write ``data.json``: what was asked for, the statistics, size and hash of every file."""
     files = {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST_NAME
+        str(path.relative_to(folder).as_posix()): {
+            "bytes": path.stat().st_size,
+            "sha256": sha256_of_file(path),
+        }
+        for path in _own_files(folder)
     }
-    manifest = {
-        "settings": {**relevant_settings(settings), **identity}, "statistics": statistics, "files": files,
-    }  # fmt: skip
+    manifest = {"settings": content, "statistics": statistics, "files": files}
     write_atomically(folder / MANIFEST_NAME, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    (folder / PLAN_NAME).unlink(missing_ok=True)
 
 
-def print_statistics(folder: Path, statistics: dict[str, Any]) -> None:
-    """One small table of what was made."""
-    table = Table(title=str(folder), title_justify="left", show_edge=False, pad_edge=False)
-    for column in ("", "train", "held out"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name, (train, held_out) in statistics["table"].items():
-        table.add_row(name.replace("_", " "), _shown(train), _shown(held_out))
-    Console().print(table)
-
-
-def _shown(value: float) -> str:
-    return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"
+def _own_files(folder: Path) -> Iterator[Path]:
+    yield from (folder / name for name in OWN_FILES if (folder / name).is_file())
+    yield from sorted(path for path in (folder / TOKENIZER_FOLDER).rglob("*") if path.is_file())

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -11,19 +15,26 @@ from ..settings import FoundryError
 from .order import shuffled_position
 from .shards import TokenShard
 
+# Positions are shuffled this many at a time: numpy takes as long for one as for sixty-four.
+CHUNK = 64
+
 
 class PackedDataset(Dataset):
     """Item i is one block of ``sequence_length`` consecutive tokens.
 
-    Blocks do not overlap, so an epoch sees no token twice.  With ``num_samples`` the dataset is as long as the
-    run needs: sample i belongs to epoch i // num_blocks and each epoch has its own shuffle.  Which block sample
-    i is depends on the seed alone, not on ranks, workers or restarts.
+    Blocks do not overlap, so an epoch sees no token twice; the tokens after the last whole block are not seen.
+    With ``num_samples`` the dataset is as long as the run needs: sample i belongs to epoch i // num_blocks and
+    each epoch has its own shuffle.  Which block sample i is depends on the seed alone, not on ranks, workers or
+    restarts.
 
     Args:
         shard: opened token shard.
         num_samples: length; None is one epoch in file order (for evaluation).
         document_mask: also return ``position_ids`` that restart at each document, from which the attention mask
             keeps documents apart.
+
+    Raises:
+        FoundryError: the shard does not fill one sequence.
     """
 
     def __init__(
@@ -43,8 +54,19 @@ class PackedDataset(Dataset):
                 f"sequence_length must be at most that, found {sequence_length}"
             )
         self.num_samples = self.num_blocks if num_samples is None else num_samples
-        self._tokens = shard.tokens()
-        self._ends = shard.document_ends()
+        self._chunk: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
+
+    @cached_property
+    def _tokens(self) -> NDArray[np.unsignedinteger]:
+        return self.shard.tokens()
+
+    @cached_property
+    def _ends(self) -> NDArray[np.uint64]:
+        return self.shard.document_ends()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open maps: a spawned loader worker opens the files again instead of copying the corpus."""
+        return {name: value for name, value in vars(self).items() if name not in ("_tokens", "_ends")}
 
     @property
     def num_corpus_tokens(self) -> int:
@@ -54,27 +76,43 @@ class PackedDataset(Dataset):
     def __len__(self) -> int:
         return self.num_samples
 
-    def block_of(self, index: int) -> int:
-        """Which block of the shard sample ``index`` is."""
-        epoch, position = divmod(index, self.num_blocks)
-        return (
-            int(shuffled_position(position, self.num_blocks, self.seed, epoch)) if self.shuffle else position
-        )
+    def sample_ids(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Which blocks of the shard the samples [start, stop) are, without reading any.
+
+        Optimizer step k of a run with global batch b takes ``sample_ids(k * b, (k + 1) * b)``.
+        """
+        epochs, positions = np.divmod(np.arange(start, stop, dtype=np.int64), self.num_blocks)
+        if not self.shuffle:
+            return positions
+        blocks = np.empty_like(positions)
+        for epoch in np.unique(epochs):
+            inside = epochs == epoch
+            blocks[inside] = shuffled_position(positions[inside], self.num_blocks, self.seed, int(epoch))
+        return blocks
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """``input_ids`` and ``labels``, int64 of shape (sequence_length,); ``position_ids`` with document_mask."""
         if not 0 <= index < self.num_samples:
             raise IndexError(f"sample {index} of {self.num_samples}")
-        start = self.block_of(index) * self.sequence_length
+        start = self._block_of(index) * self.sequence_length
         ids = torch.from_numpy(self._tokens[start : start + self.sequence_length].astype(np.int64))
         item = {"input_ids": ids, "labels": ids.clone()}
         if self.document_mask:
             item["position_ids"] = self._positions(start)
         return item
 
+    def _block_of(self, index: int) -> int:
+        number, place = divmod(index, CHUNK)
+        known, blocks = self._chunk
+        if known != number:
+            blocks = self.sample_ids(number * CHUNK, (number + 1) * CHUNK)
+            self._chunk = number, blocks
+        return int(blocks[place])
+
     def _positions(self, start: int) -> Tensor:
         """0, 1, 2, ... from the start of the block and again from each document start inside it."""
         stop = start + self.sequence_length
-        first, last = np.searchsorted(self._ends, [start, stop], side="right")
+        first, last = np.searchsorted(self._ends, np.array([start, stop], dtype=np.uint64), side="right")
         starts = np.asarray(self._ends[first:last], dtype=np.int64) - start
         origin = np.zeros(self.sequence_length, dtype=np.int64)
         inside = starts[(starts > 0) & (starts < self.sequence_length)]

@@ -2,119 +2,189 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from transformers import PreTrainedTokenizerFast
-
-from ..files import sha256_of_file
+from ..files import sha256_of_file, sync_folder
 from ..settings import FoundryError
-from .corpus import Module, read_standard_library, split_modules
+from .corpus import Module, corpus_sha256, read_standard_library, split_modules
 from .folder import (
+    SPLITS,
     TOKENIZER_FOLDER,
+    clear_folder,
     is_prepared,
-    print_statistics,
+    seal_folder,
+    start_folder,
     write_json_lines,
-    write_manifest,
 )
-from .functions import conversation, documented_functions, preference_pairs
+from .functions import DocumentedFunction, conversation, documented_functions, preference_pairs
 from .settings import DataSettings
-from .shards import write_shard
-from .tokenizer import encode_documents, train_tokenizer
+from .shards import ShardHeader, TokenShard, write_shard
+from .statistics import Rows, length_percentiles, print_statistics, repeated_line_share, side_by_side
+from .text_file import read_text_file
+from .tokenizer import encode_documents, load_tokenizer, train_tokenizer
 
-console = Console(highlight=False)
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# Part of what a folder is known by: raise it when the same settings come to give other bytes.
+PREPARATION_VERSION = 2
 
 
 def prepare(settings: DataSettings) -> Path:
     """Make the folder the settings describe; do nothing when it is complete already.
 
-    An interrupted preparation starts over: the whole takes less than a minute.
+    Interrupted and run again, it goes on: the tokenizer and the token shards that are whole are kept.
 
     Raises:
         FoundryError: the source cannot be read, or the folder holds other data.
     """
     folder = Path(settings.output_dir)
-    identity = _identity(settings)
-    if is_prepared(folder, settings, identity):
-        console.print(f"data: complete already, {folder} (nothing to do)")
+    content = content_of(settings)
+    if settings.overwrite:
+        clear_folder(folder)
+    if is_prepared(folder, content):
+        print(f"data: complete already, {folder} (nothing to do)")
         return folder
-    if settings.source == "text_file":
-        statistics = _prepare_text_file(settings, folder)
-    else:
-        statistics = _prepare_standard_library(settings, folder)
-    write_manifest(folder, settings, identity, statistics)
+    source = _read(settings)
+    try:
+        if start_folder(folder, content):
+            print(f"data: going on with {folder}, which was interrupted")
+    except OSError as error:
+        raise FoundryError(
+            f"{folder}: cannot write there ({error.strerror}); give another --output_dir"
+        ) from error
+    tokenizer = _tokenizer_of(folder, source.train, settings.vocab_size)
+    statistics = {"table": _write_files(folder, source, tokenizer), "notes": source.notes}
+    seal_folder(folder, content, statistics)
     print_statistics(folder, statistics)
     return folder
 
 
-def _identity(settings: DataSettings) -> dict[str, Any]:
+def content_of(settings: DataSettings) -> dict[str, Any]:
+    """All that decides what a folder holds; where it is, and where its source is, do not.
+
+    Raises:
+        FoundryError: the text file cannot be read.
+    """
+    content: dict[str, Any] = {
+        "preparation": PREPARATION_VERSION,
+        "source": settings.source,
+        "vocab_size": settings.vocab_size,
+        "held_out_fraction": settings.held_out_fraction,
+    }
     if settings.source == "standard_library":
-        return {"python": platform.python_version()}
+        python = f"{platform.python_implementation()} {platform.python_version()}"
+        return content | {
+            "include_tests": settings.include_tests, "max_modules": settings.max_modules, "python": python,
+        }  # fmt: skip
     try:
-        return {"text_file_sha256": sha256_of_file(str(settings.text_file))}
+        return content | {"text_file_sha256": sha256_of_file(str(settings.text_file))}
     except OSError as error:
         raise FoundryError(f"{settings.text_file}: cannot read the text file ({error.strerror})") from error
 
 
-def _prepare_standard_library(settings: DataSettings, folder: Path) -> dict[str, Any]:
+# ----------------------------------------------------------------------------------------------- source
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was read: documents of both sides, functions of both sides where there are any, facts to print."""
+
+    train: list[Module]
+    held_out: list[Module]
+    functions: tuple[list[DocumentedFunction], list[DocumentedFunction]] | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def _read(settings: DataSettings) -> Source:
+    if settings.source == "text_file":
+        return Source(*read_text_file(str(settings.text_file), settings.held_out_fraction))
     modules, left_out = read_standard_library(settings.include_tests, settings.max_modules)
     train, held_out = split_modules(modules, settings.held_out_fraction)
-    table = _write_text(folder, train, held_out, settings.vocab_size)
-    functions = [documented_functions(side) for side in (train, held_out)]
-    for name, side in zip(("train", "heldout"), functions, strict=True):
-        if len(side) < 2:
+    train_functions = documented_functions(train)
+    held_out_functions = documented_functions(held_out, known=train_functions)
+    for side, functions in (("train", train_functions), ("held-out", held_out_functions)):
+        if len(functions) < 2:
             raise FoundryError(
-                f"{folder}: only {len(side)} documented function(s) in {name}; give more modules"
+                f"{len(functions)} documented function(s) in the {side} modules; give more modules"
             )
-        write_json_lines(folder / f"sft_{name}.jsonl", map(conversation, side))
-        write_json_lines(folder / f"dpo_{name}.jsonl", preference_pairs(side))
-    table["modules"] = (len(train), len(held_out))
-    table["documented functions"] = (len(functions[0]), len(functions[1]))
-    families = sorted({module.family for module in held_out})
-    return {"table": table, "held_out_families": families, "left_out": left_out}
+    shared = repeated_line_share([module.text for module in train], [module.text for module in held_out])
+    notes = [
+        f"held out: {', '.join(sorted({module.family for module in held_out}))}",
+        f"lines of the held-out text that also stand in the train text: {shared:.1%}",
+        "left out: " + ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in left_out.items()),
+        f"corpus SHA-256: {corpus_sha256(modules)}",
+    ]
+    return Source(train, held_out, (train_functions, held_out_functions), notes)
 
 
-def _prepare_text_file(settings: DataSettings, folder: Path) -> dict[str, Any]:
-    """The end of the file is held out, cut at a line."""
-    path = Path(str(settings.text_file))
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise FoundryError(
-            f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8 first"
-        ) from error
-    cut = text.rfind("\n", 0, int(len(text) * (1 - settings.held_out_fraction))) + 1
-    if not text[:cut].strip() or not text[cut:].strip():
-        raise FoundryError(f"{path}: too short to split at a line into text to train on and text to hold out")
-    train, held_out = Module(path.stem, text[:cut]), Module(path.stem, text[cut:])
-    return {"table": _write_text(folder, [train], [held_out], settings.vocab_size)}
+# ----------------------------------------------------------------------------------------------- samples
 
 
-def _write_text(
-    folder: Path, train: Sequence[Module], held_out: Sequence[Module], vocab_size: int
-) -> dict[str, tuple[float, float]]:
-    """Tokenizer from the train side alone, one shard a side, the raw held-out text; returns counts."""
-    tokenizer = train_tokenizer([module.text for module in train], vocab_size)
-    tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
-    tokenizer_hash = sha256_of_file(folder / TOKENIZER_FOLDER / "tokenizer.json")
-    write_json_lines(
-        folder / "heldout.jsonl", ({"module": module.name, "text": module.text} for module in held_out)
-    )
-    counts = []
-    for name, side in (("train", train), ("heldout", held_out)):
-        counts.append(_write_side(folder / f"{name}.ds", side, tokenizer, tokenizer_hash))
-    return {key: (counts[0][key], counts[1][key]) for key in counts[0]}
+def _write_samples(
+    folder: Path, split: str, functions: Sequence[DocumentedFunction], tokenizer: PreTrainedTokenizerFast
+) -> dict[str, float]:
+    """Conversations and preference pairs of one side; returns counts and lengths in tokens."""
+    pairs = preference_pairs(functions)
+    write_json_lines(folder / f"sft_{split}.jsonl", map(conversation, functions))
+    write_json_lines(folder / f"dpo_{split}.jsonl", pairs)
+    prompts = tokenizer.apply_chat_template(
+        [[{"role": "user", "content": function.question}] for function in functions],
+        add_generation_prompt=True,
+    )["input_ids"]
+    answers = encode_documents(tokenizer, [function.summary for function in functions])
+    return {
+        "conversations": len(functions),
+        "preference pairs": len(pairs),
+        "of them in one module": sum(pair["difficulty"] == "same module" for pair in pairs),
+        **length_percentiles("prompt tokens", map(len, prompts)),
+        **length_percentiles("answer tokens", (len(ids) + 1 for ids in answers)),  # and the end of the turn
+    }
+
+
+# ------------------------------------------------------------------------------------ tokenizer and shards
+
+
+def _tokenizer_of(folder: Path, train: Sequence[Module], vocab_size: int) -> PreTrainedTokenizerFast:
+    """The folder's tokenizer, trained from the train side alone where it is not there yet."""
+    target = folder / TOKENIZER_FOLDER
+    if not target.is_dir():
+        temporary = folder / f".{TOKENIZER_FOLDER}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        train_tokenizer([module.text for module in train], vocab_size).save_pretrained(temporary)
+        os.replace(temporary, target)
+        sync_folder(folder)
+    return load_tokenizer(target)
+
+
+def _write_files(folder: Path, source: Source, tokenizer: PreTrainedTokenizerFast) -> Rows:
+    """One shard and the samples of each side, and the raw held-out text."""
+    rows = ({"module": module.name, "text": module.text} for module in source.held_out)
+    write_json_lines(folder / "heldout.jsonl", rows)
+    facts = []
+    for place, split in enumerate(SPLITS):
+        modules = (source.train, source.held_out)[place]
+        facts.append(_write_side(folder, split, modules, tokenizer))
+        if source.functions is not None:
+            facts[-1] |= _write_samples(folder, split, source.functions[place], tokenizer)
+    return side_by_side(*facts)
 
 
 def _write_side(
-    path: Path, modules: Sequence[Module], tokenizer: PreTrainedTokenizerFast, tokenizer_hash: str
+    folder: Path, split: str, modules: Sequence[Module], tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, float]:
-    texts = [module.text for module in modules]
-    documents = encode_documents(tokenizer, texts)
-    header = write_shard(path, documents, len(tokenizer), int(tokenizer.eos_token_id), tokenizer_hash)
+    path, texts = folder / f"{split}.ds", [module.text for module in modules]
+    tokenizer_hash = sha256_of_file(folder / TOKENIZER_FOLDER / "tokenizer.json")
+    header = _finished_header(path, tokenizer_hash)
+    if header is None:
+        documents = encode_documents(tokenizer, texts)
+        header = write_shard(path, documents, len(tokenizer), int(tokenizer.eos_token_id), tokenizer_hash)
     num_bytes = sum(len(text.encode()) for text in texts)
     return {
         "documents": header.num_documents,
@@ -122,3 +192,13 @@ def _write_side(
         "tokens": header.num_tokens,
         "bytes per token": num_bytes / header.num_tokens,
     }
+
+
+def _finished_header(path: Path, tokenizer_hash: str) -> ShardHeader | None:
+    """The header of a whole shard that an interrupted preparation left; None where it must be written."""
+    try:
+        shard = TokenShard.open(path)
+        shard.verify()
+    except FoundryError:
+        return None
+    return shard.header if shard.header.tokenizer_sha256 == tokenizer_hash else None

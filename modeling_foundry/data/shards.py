@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -142,20 +142,30 @@ class TokenShard:
         ):
             if sha256_of_file(file) != expected:
                 raise FoundryError(f"{file}: does not match the SHA-256 in {header_path(self.path).name}")
-        if self.header.num_tokens == 0:
-            return
         tokens, ends = self.tokens(), self.document_ends()
-        if int(tokens.max()) >= self.header.vocab_size:
+        if len(tokens) and int(tokens.max()) >= self.header.vocab_size:
             raise FoundryError(
                 f"{self.path}: holds id {int(tokens.max())}, vocabulary is {self.header.vocab_size}"
             )
-        if int(ends[-1]) != len(tokens) or np.any(tokens[ends - 1] != self.header.eos_token_id):
-            raise FoundryError(f"{self.path}: a document does not end with id {self.header.eos_token_id}")
+        lengths = np.diff(ends.astype(np.int64), prepend=0)
+        if int(lengths.sum()) != len(tokens) or np.any(lengths <= 0):
+            raise FoundryError(
+                f"{index_path(self.path)}: its ends do not divide {len(tokens)} tokens into documents"
+            )
+        unfinished = np.flatnonzero(tokens[ends - np.uint64(1)] != self.header.eos_token_id)
+        if len(unfinished):
+            raise FoundryError(
+                f"{self.path}: document {unfinished[0]} does not end with id {self.header.eos_token_id}"
+            )
 
 
 def _read_header(path: Path) -> ShardHeader:
     try:
-        header = ShardHeader(**json.loads(path.read_text()))
+        header = ShardHeader(**json.loads(path.read_text(encoding="utf-8")))
+        for field in fields(header):
+            value, kind = getattr(header, field.name), {"int": int, "str": str}[str(field.type)]
+            if type(value) is not kind:
+                raise ValueError(f"{field.name}: {value!r}")
     except FileNotFoundError as error:
         raise FoundryError(f"{path}: missing; the shard was not finished, prepare the data again") from error
     except (ValueError, TypeError) as error:

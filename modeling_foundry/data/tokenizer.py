@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerFast
+
+if TYPE_CHECKING:  # imported where it is used: it takes seconds, and "nothing to do" should not
+    from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT, START_OF_TURN, END_OF_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = (END_OF_TEXT, START_OF_TURN, END_OF_TURN)
@@ -17,14 +23,25 @@ QWEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# Between a newline and a letter, digit or ASCII mark the pattern always ends a piece, and NFC joins nothing over
+# it: text cut there has the same ids as text in one piece.
+SAFE_CUT = re.compile(r"\n(?=[\w!-/:-@\[-`{-~])")
+PIECE_CHARACTERS = 20_000
+BATCH_CHARACTERS = 1_000_000
 
 # {% generation %} marks the assistant's tokens for TRL's assistant_only_loss; the end of the turn is inside.
+# What a message spells is not obeyed: a space breaks control tokens inside a role or a content, because
+# transformers encodes the rendered conversation as one text in which they would be real.
 CHAT_TEMPLATE = (
+    "{%- macro plain(text) %}"
+    "{%- if text is not string %}{{- raise_exception('a role or a content is not text') }}{%- endif %}{{- text"
+    + "".join(f" | replace('{token}', '<| {token[2:-2]} |>')" for token in SPECIAL_TOKENS)
+    + " }}{%- endmacro %}"
     "{%- for message in messages %}"
-    "{{- '<|im_start|>' + message['role'] + '\\n' }}"
+    "{{- '<|im_start|>' + plain(message['role']) + '\\n' }}"
     "{%- if message['role'] == 'assistant' %}"
-    "{% generation %}{{- message['content'] + '<|im_end|>' }}{% endgeneration %}"
-    "{%- else %}{{- message['content'] + '<|im_end|>' }}{%- endif %}"
+    "{% generation %}{{- plain(message['content']) + '<|im_end|>' }}{% endgeneration %}"
+    "{%- else %}{{- plain(message['content']) + '<|im_end|>' }}{%- endif %}"
     "{{- '\\n' }}"
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
@@ -33,10 +50,11 @@ logger = logging.getLogger(__name__)
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Train a lossless byte-level BPE on ``texts``.
+    """Train a byte-level BPE on ``texts``; any text comes back from its ids in NFC.
 
     Args:
-        vocab_size: wished number of ids, special tokens included; a small text can give fewer.
+        vocab_size: wished number of ids, special tokens included.  Only what occurs twice becomes a token, so
+            a small text gives fewer, and a warning says so.
 
     Returns:
         A tokenizer whose end-of-sequence and padding token is ``<|endoftext|>``, with a chat template.
@@ -52,6 +70,7 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenize
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
+        min_frequency=2,
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -60,12 +79,14 @@ def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenize
         tqdm(texts, desc="train tokenizer", unit="doc", mininterval=0.5, disable=len(texts) < 50), trainer
     )
     if backend.get_vocab_size() < vocab_size:
-        logger.warning("the text gives %d token ids, not %d", backend.get_vocab_size(), vocab_size)
+        logger.warning("tokenizer: the text gives %d token ids, not %d", backend.get_vocab_size(), vocab_size)
     return wrap(backend)
 
 
 def wrap(backend: Tokenizer) -> PreTrainedTokenizerFast:
     """transformers' tokenizer around a trained backend."""
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         eos_token=END_OF_TEXT,
@@ -76,19 +97,56 @@ def wrap(backend: Tokenizer) -> PreTrainedTokenizerFast:
     )
 
 
-def encode_documents(
-    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], batch_size: int = 64
-) -> Iterable[list[int]]:
-    """Ids of each document, without special tokens.
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of a prepared folder."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Iterator[list[int]]:
+    """Ids of each document in turn, without special tokens.
 
     Text that spells a control token (``<|im_end|>``) is encoded as the ordinary characters it is.
     """
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.encode_special_tokens = True  # "encode them as ordinary text"
-    progress = tqdm(total=len(texts), desc="tokenize", unit="doc", mininterval=0.5, disable=len(texts) < 50)
+    num_characters = sum(map(len, texts))
+    progress = tqdm(
+        total=num_characters, desc="tokenize", unit="char", unit_scale=True, mininterval=0.5,
+        disable=num_characters < BATCH_CHARACTERS,
+    )  # fmt: skip
     with progress:
-        for start in range(0, len(texts), batch_size):
-            batch = list(texts[start : start + batch_size])
-            for encoding in backend.encode_batch_fast(batch, add_special_tokens=False):
-                yield encoding.ids
-            progress.update(len(batch))
+        for batch in _batches(texts):
+            pieces = [pieces_of(text) for text in batch]
+            encodings = iter(backend.encode_batch_fast(list(chain(*pieces)), add_special_tokens=False))
+            for text, own in zip(batch, pieces, strict=True):
+                yield [id for _ in own for id in next(encodings).ids]
+                progress.update(len(text))
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    batch, num_characters = [], 0
+    for text in texts:
+        batch.append(text)
+        num_characters += len(text)
+        if num_characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, num_characters = [], 0
+    if batch:
+        yield batch
+
+
+def pieces_of(text: str, size: int = PIECE_CHARACTERS) -> list[str]:
+    """Cut a text where its ids do not change by it, into pieces of about ``size`` characters.
+
+    The pieces of one large document are encoded side by side; joined, their ids are those of the whole.
+    """
+    pieces, start = [], 0
+    while len(text) - start > size:
+        match = SAFE_CUT.search(text, start + size)
+        if match is None:
+            break
+        pieces.append(text[start : match.end()])
+        start = match.end()
+    return [*pieces, text[start:]]

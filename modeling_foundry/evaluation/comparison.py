@@ -76,6 +76,8 @@ def compare(before: Outcomes, after: Outcomes) -> Comparison:
     p_value = None
     if before.is_binary and after.is_binary:
         p_value = sign_test(differences)
+        if error == 0:
+            low, high = _exact_change(differences)
         low, high = max(-1.0, low), min(1.0, high)
     verdict = judge(low, high, p_value, after.higher_is_better)
     return Comparison(value, error, low, high, p_value, len(differences), num_groups, verdict)
@@ -126,6 +128,15 @@ def judge(low: float, high: float, p_value: float | None, higher_is_better: bool
     if not excludes_zero or (p_value is not None and p_value >= SIGNIFICANT_P):
         return "no difference"
     return "better" if (low > 0) == higher_is_better else "worse"
+
+
+def _exact_change(differences: np.ndarray) -> tuple[float, float]:
+    """Interval where all items changed the same way, or none did: a width of 0 would claim too much."""
+    num_changed = int(np.abs(differences).sum())
+    low, high = _exact_interval(num_changed, len(differences))
+    if num_changed == 0:
+        return -high, high
+    return (low, high) if differences[0] > 0 else (-high, -low)
 
 
 def _exact_interval(num_hits: int, num_items: int) -> tuple[float, float]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from .labels import BITS_PER_BYTE, in_order, label_of, number
+from .labels import BITS_PER_BYTE, CHOICE, MARGIN, PREFERENCE, in_order, label_of, number
 from .stages import Stage
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def draw_figures(results: dict[str, Any], stages: list[Stage]) -> dict[str, byte
         figures["throughput.png"] = _png(lambda: draw_throughput(pretrain))
     if BITS_PER_BYTE in results["scores"]:
         figures["bits_per_byte.png"] = _png(lambda: draw_bits_per_byte(results))
-    if set(results["scores"]) - {BITS_PER_BYTE}:
+    if drawn_metrics(results):
         figures["scores.png"] = _png(lambda: draw_scores(results))
     return figures
 
@@ -119,12 +119,8 @@ def draw_throughput(stage: Stage) -> Figure:
     axis.plot(steps, rates, color=BLUE, linewidth=1.6)
     middle = median(rates)
     axis.axhline(middle, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-    axis.annotate(
-        f"median {middle:,.0f}", (1, middle), xycoords=("axes fraction", "data"), xytext=(-4, 5),
-        textcoords="offset points", ha="right", fontsize=10,
-    )  # fmt: skip
     axis.set_ylim(0, 1.12 * max(rates))
-    axis.set_title(f"{stage.name}: tokens a second, evaluation and saving left out")
+    axis.set_title(f"{stage.name}: {middle:,.0f} tokens a second (median; evaluation and saving left out)")
     axis.set_xlabel("step")
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     return figure
@@ -165,12 +161,19 @@ def _reach(estimate: dict[str, Any]) -> list[list[float]] | None:
     return [[max(0.0, estimate["value"] - estimate["low"])], [max(0.0, estimate["high"] - estimate["value"])]]
 
 
+def drawn_metrics(results: dict[str, Any]) -> list[str]:
+    """What the bars show: everything but bits per byte, which has its own picture, and variants of a bar."""
+    variants = (BITS_PER_BYTE, MARGIN, f"{CHOICE}_norm", f"{PREFERENCE}_norm")
+    return in_order(set(results["scores"]) - set(variants))
+
+
 def draw_scores(results: dict[str, Any]) -> Figure:
     """A panel a metric, a bar a model, with 95 % intervals and the level of guessing."""
-    metrics = in_order(set(results["scores"]) - {BITS_PER_BYTE})
-    num_columns = min(3, len(metrics))
+    metrics = drawn_metrics(results)
+    num_columns = len(metrics) if len(metrics) <= 4 else 3
     num_rows = -(-len(metrics) // num_columns)
-    figure, axes = _figure(num_columns, num_rows, width=3.7 * max(2, num_columns), height=3.5 * num_rows)
+    width = 12.0 if num_columns > 2 else 3.7 * max(2, num_columns)
+    figure, axes = _figure(num_columns, num_rows, width=width, height=3.6 * num_rows)
     names = list(results["models"])
     for axis, metric in zip(axes, metrics, strict=False):
         _draw_panel(axis, results["scores"][metric], names, metric)

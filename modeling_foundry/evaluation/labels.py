@@ -7,6 +7,7 @@ from typing import Any
 
 BITS_PER_BYTE = "stdlib_bits_per_byte/bits_per_byte"
 CHOICE = "stdlib_summary_choice/acc"
+MARGIN = "stdlib_summary_preference/margin"
 TOKEN_F1 = "stdlib_summary_generate/token_f1"
 PREFERENCE = "stdlib_summary_preference/acc"
 STOP_RATE = "stop_rate/ended"
@@ -35,6 +36,9 @@ LABELS = {
         "Preference", "gives the chosen answer with its end a higher probability than the rejected one", 0.5
     ),
     f"{PREFERENCE}_norm": Label("Preference / byte", "the same with probabilities per byte", 0.5),
+    MARGIN: Label(
+        "Preference margin", "log-probability of the chosen answer above that of the rejected one, in nats"
+    ),
     TOKEN_F1: Label("Summary F1", "words that a generated summary shares with the true one"),
     STOP_RATE: Label("Stop rate", "answers the model ended itself; all others were cut at the limit"),
 }
@@ -64,8 +68,17 @@ def with_error(estimate: dict[str, Any], is_share: bool) -> str:
     value, error = estimate["value"], estimate["standard_error"]
     if error is None:
         return number(value, is_share)
+    if is_share and error == 0:
+        return f"{100 * value:.1f} ({bound(estimate)}){NO_BREAK}%"
     text = f"{100 * value:.1f} ± {100 * error:.1f}{NO_BREAK}%" if is_share else f"{value:.3f} ± {error:.3f}"
     return text.replace("-", "−")
+
+
+def bound(estimate: dict[str, Any]) -> str:
+    """All items hit, or none: how far the true rate can be from that, in percent at 95 % confidence."""
+    if estimate["value"] == 1:
+        return f"> {100 * estimate['low']:.1f}"
+    return f"< {100 * estimate['high']:.1f}"
 
 
 def difference(comparison: dict[str, Any], is_share: bool) -> str:

@@ -12,6 +12,8 @@ import numpy as np
 
 from ..settings import FoundryError
 
+RATES = ("acc", "acc_norm", "acc_bytes", "exact_match")
+
 
 @dataclass(frozen=True)
 class Outcomes:
@@ -22,6 +24,7 @@ class Outcomes:
         weights: 1 each, or the bytes of each document.
         groups: items of one group are not independent (functions of one family of modules).
         documents: what was asked, to pair two models item by item.
+        is_rate: the metric counts hits, however the items came out (an F1 of all zeros is no rate).
     """
 
     totals: np.ndarray
@@ -29,11 +32,12 @@ class Outcomes:
     groups: tuple[str, ...]
     documents: tuple[str, ...]
     higher_is_better: bool = True
+    is_rate: bool = True
 
     @property
     def is_binary(self) -> bool:
         """Whether each item is a hit or a miss."""
-        return bool(np.isin(self.totals, (0, 1)).all() and (self.weights == 1).all())
+        return self.is_rate and bool(np.isin(self.totals, (0, 1)).all() and (self.weights == 1).all())
 
 
 def read_outcomes(folder: Path) -> dict[str, Outcomes]:
@@ -107,5 +111,7 @@ def _outcomes_of_task(
             totals = -totals / math.log(2)
         else:
             totals, weights = np.asarray(values, dtype=float), np.ones(len(values))
-        outcomes[f"{task}/{metric}"] = Outcomes(totals, weights, groups, documents, bool(better[metric]))
+        outcomes[f"{task}/{metric}"] = Outcomes(
+            totals, weights, groups, documents, bool(better[metric]), is_rate=metric in RATES
+        )
     return outcomes

@@ -7,7 +7,7 @@ from datetime import timedelta
 from html import escape
 from typing import Any
 
-from .labels import BITS_PER_BYTE, VERDICT_SIGNS, in_order, label_of, number
+from .labels import BITS_PER_BYTE, VERDICT_SIGNS, bound, in_order, label_of, number
 from .page import folded, page, picture, table
 from .stages import Stage
 from .summary import headline_comparisons, verdict_rows
@@ -17,7 +17,8 @@ SIDES = ("before", "after")
 CLASS_OF_VERDICT = {"better": "better", "worse": "worse", "no difference": "even"}
 ABOUT_ERRORS = (
     "± is one standard error, taken over families of modules (the unit by which data were held out), because "
-    "functions of one module are not independent."
+    "functions of one module are not independent. Where every item is a hit, or none is, the exact 95 % bound "
+    "stands in its place."
 )
 ABOUT_VERDICTS = (
     "Both models answer the same items and the difference is taken item by item. A difference is claimed "
@@ -109,8 +110,11 @@ def _with_error(estimate: dict[str, Any] | None, is_share: bool) -> str:
     if estimate is None:
         return ""
     error = estimate["standard_error"]
-    shown = "" if error is None else f"<br><small>± {number(error, is_share)}</small>"
-    return number(estimate["value"], is_share) + shown
+    if error is None:
+        return number(estimate["value"], is_share)
+    exact = is_share and error == 0
+    shown = f"{escape(bound(estimate))} %" if exact else f"± {number(error, is_share)}"
+    return f"{number(estimate['value'], is_share)}<br><small>{shown}</small>"
 
 
 def _comparisons(results: dict[str, Any]) -> str:
@@ -187,7 +191,8 @@ def _answer(answer: dict[str, Any]) -> str:
 def _stages(results: dict[str, Any], stages: list[Stage]) -> str:
     rows = []
     for stage in stages:
-        tokens = next((line["tokens"] for line in reversed(stage.log) if line.get("tokens")), None)
+        counts = [line.get("tokens") or line.get("num_tokens") for line in stage.log]
+        tokens = next((count for count in reversed(counts) if count), None)
         rows.append(
             [
                 escape(stage.name),

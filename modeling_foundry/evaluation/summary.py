@@ -91,14 +91,15 @@ def print_results(results: dict[str, Any], console: Any) -> None:
         scores.add_row(*row)
     console.print(scores)
     console.print(f"[dim]{compression_line(results)}[/dim]", end="\n\n")
-    verdicts = _table("Did it really get better?", "", "stages", "verdict", "paired (95 % interval)")
+    verdicts = _table("Did it really get better?", "", "stages", "verdict", "paired (95 % interval)", gap=1)
     for title, stages, verdict, numbers in verdict_rows(results):
         colour = STYLE_OF_VERDICT[verdict]
         verdicts.add_row(title, stages, f"[{colour}]{VERDICT_SIGNS[verdict]} {verdict}[/{colour}]", numbers)
     console.print(verdicts)
 
 
-def _table(title: str, *header: str) -> Any:
+def _table(title: str, *header: str, gap: int = 2) -> Any:
+    """Without boxes, narrow enough for 80 columns."""
     from rich.table import Table
 
     return Table(
@@ -109,7 +110,7 @@ def _table(title: str, *header: str) -> Any:
         header_style="dim",
         box=None,
         pad_edge=False,
-        padding=(0, 2, 0, 0),
+        padding=(0, gap, 0, 0),
     )
 
 

@@ -98,7 +98,7 @@ def compute_of(command: BudgetOptions) -> Compute:
             f"budget: give exactly one of --flops, --hours (of the GPUs) and --usd; found {found}"
         )
     if flops is not None:
-        return Compute(flops, "C as given", f"{flops:.4g} FLOPs")
+        return Compute(flops, "C as given", "as given")
     mfu = command.utilisation()
     if mfu is None:
         raise PlanError(f"mfu: no figure is known for {command.gpu}; give --mfu")
@@ -203,7 +203,7 @@ def _steps(
     width = report["half_width"]
     return [
         {"title": "Step 1  N, parameters", "how": size["words"], "value": f"{parameters:,.0f}"},
-        {"title": "Step 2  C, compute", "how": compute.formula, "value": f"{compute.flops:.4g} FLOPs"},
+        {"title": "Step 2  C, compute", "how": compute.formula, "value": f"{numbers.power(compute.flops)} FLOPs"},
         {"title": "Step 3  f, training FLOPs a token", "how": "6 x matmul weights + attention",
          "value": f"{per_token / 1e9:,.2f} GF"},
         {"title": "Step 4  D, tokens", "how": f"D = C / f{served}{capped}{repeated}",
@@ -257,7 +257,7 @@ def optimum_report(law: ScalingLaw, flops: float, caps: Caps) -> dict[str, Any]:
     return {
         "law": law.name,
         "parameters": parameters,
-        "parameters_interval": law.optimum_interval(flops),
+        "parameters_interval": law.optimum_interval(flops) if caps == Caps() else None,
         "unconstrained_parameters": free[0],
         "unspent_flops": max(0.0, flops - spent) if flops - spent > 1e-6 * flops else 0.0,
         "bound_by": bound,

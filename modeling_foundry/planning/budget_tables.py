@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.table import Table
-
 from . import numbers
-from .tables import console, new_table
+from .tables import Section, console
+
+LEGEND = (
+    "t: tied embeddings; loss: nats per token of a 32,000-entry vocabulary\n"
+    "read/tok: bytes read for one generated token at batch 32 and 4,096 tokens of context\n"
+    "train: peak of one rank"
+)
 
 
 def print_budget(report: dict[str, Any]) -> None:
@@ -16,7 +20,7 @@ def print_budget(report: dict[str, Any]) -> None:
     out.print()
     given = report["given"]
     if given is None:
-        out.print(f"C = {report['compute']['flops']:.4g} FLOPs: {report['compute']['words']}", markup=False)
+        out.print(_compute(report), markup=False)
     else:
         out.print(_steps(given))
         out.print(_other_laws(report))
@@ -25,46 +29,56 @@ def print_budget(report: dict[str, Any]) -> None:
         out.print(f"note: {note}", markup=False)
 
 
-def _steps(given: dict[str, Any]) -> Table:
-    table = new_table("From the budget to the loss", "", "how", "value")
-    table.columns[1].justify = "left"
-    table.columns[0].no_wrap = table.columns[2].no_wrap = True
+def _compute(report: dict[str, Any]) -> str:
+    compute = report["compute"]
+    return f"C = {numbers.power(compute['flops'])} FLOPs ({compute['words']})"
+
+
+def _steps(given: dict[str, Any]) -> Section:
+    table = Section("From the budget to the loss", "", "how", "value")
+    table.table.columns[1].justify = "left"
+    table.table.columns[0].no_wrap = table.table.columns[2].no_wrap = True
     for step in given["steps"]:
         table.add_row(step["title"], step["how"], step["value"])
     return table
 
 
-def _other_laws(report: dict[str, Any]) -> Table:
+def _other_laws(report: dict[str, Any]) -> Section:
     given = report["given"]
     losses = {report["law"]["name"]: given["loss"]} | given["other_laws"]
-    table = new_table("The same N and D under each law", *(["law", "loss"]))
+    table = Section("The same N and D under each law", "law", "loss")
     for name, loss in losses.items():
         table.add_row(name, f"{loss:.4f}", style="bold" if name == report["law"]["name"] else None)
-    table.caption = f"the chosen model is {given['loss_over_optimum']:+.4f} from the optimum of this budget"
+    table.caption = f"the given model's loss is {given['loss_over_optimum']:+.4f} from the optimum's"
     return table
 
 
-def _optima(report: dict[str, Any]) -> Table:
-    table = new_table(
-        f"The best N and D for {report['compute']['flops']:.4g} FLOPs",
-        "law", "N", "95% of N", "D", "D/N", "loss", "± 95%", caption=_bounds(report),
-    )  # fmt: skip
+def _optima(report: dict[str, Any]) -> Section:
+    has_epochs = report["caps"]["unique_tokens"] is not None
+    columns = ["law", "N", "95% of N", "D", "epochs", "D/N", "loss", "± 95%"]
+    if not has_epochs:
+        columns.remove("epochs")
+    title = f"The best N and D for {numbers.power(report['compute']['flops'])} FLOPs"
+    table = Section(title, *columns, caption=_bounds(report))
     for row in report["optima"]:
         interval = row["parameters_interval"]
-        table.add_row(
-            row["law"], numbers.count(row["parameters"]),
+        cells = [
+            row["law"],
+            numbers.count(row["parameters"]),
             "-" if interval is None else " to ".join(map(numbers.count, interval)),
             numbers.count(row["tokens"]),
-            f"{row['tokens_per_parameter']:.1f}", f"{row['loss']:.4f}",
+            *([f"{row['epochs']:.2f}"] if has_epochs else []),
+            f"{row['tokens_per_parameter']:.1f}",
+            f"{row['loss']:.4f}",
             "-" if row["half_width"] is None else f"{row['half_width']:.4f}",
-            style="bold" if row["law"] == report["law"]["name"] else None,
-        )  # fmt: skip
+        ]
+        table.add_row(*cells, style="bold" if row["law"] == report["law"]["name"] else None)
     return table
 
 
 def _bounds(report: dict[str, Any]) -> str:
     chosen = report["optima"][0]
-    words = "C = 6 N D; a dash: the paper gives no covariance"
+    words = "C = 6 N D; a dash: no covariance is published"
     if chosen["bound_by"]:
         words += f"; bound by the cap on {' and '.join(chosen['bound_by'])}"
     if chosen["unspent_flops"]:
@@ -94,7 +108,7 @@ def print_search(report: dict[str, Any]) -> None:
     out = console()
     out.print()
     setup = report["setup"]
-    out.print(f"C = {report['compute']['flops']:.4g} FLOPs: {report['compute']['words']}", markup=False)
+    out.print(_compute(report), markup=False)
     words = f"{report['num_considered']:,} candidates, {report['num_allowed']:,} within the constraints"
     out.print(
         f"{words} ({setup['num_gpus']} x {setup['gpu']}, micro-batch {setup['micro_batch']})", markup=False
@@ -103,15 +117,16 @@ def print_search(report: dict[str, Any]) -> None:
     out.print(_candidates("Least predicted loss", report["best"]))
     out.print(_candidates("Nothing is better in loss, serving and memory at once", report["front"]))
     out.print(_flatness(report))
-    out.print(_candidates("Recommended: the cheapest to serve of those", [report["recommended"]]))
+    out.print(_candidates("Recommended: the cheapest to serve of those", [report["recommended"]], LEGEND))
     if "emitted" in report:
         out.print(_emitted(report["emitted"]))
 
 
-def _candidates(title: str, rows: list[dict[str, Any]]) -> Table:
-    table = new_table(
-        title, "layers", "hidden", "heads", "FFN", "rows", "N", "D", "loss", "read/tok", "train"
-    )
+def _candidates(title: str, rows: list[dict[str, Any]], caption: str | None = None) -> Section:
+    table = Section(
+        title, "layers", "hidden", "heads", "FFN", "rows", "N", "D", "loss", "read/tok", "train",
+        caption=caption,
+    )  # fmt: skip
     for row in rows:
         heads = f"{row['num_attention_heads']}/{row['num_key_value_heads']}x{row['head_dim']}"
         table.add_row(

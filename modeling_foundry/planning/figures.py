@@ -165,14 +165,13 @@ def isoflop_figure(curves: list[dict[str, Any]], law: str) -> Figure:
             )
             axes.plot(best["parameters"], best["loss"], "o", color=COLOURS[index])
             axes.annotate(
-                f"{curve['flops']:.1e} FLOPs", (points[-1]["parameters"], points[-1]["loss"]), (4, 0),
+                f"{numbers.power(curve['flops'])} FLOPs", (points[-1]["parameters"], points[-1]["loss"]), (4, 0),
                 textcoords="offset points", fontsize=8, va="center", color=COLOURS[index],
             )  # fmt: skip
             axes.annotate(
                 f"{numbers.count(best['parameters'])}, {best['loss']:.3f}",
-                (best["parameters"], best["loss"]), (0, -14), textcoords="offset points",
+                (best["parameters"], best["loss"]), (0, 6), textcoords="offset points",
                 fontsize=8, ha="center",
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.85},
             )  # fmt: skip
         axes.set_xscale("log")
         axes.margins(y=0.08)

@@ -36,7 +36,11 @@ def fit_report(command: FitCommand) -> dict[str, Any]:
         _add_batch(best, batch_tokens, sequence, ranks)
         chosen = replace(base, **{name: best[name] for name in ("sharding", "checkpointing", "micro_batch")})
     return {
-        "model": {"source": file.source, "description": describe(file.architecture)},
+        "model": {
+            "source": file.source,
+            "family": file.architecture.family,
+            "description": describe(file.architecture),
+        },
         "gpu": {"name": command.gpu_name(), "bytes": memory, "margin": command.margin, "num_gpus": ranks},
         "sequence_length": sequence,
         "ways": rows,

@@ -235,7 +235,7 @@ def training_report(run: Run, command: ModelCommand) -> dict[str, Any]:
     )
     return report | {
         "mfu": mfu,
-        "mfu_source": _mfu_source(command),
+        "mfu_source": _mfu_source(command, run.architecture),
         "tokens_per_second": rate,
         "tokens_per_second_per_gpu": rate / ranks,
         "step_seconds": run.tokens_per_step / rate,
@@ -262,8 +262,11 @@ def _rate_and_mfu(
     return training_rate(ranks, command.peak_flops(), mfu, flops_per_token), mfu
 
 
-def _mfu_source(command: ModelCommand) -> str:
+def _mfu_source(command: ModelCommand, architecture: Architecture) -> str:
     gpu = command.known_gpu()
     if command.tokens_per_second is not None:
         return "from the rate given"
-    return "given" if command.mfu is not None or gpu is None else gpu.mfu_source
+    if command.mfu is not None or gpu is None:
+        return "as given"
+    dense = "; experts reach less: give --mfu" if architecture.has_experts else ""
+    return gpu.mfu_source + dense

@@ -31,18 +31,21 @@ class Calibration:
         logit_bytes_full: bytes a logit of plain cross-entropy costs at the start of the backward pass: fp32
             log-softmax, its gradient, and the gradient of the logits (3 x 4).
         logit_bytes_full_compiled: the same inside one compiled graph: a bf16 and an fp32 copy.
-        logit_bytes_chunked: the same for a logit of one chunk: fp32 logits and logsumexp's temporary.
+        logit_bytes_chunked: the same for a logit of one chunk of our own loss on CUDA: bf16 logits and their
+            bf16 gradient, written by one compiled kernel.
+        logit_bytes_chunked_fp32: the same in fp32 without compilation: the logits and logsumexp's temporary.
         whole_model_vectors: vectors of the hidden size that whole-model compilation keeps beyond what
             per-layer compilation keeps, per layer.
         reduce_bucket_values, num_reduce_buckets: DeepSpeed's gradient buckets (its default size, doubled).
-        max_live_values: parameters ZeRO-3 keeps gathered (its ``stage3_max_live_parameters``).
+        max_live_values: parameters ZeRO-3 keeps gathered (its ``stage3_max_live_parameters``), or one layer.
         outside_allocator_bytes: CUDA context, cuBLAS and cuDNN workspaces, which no allocator counts.
         collectives_bytes: NCCL's buffers with more than one rank.
     """
 
     logit_bytes_full: float = 12
     logit_bytes_full_compiled: float = 6
-    logit_bytes_chunked: float = 8
+    logit_bytes_chunked: float = 4
+    logit_bytes_chunked_fp32: float = 8
     whole_model_vectors: float = 1
     reduce_bucket_values: int = 500_000_000
     num_reduce_buckets: int = 2
@@ -231,7 +234,9 @@ def _autocast_copies(architecture: Architecture, setup: TrainingSetup) -> dict[s
 def _gathered(architecture: Architecture, setup: TrainingSetup) -> int:
     """Whole parameters that a sharded rank holds for a while."""
     if setup.sharding == "zero3":
-        return 2 * min(count_parameters(architecture).total, setup.calibration.max_live_values)
+        largest_layer = sum(block_parameters(architecture.last_block, architecture).values())
+        live = max(setup.calibration.max_live_values, largest_layer)
+        return 2 * min(count_parameters(architecture).total, live)
     if setup.sharding == "fsdp2":
         layer = sum(block_parameters(architecture.last_block, architecture).values())
         rows = (1 if architecture.tied else 2) * architecture.vocab_size * architecture.hidden_size
@@ -309,7 +314,9 @@ def _loss(architecture: Architecture, setup: TrainingSetup) -> float:
         copy = 2 * vocabulary * architecture.hidden_size if setup.is_autocast else 0
         return per_logit * setup.tokens * vocabulary + copy
     rows = min(setup.loss_chunk_tokens, setup.tokens)
-    return constants.logit_bytes_chunked * rows * vocabulary + _head_gradient(architecture, setup)
+    in_fp32 = setup.precision == "fp32"
+    per_logit = constants.logit_bytes_chunked_fp32 if in_fp32 else constants.logit_bytes_chunked
+    return per_logit * rows * vocabulary + _head_gradient(architecture, setup)
 
 
 def _head_gradient(architecture: Architecture, setup: TrainingSetup) -> float:

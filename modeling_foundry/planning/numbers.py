@@ -14,11 +14,16 @@ def gib(num_bytes: float) -> str:
 def flops(value: float) -> str:
     """FLOPs with a decimal prefix: 10.32 GF."""
     if value >= 1e21:
-        return f"{value:.3e} F"
+        return f"{power(value)} F"
     for scale, prefix in _SCALES:
         if value >= scale:
             return f"{value / scale:,.2f} {prefix}F"
     return f"{value:,.0f} F"
+
+
+def power(value: float) -> str:
+    """A number with its power of ten: 9.229e21."""
+    return f"{value:.4g}".replace("e+", "e")
 
 
 def count(value: float) -> str:

@@ -25,6 +25,7 @@ from .scaling import NORMAL_95, REPEATED_TOKENS_CONSTANT, ScalingLaw, find_law
 COMMON_VOCABULARIES = [32_000, 50_304, 100_352, 128_256, 151_936]
 LOSS_DECIMALS = 4  # below this the next criterion decides
 LARGEST_FRONT = 12
+FRONT_DEPTH = 0.1  # nats: what is worse than this is another budget's model
 
 
 def search_report(command: SearchCommand) -> dict[str, Any]:
@@ -196,16 +197,21 @@ def flatness(table: dict[str, np.ndarray], tie: np.ndarray) -> dict[str, Any]:
 
 def first_of_each_shape(table: dict[str, np.ndarray], number: int) -> list[int]:
     """The first rows that differ in depth, width, feed-forward or vocabulary; heads hardly count."""
-    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
-    shapes = np.stack([table[name] for name in names], axis=1)
-    first = np.sort(np.unique(shapes, axis=0, return_index=True)[1])
-    return first[:number].tolist()
+    columns = [
+        table[name] for name in ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
+    ]
+    seen: dict[tuple, int] = {}
+    for index in range(len(table["loss"])):
+        if len(seen) == number:
+            break
+        seen.setdefault(tuple(column[index].item() for column in columns), index)
+    return list(seen.values())
 
 
 def pareto_front(table: dict[str, np.ndarray]) -> list[int]:
     """Rows that nothing beats in loss, decode bytes and training memory at once; the table is sorted."""
     costs = np.stack([table["decode_bytes_per_token"], table["training_bytes"]])
-    remaining = np.arange(costs.shape[1])
+    remaining = np.flatnonzero(table["loss"] <= table["loss"][0] + FRONT_DEPTH)
     front: list[int] = []
     while len(remaining) and len(front) < 500:
         first = remaining[0]

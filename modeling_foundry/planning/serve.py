@@ -44,7 +44,11 @@ def serve_report(command: ServeCommand) -> dict[str, Any]:
     if longest and contexts[-1] > longest:
         notes.append(f"{contexts[-1]:,} tokens are beyond the {longest:,} positions the model declares")
     return {
-        "model": {"source": file.source, "description": describe(architecture)},
+        "model": {
+            "source": file.source,
+            "family": file.architecture.family,
+            "description": describe(architecture),
+        },
         "gpu": {"name": command.gpu_name(), "num_gpus": gpus, "bytes": memory, "margin": command.margin},
         "dtype": command.dtype,
         "cache_dtype": command.cache_dtype,

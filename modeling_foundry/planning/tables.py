@@ -6,7 +6,7 @@ import shutil
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -20,16 +20,32 @@ def console() -> Console:
     return Console(width=min(MAX_WIDTH, shutil.get_terminal_size((MAX_WIDTH, 40)).columns), highlight=False)
 
 
-def new_table(title: str, *columns: str, caption: str | None = None) -> Table:
-    """First column words, the others numbers."""
-    table = Table(
-        title=title, caption=caption, box=box.SIMPLE_HEAD, title_style="bold", title_justify="left",
-        caption_justify="left", caption_style="dim", pad_edge=False, padding=(0, 2, 0, 0),
-        min_width=min(MAX_WIDTH, max(len(title), *(len(line) for line in (caption or "").split("\n")))),
-    )  # fmt: skip
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-    return table
+class Section:
+    """A title, a table and a line below it, each as wide as it needs to be.
+
+    The first column holds words, the others numbers.
+    """
+
+    def __init__(self, title: str, *columns: str, caption: str | None = None) -> None:
+        self.title, self.caption = title, caption
+        self.table = Table(
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            padding=(0, 2, 0, 0),
+            show_edge=False,
+            show_header=any(columns),
+        )
+        for index, column in enumerate(columns):
+            self.table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+
+    def add_row(self, *cells: str, style: str | None = None) -> None:
+        self.table.add_row(*cells, style=style)
+
+    def __rich__(self) -> Group:
+        parts: list[Any] = [Text(self.title, style="bold"), self.table]
+        if self.caption:
+            parts.append(Text(self.caption, style="dim"))
+        return Group(*parts, Text(""))
 
 
 def print_model(report: dict[str, Any]) -> None:
@@ -43,12 +59,12 @@ def print_model(report: dict[str, Any]) -> None:
     out.print(training_table(report["training"]))
 
 
-def parameter_table(parameters: dict[str, Any]) -> Table:
+def parameter_table(parameters: dict[str, Any]) -> Section:
     total = parameters["total"]
-    table = new_table("Parameters", "component", "count", "share", caption=_parameter_caption(parameters))
+    table = Section("Parameters", "component", "count", "share", caption=_parameter_caption(parameters))
     for name, size in parameters["components"].items():
         table.add_row(name, f"{size:,}", numbers.percent(size / total))
-    table.add_section()
+    table.table.add_section()
     table.add_row("total", f"{total:,}", numbers.count(total), style="bold")
     if parameters["active"] != total:
         table.add_row(
@@ -65,12 +81,12 @@ def _parameter_caption(parameters: dict[str, Any]) -> str | None:
         notes.append(f"{parameters['selection_biases']:,} routing biases are saved but not trained")
     if parameters["prediction_layers"]:
         notes.append(f"multi-token-prediction layers, apart: {parameters['prediction_layers']:,}")
-    return "; ".join(notes) or None
+    return "\n".join(notes) or None
 
 
-def flop_table(flops: dict[str, Any]) -> Table:
+def flop_table(flops: dict[str, Any]) -> Section:
     """Forward FLOPs a token by component; training is three times as much."""
-    table = new_table(
+    table = Section(
         f"FLOPs a token at {flops['sequence_length']:,} tokens",
         "component", "full attention", "share", "causal", "share",
     )  # fmt: skip
@@ -81,7 +97,7 @@ def flop_table(flops: dict[str, Any]) -> Table:
             name, numbers.flops(full[name]), numbers.percent(full[name] / sums[0]),
             numbers.flops(causal[name]), numbers.percent(causal[name] / sums[1]),
         )  # fmt: skip
-    table.add_section()
+    table.table.add_section()
     table.add_row("forward", numbers.flops(sums[0]), "", numbers.flops(sums[1]))
     training = flops["training_per_token"]
     table.add_row(
@@ -93,8 +109,8 @@ def flop_table(flops: dict[str, Any]) -> Table:
     return table
 
 
-def share_table(flops: dict[str, Any]) -> Table:
-    table = new_table(
+def share_table(flops: dict[str, Any]) -> Section:
+    table = Section(
         "Attention scores against sequence length", "sequence", "share, full", "share, causal",
         "training, full", "training, causal",
     )  # fmt: skip
@@ -108,19 +124,19 @@ def share_table(flops: dict[str, Any]) -> Table:
     return table
 
 
-def memory_table(memory: dict[str, Any]) -> Table:
+def memory_table(memory: dict[str, Any]) -> Section:
     """Every term of one rank's peak."""
     setup, peak = memory["setup"], memory["peak_bytes"]
     words = f"{setup['micro_batch']} x {setup['sequence_length']:,} tokens, "
     words += f"{setup['precision']}, {setup['sharding']}"
     ranks = f" on {setup['num_ranks']}" if setup["num_ranks"] > 1 else ""
     recompute = ", recomputing" if setup["checkpointing"] else ""
-    title = f"Memory of one rank: {words}{ranks}, {setup['execution']}, {setup['loss']} loss{recompute}"
-    table = new_table(title, "term", "size", "share", caption=_memory_caption(memory))
+    title = f"Memory of one rank: {words}{ranks}\n{setup['execution']}, {setup['loss']} loss{recompute}"
+    table = Section(title, "term", "size", "share", caption=_memory_caption(memory))
     for name, size in memory["terms_bytes"].items():
         if size:
             table.add_row(name, numbers.gib(size), numbers.percent(size / peak))
-    table.add_section()
+    table.table.add_section()
     table.add_row(f"peak (moment: {memory['fullest_moment']})", numbers.gib(peak), "", style="bold")
     if memory["outside_allocator_bytes"]:
         table.add_row("context and libraries beside it", numbers.gib(memory["outside_allocator_bytes"]))
@@ -140,9 +156,9 @@ def _memory_caption(memory: dict[str, Any]) -> str:
     )
 
 
-def training_table(training: dict[str, Any]) -> Table:
+def training_table(training: dict[str, Any]) -> Section:
     title = f"Training on {training['num_gpus']} x {training['hardware']}"
-    table = new_table(title, "", "")
+    table = Section(title, "", "")
     if training["tokens"] is not None:
         table.add_row("tokens", f"{training['tokens']:,.0f} ({numbers.count(training['tokens'])})")
         table.add_row("FLOPs", numbers.flops(training["training_flops"]))
@@ -165,7 +181,7 @@ def training_table(training: dict[str, Any]) -> Table:
     if training["usd"] is not None:
         table.add_row("cost", numbers.dollars(training["usd"]))
     if training["mfu"] is not None:
-        table.caption = f"MFU: {training['mfu_source']}; dense bf16 peak, full-attention FLOPs"
+        table.caption = f"MFU over the dense bf16 peak, full-attention FLOPs\n{training['mfu_source']}"
     return table
 
 
@@ -177,7 +193,7 @@ def print_fit(report: dict[str, Any]) -> None:
     out = console()
     gpu, best = report["gpu"], report["best"]
     _heading(out, report["model"])
-    table = new_table(
+    table = Section(
         f"Largest micro-batch at {report['sequence_length']:,} tokens on {gpu['num_gpus']} x {gpu['name']}",
         "sharding", "recompute", "micro-batch", "device memory", "free",
         caption=f"{numbers.percent(gpu['margin'])} of {numbers.gib(gpu['bytes'])} stays free; fastest first",
@@ -217,7 +233,7 @@ def print_serve(report: dict[str, Any]) -> None:
     columns = [f"batch {batch:,}" for batch in report["batches"]] + ["largest batch"]
     caption = f"{numbers.percent(gpu['margin'])} of the memory stays free"
     caption += "; tok/s: memory bandwidth's bound for one sequence" if bound else ""
-    table = new_table(
+    table = Section(
         f"Key-value cache ({report['cache_dtype']}) on {gpu['num_gpus']} x {gpu['name']}",
         "context", *columns,
         *(["tok/s bound"] if bound else []), caption="\n".join([caption, *report["notes"]]),
@@ -236,7 +252,7 @@ def print_serve(report: dict[str, Any]) -> None:
 def print_gpus(report: dict[str, Any]) -> None:
     """``plan.py gpus``."""
     out = console()
-    table = new_table(
+    table = Section(
         "Peaks in TFLOP/s: dense, and with 2:4 sparsity, which no training run sees", "GPU", "bf16", "fp8",
         "bf16 sparse", "fp8 sparse", "memory", "GB/s", "link GB/s", "W", "MFU",
         caption="memory as the driver reports it; MFU: typical, full-attention FLOPs over dense bf16",
@@ -252,8 +268,8 @@ def print_gpus(report: dict[str, Any]) -> None:
             f"{gpu['power_w']:,}", "-" if gpu["typical_mfu"] is None else f"{100 * gpu['typical_mfu']:.0f}%",
         )  # fmt: skip
     out.print(table)
-    sources = new_table("Sources", "GPU", "peaks and memory", "typical MFU")
-    for column in sources.columns[1:]:
+    sources = Section("Sources", "GPU", "peaks and memory", "typical MFU")
+    for column in sources.table.columns[1:]:
         column.justify = "left"
     for gpu in report["gpus"]:
         sources.add_row(gpu["name"], gpu["source"], gpu["mfu_source"] or "none we could check")
@@ -263,5 +279,5 @@ def print_gpus(report: dict[str, Any]) -> None:
 def _heading(out: Console, model: dict[str, Any]) -> None:
     out.print()
     out.print(Text(model["source"], style="bold"), soft_wrap=True)
-    out.print(model["description"], markup=False)
+    out.print(f"{model['family']}: {model['description']}", markup=False)
     out.print()

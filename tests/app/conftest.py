@@ -1,4 +1,4 @@
-"""One running server around a tiny chat model."""
+"""A tiny chat model, in this process and behind one running server."""
 
 import json
 import os
@@ -12,6 +12,8 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
+sys.path.append(str(REPOSITORY / "app"))  # the app's files import each other as neighbours, as on a Space
+
 
 @pytest.fixture(scope="session")
 def chat_checkpoint(tmp_path_factory):
@@ -21,25 +23,30 @@ def chat_checkpoint(tmp_path_factory):
     from modeling_foundry.data.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(["def add(left, right): return the sum of both\n" * 10], vocab_size=320)
-    torch.manual_seed(0)
+    torch.manual_seed(2)
     config = FoundryConfig(
         vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, head_dim=16, max_position_embeddings=256, tie_word_embeddings=True,
-        eos_token_id=2, pad_token_id=0,
+        eos_token_id=2, pad_token_id=0, initializer_range=0.2,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("chat") / "tiny-chat"
-    FoundryForCausalLM(config).save_pretrained(folder)
+    model = FoundryForCausalLM(config)
+    model.model.embed_tokens.weight.data[:260] *= 0.1  # it says words rather than halves of characters
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+@pytest.fixture(scope="session")
+def chat(chat_checkpoint):
+    from chat_model import ChatModel
+
+    return ChatModel(str(chat_checkpoint), "cpu")
 
 
 def start(checkpoint, *arguments, **environment):
-    port = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
     process = subprocess.Popen(
         [sys.executable, "app/app.py", "--model", str(checkpoint), "--port", str(port), *arguments],
         cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
@@ -48,23 +55,19 @@ def start(checkpoint, *arguments, **environment):
     return process, f"http://127.0.0.1:{port}"
 
 
-def wait_until_up(process, url, headers=None):
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.stdout.read()
-        try:
-            request = urllib.request.Request(f"{url}/health", headers=headers or {})
-            return json.load(urllib.request.urlopen(request, timeout=5))
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError("the server did not come up")
-
-
 @pytest.fixture(scope="module")
 def server(chat_checkpoint):
     process, url = start(chat_checkpoint)
+    deadline = time.monotonic() + 120
     try:
-        wait_until_up(process, url)
+        while True:
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < deadline, "the server did not come up"
+            try:
+                assert json.load(urllib.request.urlopen(f"{url}/health", timeout=5))["status"] == "ok"
+                break
+            except OSError:
+                time.sleep(0.2)
         yield url
     finally:
         process.terminate()

@@ -132,11 +132,19 @@ def test_sign_test_is_mcnemars_exact_one():
 
 
 def test_few_items_prove_nothing_even_when_all_changed():
-    """Four of four changed: the interval has no width, and p = 0.125 keeps the verdict honest."""
+    """Four of four changed: no spread, so the interval is the exact binomial one, and p = 0.125 decides."""
     result = compare(outcomes([0, 0, 0, 0]), outcomes([1, 1, 1, 1]))
-    assert (result.low, result.high) == (1.0, 1.0)
+    assert result.low == pytest.approx(0.025 ** (1 / 4))  # Clopper and Pearson 1934
+    assert result.high == 1
     assert result.p_value == pytest.approx(0.125)
     assert result.verdict == "no difference"
+    back = compare(outcomes([1, 1, 1, 1]), outcomes([0, 0, 0, 0]))
+    assert (back.low, back.high) == (-result.high, -result.low)
+
+
+def test_models_that_agree_everywhere_may_still_differ_a_little():
+    result = compare(outcomes([0, 1] * 50), outcomes([0, 1] * 50))
+    assert (result.low, result.high) == pytest.approx((-0.0362, 0.0362), abs=1e-4)
 
 
 def test_one_group_has_no_error_and_no_verdict():
@@ -165,6 +173,12 @@ def test_a_rate_of_zero_has_the_exact_interval():
     result = estimate(outcomes([0] * 128))
     assert (result.value, result.low) == (0, 0)
     assert result.high == pytest.approx(1 - 0.025 ** (1 / 128))  # Clopper and Pearson 1934
+
+
+def test_an_f1_of_all_zeros_is_no_rate():
+    zeros = Outcomes(np.zeros(9), np.ones(9), tuple("abcdefghi"), tuple("abcdefghi"), is_rate=False)
+    assert compare(zeros, zeros).p_value is None
+    assert estimate(zeros).high == 0
 
 
 def test_models_measured_on_different_items_are_not_compared():

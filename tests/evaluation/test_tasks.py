@@ -107,6 +107,11 @@ def test_sum_and_per_byte_can_disagree():
     assert tasks.score_choices(document, [(-3.0, False), (-4.0, False)]) == {"acc": 1.0, "acc_norm": 1.0}
 
 
+def test_margin_is_the_difference_of_the_sums_in_nats():
+    document = {"choices": ["ab<|im_end|>", "cd<|im_end|>"], "label": 0}
+    assert tasks.score_preference(document, [(-6.5, False), (-4.0, False)])["margin"] == -2.5
+
+
 def test_a_tie_is_not_a_hit():
     document = {"choices": ["ab", "cd"], "label": 0}
     assert tasks.score_choices(document, [(-4.0, False), (-4.0, False)]) == {"acc": 0.0, "acc_norm": 0.0}

@@ -44,6 +44,8 @@ REFUSED = {
     "separator outside": ({"eos_token_id": 97}, "eos_token_id=97"),
     "one separator of two outside": ({"eos_token_id": [1, 97]}, "eos_token_id=97"),
     "sliding window": ({"sliding_window": 16}, "sliding_window"),
+    "misspelt": ({"normalisation": "layernorm"}, "use normalization"),
+    "misspelt flag": ({"qk_norms": False}, "use qk_norm"),
     "another's word": ({"num_kv_heads": 2}, "num_key_value_heads"),
 }
 
@@ -70,6 +72,13 @@ def test_a_change_after_construction_is_refused_when_the_model_is_built(tiny):
     config.num_key_value_heads = 3
     with pytest.raises(ValueError, match="num_key_value_heads=3"):
         FoundryForCausalLM(config)
+
+
+def test_words_of_transformers_pass(tiny):
+    config = tiny(
+        num_labels=3, torch_dtype="bfloat16", attn_implementation="eager", sep_token_id=4, name_or_path="here"
+    )
+    assert (config.num_labels, config._attn_implementation, config.sep_token_id) == (3, "eager", 4)
 
 
 def test_defaults_are_the_flagship():

@@ -12,7 +12,8 @@ REAL = {
         "max_position_embeddings": 2048,
     },
     "gpt2": {
-        "model_type": "gpt2", "vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024,
+        "model_type": "gpt2", "vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12,
+        "n_positions": 1024,
     },
     "llama": {
         "model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008,
@@ -50,7 +51,8 @@ REAL = {
     "qwen3_moe": {
         "model_type": "qwen3_moe", "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 6144,
         "moe_intermediate_size": 768, "num_hidden_layers": 48, "num_attention_heads": 32,
-        "num_key_value_heads": 4, "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8, "max_position_embeddings": 40960,
+        "num_key_value_heads": 4, "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8,
+        "max_position_embeddings": 40960,
     },
     "deepseek_v3": {
         "model_type": "deepseek_v3", "vocab_size": 129280, "hidden_size": 7168, "intermediate_size": 18432,
@@ -97,8 +99,10 @@ SMALL = {
     },
     "deepseek_v3": {
         **_COMMON, "intermediate_size": 48, "moe_intermediate_size": 16, "num_attention_heads": 4,
-        "num_key_value_heads": 4, "n_shared_experts": 2, "n_routed_experts": 8, "kv_lora_rank": 12, "q_lora_rank": 20,
-        "qk_rope_head_dim": 8, "v_head_dim": 10, "qk_nope_head_dim": 6, "num_experts_per_tok": 3, "n_group": 2,
+        "num_key_value_heads": 4, "n_shared_experts": 2, "n_routed_experts": 8, "kv_lora_rank": 12,
+        "q_lora_rank": 20,
+        "qk_rope_head_dim": 8, "v_head_dim": 10, "qk_nope_head_dim": 6, "num_experts_per_tok": 3,
+        "n_group": 2,
         "topk_group": 1, "first_k_dense_replace": 1, "num_nextn_predict_layers": 0,
     },
 }  # fmt: skip
@@ -118,7 +122,7 @@ def transformers_config(values: dict):
 
 
 def build_model(values: dict, device: str = "cpu", attention: str = "eager"):
-    """The library's own model of a dictionary; experts run one after the other, as FlopCounterMode sees them."""
+    """The library's own model of a dictionary; experts run one by one, as FlopCounterMode sees them."""
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -30,6 +30,14 @@ def setup(**changes) -> TrainingSetup:
     return TrainingSetup(**{"micro_batch": 16, "sequence_length": 2048, **changes})
 
 
+def test_chunked_loss_of_our_own_kernel_by_hand():
+    """bf16 logits and gradient of 8,192 rows, an fp32 head gradient, the gradient of the hidden states."""
+    expected = 4 * 8192 * 151_936 + 4 * 151_936 * 2048 + 2 * 16 * 2048 * 2048
+    assert forecast_memory(FLAGSHIP, setup(precision="bf16")).terms["loss"] == expected
+    fp32 = forecast_memory(FLAGSHIP, setup(precision="fp32", loss_chunk_tokens=1000))
+    assert fp32.moments["loss"]["loss"] == 8 * 1000 * 151_936 + 4 * 151_936 * 2048 + 4 * 16 * 2048 * 2048
+
+
 @pytest.mark.parametrize("row", RECEIPT["rows"], ids=lambda row: row["run"])
 def test_within_five_percent_of_peaks_measured_on_h200(row):
     changes = dict(row["setup"])

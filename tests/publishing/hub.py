@@ -1,9 +1,10 @@
-"""A stand-in of the Hugging Face Hub in memory: enough of its HTTP for one push and one pull."""
+"""A stand-in of the Hugging Face Hub in memory: enough of its HTTP for a push and a pull."""
 
 import base64
 import hashlib
 import json
 import threading
+from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
@@ -11,11 +12,13 @@ COMMIT = "a" * 40
 
 
 class StandInHub:
-    """Holds one repository; ``files`` maps path to content."""
+    """``repositories`` maps ``models/ada/tiny`` or ``spaces/ada/chat`` to its files: path -> content."""
 
     def __init__(self):
-        self.files: dict[str, bytes] = {}
+        self.repositories: dict[str, dict[str, bytes]] = defaultdict(dict)
         self.blobs: dict[str, bytes] = {}
+        self.created: list[dict] = []
+        self.tokens: set[str] = set()
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -44,6 +47,7 @@ class StandInHub:
                     self.wfile.write(content)
 
             def do_POST(self):
+                hub.tokens.add(self.headers.get("Authorization", ""))
                 hub.post(self, unquote(self.path.split("?")[0]), self.body())
 
             def do_PUT(self):
@@ -67,9 +71,20 @@ class StandInHub:
         self.server.shutdown()
         self.server.server_close()
 
+    def files_of(self, path) -> dict[str, bytes]:
+        """The repository that a path of either form names: ``/api/spaces/ada/chat/…`` or ``/ada/tiny/…``."""
+        parts = path.removeprefix("/api").strip("/").split("/")
+        kind = parts.pop(0) if parts[0] in ("models", "spaces") else "models"
+        return self.repositories["/".join([kind, parts[0], parts[1].removesuffix(".git")])]
+
     def post(self, handler, path, body):
         if path == "/api/repos/create":
-            handler.answer(200, {"url": f"{self.url}/ada/tiny", "name": "ada/tiny"})
+            wanted = json.loads(body)
+            self.created.append(wanted)
+            name = (
+                f"{wanted['organization']}/{wanted['name']}" if wanted.get("organization") else wanted["name"]
+            )
+            handler.answer(200, {"url": f"{self.url}/{name}", "name": name})
         elif path == "/api/validate-yaml":
             handler.answer(200, {"errors": [], "warnings": []})
         elif "/preupload/" in path:
@@ -91,11 +106,9 @@ class StandInHub:
             handler.answer(200, {"transfer": "basic", "objects": objects})
         elif "/commit/" in path:
             for line in body.splitlines():
-                self.apply(json.loads(line))
-            handler.answer(
-                200,
-                {"success": True, "commitOid": COMMIT, "commitUrl": f"{self.url}/ada/tiny/commit/{COMMIT}"},
-            )
+                self.apply(self.files_of(path), json.loads(line))
+            url = f"{self.url}/{path.removeprefix('/api/models/').split('/commit/')[0]}/commit/{COMMIT}"
+            handler.answer(200, {"success": True, "commitOid": COMMIT, "commitUrl": url})
         else:
             handler.answer(404, {"error": f"no {path}"})
 
@@ -103,30 +116,30 @@ class StandInHub:
     def mode(path):
         return "lfs" if path.endswith(".safetensors") else "regular"
 
-    def apply(self, operation):
+    def apply(self, files, operation):
         value = operation["value"]
         if operation["key"] == "file":
-            self.files[value["path"]] = base64.b64decode(value["content"])
+            files[value["path"]] = base64.b64decode(value["content"])
         elif operation["key"] == "lfsFile":
-            self.files[value["path"]] = self.blobs[value["oid"]]
+            files[value["path"]] = self.blobs[value["oid"]]
 
     def get(self, handler, path):
-        name = path.split("/resolve/", 1)[-1].split("/", 1)[-1] if "/resolve/" in path else None
-        if name in self.files:
-            content = self.files[name]
-            etag = f'"{hashlib.sha256(content).hexdigest()}"'
-            handler.answer(200, content, ETag=etag, X_Repo_Commit=COMMIT, X_Linked_Size=str(len(content)))
-        elif name is not None:
-            handler.answer(
-                404, {"error": "Entry not found"}, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT
-            )
+        if "/resolve/" in path:
+            files, name = self.files_of(path), path.split("/resolve/", 1)[1].split("/", 1)[1]
+            if name in files:
+                etag = f'"{hashlib.sha256(files[name]).hexdigest()}"'
+                size = str(len(files[name]))
+                handler.answer(200, files[name], ETag=etag, X_Repo_Commit=COMMIT, X_Linked_Size=size)
+            else:
+                missing = {"X_Error_Code": "EntryNotFound", "X_Repo_Commit": COMMIT}
+                handler.answer(404, {"error": "Entry not found"}, **missing)
         elif "/tree/" in path:
-            tree = [
-                {"type": "file", "path": name, "size": len(c), "oid": "0"} for name, c in self.files.items()
-            ]
-            handler.answer(200, tree)
+            files = self.files_of(path)
+            handler.answer(
+                200, [{"type": "file", "path": name, "size": len(c), "oid": "0"} for name, c in files.items()]
+            )
         elif path.startswith("/api/models/"):
-            siblings = [{"rfilename": name} for name in self.files]
+            siblings = [{"rfilename": name} for name in self.files_of(path)]
             handler.answer(200, {"id": "ada/tiny", "sha": COMMIT, "siblings": siblings, "private": False})
         else:
             handler.answer(404, {"error": f"no {path}"})

@@ -154,8 +154,8 @@ def test_no_text_crashes_the_loader(tmp_path_factory, text):
 def test_sub_commands():
     commands = {"fit": (Example, "largest batch"), "model": (Required, "count")}
     assert settings.parse_command(commands, ["model", "--path=x"]) == ("model", Required("x"))
-    with pytest.raises(SettingsError, match="modle: no such command; did you mean model"):
-        settings.parse_command(commands, ["modle"])
+    with pytest.raises(SettingsError, match="modl: no such command; did you mean model"):
+        settings.parse_command(commands, ["modl"])
 
 
 def test_run_exits_with_2_and_one_line(tmp_path, repository):

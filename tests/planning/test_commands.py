@@ -1,0 +1,325 @@
+"""The commands as people run them: fast, without torch, readable, and one line for bad input."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from modeling_foundry.planning import GPUS, PlanError, find_gpu, gpu_of_device
+from modeling_foundry.planning.commands import COMMANDS, main
+from modeling_foundry.planning.options import quantity
+from modeling_foundry.settings import FoundryError
+from tests.conftest import REPOSITORY
+from tests.planning.conftest import FAMILIES, REAL
+
+FLAGSHIP = str(REPOSITORY / "recipes/qwen3_1.8b/pretrain.yaml")
+EXAMPLES = {
+    "model": ["--model", FLAGSHIP],
+    "fit": ["--model", FLAGSHIP],
+    "serve": ["--model", FLAGSHIP],
+    "budget": ["--flops", "1e21"],
+    "search": ["--flops", "1e20"],
+    "gpus": [],
+}
+
+
+def plan(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(REPOSITORY / "recipes/plan.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=60)
+
+
+def report(capsys, *arguments: str) -> dict:
+    main([*arguments, "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_every_command_answers_in_a_second_without_torch(name):
+    """In a fresh process, imports included; the least of three, since the machine is shared."""
+    program = (
+        "import sys\n"
+        "from modeling_foundry.planning import commands\n"
+        f"commands.main({[name, *EXAMPLES[name]]!r})\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'accelerate', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=REPOSITORY)
+        seconds.append(time.perf_counter() - start)
+        assert run.returncode == 0, run.stderr
+        if seconds[-1] < 1:
+            break
+    assert min(seconds) < 1, seconds
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_json_is_strict_and_tables_fit_a_hundred_columns(name, capsys):
+    def refuse(word):
+        raise AssertionError(word)
+
+    main([name, *EXAMPLES[name], "--json"])
+    json.loads(capsys.readouterr().out, parse_constant=refuse)
+    main([name, *EXAMPLES[name]])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines
+    assert max(len(line) for line in lines if not line.startswith("/")) <= 100
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", ["model", "fit", "serve"])
+def test_every_family_through_every_command(name, family, write_config, capsys):
+    main([name, "--model", str(write_config(REAL[family]))])
+    assert family in capsys.readouterr().out or name != "model"
+
+
+def test_flagship_report(capsys):
+    answer = report(
+        capsys, "model", "--model", FLAGSHIP, "--num_gpus=8", "--mfu=0.5", "--usd_per_gpu_hour=2.5"
+    )
+    assert answer["parameters"]["total"] == 1_830_395_904
+    assert answer["flops"]["training_per_token"] == {"full": 10_322_706_432, "causal": 9_718_726_656}
+    assert answer["flops"]["tokens_per_step"] == 4_194_304
+    training = answer["training"]
+    assert training["tokens"] == 104_857_600_000
+    rate = 8 * 989e12 * 0.5 / 10_322_706_432
+    assert training["tokens_per_second"] == pytest.approx(rate)
+    hours = 104_857_600_000 / rate / 3600
+    assert training["hours"] == pytest.approx(hours)
+    assert training["usd"] == pytest.approx(hours * 8 * 2.5)
+    assert training["energy_kwh"] == pytest.approx(hours * 8 * 0.7)
+
+
+def test_the_earlier_system_s_real_rate_is_its_real_mfu(capsys):
+    """633.1k tokens/s on 8 B200, over dense peaks: 36.3%, as its training plot says."""
+    answer = report(
+        capsys, "model", "--model", FLAGSHIP, "--gpu=B200", "--num_gpus=8", "--tokens_per_second=633100"
+    )
+    assert answer["training"]["mfu"] == pytest.approx(0.3631, abs=2e-4)
+
+
+def test_mfu_does_not_depend_on_how_many_gpus_share_the_rate(capsys):
+    shares = [
+        report(capsys, "model", "--model", FLAGSHIP, f"--num_gpus={n}", f"--tokens_per_second={50_000 * n}")
+        for n in (1, 2, 8)
+    ]
+    assert len({round(answer["training"]["mfu"], 12) for answer in shares}) == 1
+
+
+def test_uptime_stretches_the_time(capsys):
+    whole, part = (
+        report(capsys, "model", "--model", FLAGSHIP, f"--uptime={u}")["training"]["hours"] for u in (1, 0.8)
+    )
+    assert part == pytest.approx(whole / 0.8)
+
+
+def test_quickstart_is_planned_before_any_data_exists():
+    run = plan("model", "--model", "recipes/quickstart/pretrain.yaml")
+    assert run.returncode == 0, run.stderr
+    assert "give --tokens_per_second" in run.stdout
+
+
+def test_unknown_gpu_gets_no_percentage(capsys):
+    answer = report(capsys, "model", "--model", FLAGSHIP, "--gpu=L40S")
+    assert "mfu" not in answer["training"]
+    assert "give --mfu" in answer["training"]["unknown"]
+    other = report(capsys, "model", "--model", FLAGSHIP, "--gpu-peak=500", "--mfu=0.4")  # dashes are fine too
+    assert other["training"]["tokens_per_second"] == pytest.approx(8 * 500e12 * 0.4 / 10_322_706_432)
+    assert other["memory"]["fits"] is None
+
+
+def test_does_not_fit_is_said(write_config):
+    run = plan("model", "--model", str(write_config(REAL["deepseek_v3"])))
+    assert run.returncode == 0
+    assert "DOES NOT FIT" in run.stdout
+    assert "prediction layers" in run.stdout
+
+
+def test_fit_splits_a_global_batch(capsys):
+    best = report(capsys, "fit", "--model", FLAGSHIP, "--num_gpus=8", "--global_batch_tokens=4194304")["best"]
+    assert best["micro_batch"] * best["accumulation"] * 8 * 2048 == best["batch_tokens"]
+    assert best["batch_tokens"] == pytest.approx(4_194_304, rel=0.02)
+    assert best["sharding"] == "zero1"
+    assert best["checkpointing"] is False
+
+
+# -------------------------------------------------------------------------------------------------- GPUs
+
+
+def test_gpus_hold_dense_peaks():
+    for gpu in GPUS:
+        assert 1.9 < gpu.bf16_sparse_tflops / gpu.bf16_tflops < 2.1, gpu.name
+        if gpu.fp8_tflops:
+            assert 1.9 < gpu.fp8_tflops / gpu.bf16_tflops < 2.1, gpu.name
+        assert gpu.source
+        assert (gpu.typical_mfu is None) == (gpu.mfu_source == "")
+        assert 0.89 < gpu.memory_mib * 2**20 / (gpu.memory_gb * 1e9) < 1.1
+    peaks = {gpu.name: gpu.bf16_tflops for gpu in GPUS}
+    assert (peaks["B200"], peaks["H200"], peaks["H100"], peaks["A100-80"]) == (2250, 989, 989, 312)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("h100", "H100"),
+        ("NVIDIA H100 SXM", "H100"),
+        ("a100-80gb", "A100-80"),
+        ("rtx 4090", "RTX4090"),
+        ("4090", "RTX4090"),
+    ],
+)
+def test_gpu_names_are_forgiving(name, found):
+    assert find_gpu(name).name == found
+
+
+@pytest.mark.parametrize("name", ["A100", "V100", "", "H100 NVL", "\n", "x" * 500])
+def test_unknown_gpus_are_refused(name):
+    with pytest.raises(PlanError, match="is not in the table") as error:
+        find_gpu(name)
+    assert len(str(error.value).splitlines()) == 1
+    assert len(str(error.value)) < 250
+
+
+def test_device_names_of_drivers():
+    assert gpu_of_device("NVIDIA H200").name == "H200"
+    assert gpu_of_device("NVIDIA H100 80GB HBM3").name == "H100"
+    assert gpu_of_device("NVIDIA H100 NVL") is None
+    assert gpu_of_device("Tesla T4") is None
+
+
+# -------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], None),  # usage
+        (["plan"], "no such command"),
+        (["model"], "model: missing"),
+        (["model", "--model", "nowhere.json"], "nowhere.json: cannot read"),
+        (["model", "--model", FLAGSHIP, "--modle=x"], "did you mean"),
+        (["model", "--model", FLAGSHIP, "--gpu=H1000"], "did you mean H100"),
+        (["model", "--model", FLAGSHIP, "--gpu_peak=0"], "gpu_peak"),
+        (["model", "--model", FLAGSHIP, "--gpu_peak=nan"], "gpu_peak"),
+        (["model", "--model", FLAGSHIP, "--num_gpus=0"], "num_gpus: expected a number from 1"),
+        (["model", "--model", FLAGSHIP, "--num_gpus=-8"], "num_gpus"),
+        (["model", "--model", FLAGSHIP, "--num_gpus=1.5"], "num_gpus"),
+        (["model", "--model", FLAGSHIP, "--mfu=57"], "mfu: expected a number from 1e-06 to 1"),
+        (["model", "--model", FLAGSHIP, "--tokens=lots"], "tokens: expected a number such as 100B"),
+        (["model", "--model", FLAGSHIP, "--tokens=-5"], "tokens"),
+        (["model", "--model", FLAGSHIP, "--tokens=0"], "tokens"),
+        (["model", "--model", FLAGSHIP, "--sharding=zero9"], "sharding: expected one of"),
+        (["model", "--model", FLAGSHIP, "--sequence_length=99999999999"], "sequence_length"),
+        (["fit", "--model", FLAGSHIP, "--margin=1"], "margin"),
+        (["fit", "--model", FLAGSHIP, "--gpu_peak=100"], "gpu_memory_gib: missing"),
+        (["serve", "--model", FLAGSHIP, "--dtype=fp16"], "dtype: expected one of"),
+        (["budget"], "exactly one of"),
+        (["budget", "--flops=1e99"], "flops"),
+        (["budget", "--flops=1e21", "--law=kaplan"], "law: expected one of"),
+        (["budget", "--flops=1e21", "--model", FLAGSHIP, "--parameters=7B"], "not both"),
+        (["search", "--flops=1e21", "--min_layers=50", "--max_layers=10"], "min_layers"),
+        (["search", "--flops=1e21", "--vocab_sizes", "10"], "vocab_sizes"),
+        (["gpus", "--plot=/proc/nowhere"], ""),
+        (["budget", "--flops=1e21", "--plot=/proc/nowhere"], "plot: cannot write"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_exit_code_2(arguments, words):
+    run = plan(*arguments)
+    if words == "":
+        assert run.returncode == 0  # a table has no picture
+        return
+    assert run.returncode == 2
+    assert "Traceback" not in run.stderr
+    if words is not None:
+        assert words in run.stderr
+        assert run.stdout == ""
+        assert re.fullmatch(r"error: [^\n]+\n", run.stderr)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(max_size=30))
+def test_quantities_are_a_number_or_one_line(text):
+    try:
+        value = quantity("tokens", text, 1, 1e18)
+    except PlanError as error:
+        assert len(str(error).splitlines()) == 1
+        assert len(str(error)) < 400
+    else:
+        assert 1 <= value <= 1e18
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("100B", 1e11), ("1.5T", 1.5e12), ("9.2e17", 9.2e17), (" 7M ", 7e6), ("1_000", 1000), ("2E", 2e18)],
+)
+def test_quantities(text, value):
+    assert quantity("tokens", text, 1, 1e19) == pytest.approx(value)
+
+
+words = st.sampled_from(
+    ["0", "-1", "1", "7", "1e9", "nan", "inf", "1e400", "true", "zero1", "x", "", "100B", "0.5", "none"]
+)
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), name=st.sampled_from(["model", "fit", "serve", "budget", "search"]))
+def test_any_value_of_any_option_is_an_answer_or_one_line(data, name, capsys):
+    from dataclasses import fields
+
+    options = [
+        field.name
+        for field in fields(COMMANDS[name].settings)
+        if field.name not in ("json", "plot", "emit", "model")
+    ]
+    chosen = data.draw(st.lists(st.sampled_from(options), max_size=4, unique=True))
+    arguments = [name, *(EXAMPLES[name] if "flops" not in chosen else []), "--json"]
+    arguments += [f"--{option}={data.draw(words)}" for option in chosen]
+    if name == "search":
+        arguments += ["--top=1"] * ("top" not in chosen)
+    try:
+        main(arguments)
+    except FoundryError as error:
+        assert len(str(error).splitlines()) == 1
+        assert capsys.readouterr().out == ""
+    else:
+        json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(word))
+
+
+# -------------------------------------------------------------------------------------------- pictures
+
+
+def test_pictures_are_written_and_are_pictures(tmp_path, capsys):
+    folder = str(tmp_path / "pictures")
+    main(["model", "--model", FLAGSHIP, f"--plot={folder}"])
+    main(["fit", "--model", FLAGSHIP, f"--plot={folder}"])
+    main(["budget", "--hours=720", "--gpu=H100", "--mfu=0.45", f"--plot={folder}"])
+    drawn = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert drawn == ["plan_fit.png", "plan_flops.png", "plan_isoflop.png", "plan_loss.png", "plan_memory.png"]
+    for path in (tmp_path / "pictures").iterdir():
+        content = path.read_bytes()
+        assert content.startswith(b"\x89PNG")
+        assert len(content) > 10_000
+    assert capsys.readouterr().out.count("drew ") == 5
+
+
+def test_pictures_show_the_report(capsys):
+    from modeling_foundry.planning import figures
+
+    answer = report(capsys, "budget", "--flops=1e21")
+    axes = figures.isoflop_figure(answer["isoflop_curves"], "besiroglu").axes[0]
+    marks = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [mark.get_ydata()[0] for mark in marks] == [
+        curve["best"]["loss"] for curve in answer["isoflop_curves"]
+    ]
+    for curve in answer["isoflop_curves"]:
+        assert min(point["loss"] for point in curve["points"]) >= curve["best"]["loss"] - 1e-9
+    memory = report(capsys, "model", "--model", FLAGSHIP)["memory"]
+    bars = figures.memory_figure(figures._one_bar(memory), memory["gpu_bytes"]).axes[0].patches
+    total = memory["peak_bytes"] + memory["outside_allocator_bytes"]
+    assert sum(bar.get_height() for bar in bars) == pytest.approx(total / 2**30)
