@@ -25,7 +25,8 @@ BLOCK = re.compile(r"```console\n\$ python (recipes/plan\.py [^\n]*)\n(.*?)```",
 PICTURES = (
     "recipes/plan.py model --model recipes/qwen3_1.8b/pretrain.yaml",
     "recipes/plan.py fit --model recipes/qwen3_1.8b/pretrain.yaml",
-    "recipes/plan.py budget --model benchmarks/plan_models/llama_7b.json --gpu H100 --num_gpus 8 --hours 720 --mfu 0.45",
+    "recipes/plan.py budget --model benchmarks/plan_models/llama_7b.json"
+    " --gpu H100 --num_gpus 8 --hours 720 --mfu 0.45",
 )
 
 

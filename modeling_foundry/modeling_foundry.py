@@ -7,6 +7,8 @@ relatively travel inside every saved checkpoint and work there without the packa
 Shapes: B batch, S sequence, H hidden, A attention heads, K key-value heads, D head_dim, V vocabulary.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
@@ -218,18 +220,9 @@ class FoundryModel(FoundryPreTrainedModel):
             attention_mask, use_cache = None, False  # a mask without padding would hide the packing
         if use_cache and past_key_values is None and not self.training:
             past_key_values = DynamicCache(config=self.config)
+        mask = self.build_mask(inputs_embeds, attention_mask, position_ids, past_key_values)
         if position_ids is None:
             position_ids = next_positions(inputs_embeds, past_key_values)
-        if not isinstance(mask := attention_mask, dict):  # generate() may have prepared it
-            mask = create_causal_mask(
-                config=self.config,
-                inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
-                past_key_values=past_key_values,
-                position_ids=position_ids,
-            )
-        else:
-            mask = mask["full_attention"]
         hidden_states, position_embeddings = self.encode_positions(inputs_embeds, position_ids)
         for layer in self.layers:
             hidden_states = layer(
@@ -243,6 +236,28 @@ class FoundryModel(FoundryPreTrainedModel):
             )
         return BaseModelOutputWithPast(
             last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values if use_cache else None
+        )
+
+    def build_mask(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | dict | None,
+        position_ids: Tensor | None,
+        past_key_values: Cache | None,
+    ) -> Any:
+        """The mask in the attention backend's own form; None where the backend's causal kernel needs none.
+
+        Only positions the caller gave can mark packed documents.  Without any, nothing has to be read back
+        from the GPU, and a compiled graph keeps the causal kernel.
+        """
+        if isinstance(attention_mask, dict):  # generate() prepared it
+            return attention_mask["full_attention"]
+        return create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
         )
 
     def encode_positions(

@@ -53,3 +53,15 @@ def test_each_layer_compiled_with_inductor(build, tokens):
     loss = model(tokens, labels=tokens).loss
     loss.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_compiled_graph_keeps_the_causal_kernel(build, tokens):
+    """Without positions from the caller there is no packing to look for, hence no mask of S x S."""
+    model = build(num_hidden_layers=1)
+    masks = []
+    model.model.layers[0].register_forward_pre_hook(
+        lambda module, args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True
+    )
+    with torch.no_grad():
+        torch.compile(model, backend="eager")(tokens, use_cache=False)
+    assert masks == [None]
