@@ -54,18 +54,13 @@ def draw_peaks(path: Path) -> None:
         figure, axes = plt.subplots(figsize=(6.4, 5.0), layout="constrained")
         places = range(len(rows))
         axes.barh(places, [row["forecast_gib"] for row in rows], 0.65, color=COLOURS[4], label="forecast")
-        axes.plot(
-            [row["measured_gib"] for row in rows],
-            places,
-            "|",
-            color="black",
-            markersize=13,
-            mew=2,
-            label="measured",
-        )
+        measured = [row["measured_gib"] for row in rows]
+        axes.plot(measured, places, "|", color="black", markersize=13, mew=2, label="measured")
         for place, row in zip(places, rows, strict=True):
-            axes.annotate(f"{100 * row['error']:+.1f}%", (row["measured_gib"], place), (6, 0), textcoords="offset points",
-                          fontsize=8, va="center")  # fmt: skip
+            axes.annotate(
+                f"{100 * row['error']:+.1f}%", (row["measured_gib"], place), (6, 0), textcoords="offset points",
+                fontsize=8, va="center",
+            )  # fmt: skip
         axes.set_yticks(list(places), [row["run"] for row in rows], fontsize=8)
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)

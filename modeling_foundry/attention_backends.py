@@ -75,8 +75,12 @@ def cudnn_attention(
 
 
 def refuse_without_cudnn(query: Tensor) -> None:
-    """Raise ValueError for a device or dtype that cuDNN's attention does not serve."""
-    if query.device.type != "cuda" or query.dtype not in (torch.bfloat16, torch.float16):
+    """Raise ValueError for a device or dtype that cuDNN's attention does not serve.
+
+    Under autocast PyTorch's attention casts its arguments itself, so autocast's dtype counts.
+    """
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
+    if query.device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         raise ValueError(
             "attention backend cudnn_sdpa needs bfloat16 or float16 on a CUDA device, not "
             f"{query.dtype} on {query.device.type}: choose sdpa"

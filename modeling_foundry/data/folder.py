@@ -89,7 +89,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         }
         if not files or not isinstance(manifest["settings"], dict):
             raise ValueError("no files or no settings")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FoundryError(

@@ -46,13 +46,13 @@ def prepare(settings: DataSettings) -> Path:
     """
     folder = Path(settings.output_dir)
     content = content_of(settings)
-    if settings.overwrite:
-        clear_folder(folder)
-    if is_prepared(folder, content):
+    if not settings.overwrite and is_prepared(folder, content):
         print(f"data: complete already, {folder} (nothing to do)")
         return folder
     source = _read(settings)
     try:
+        if settings.overwrite:
+            clear_folder(folder)
         if start_folder(folder, content):
             print(f"data: going on with {folder}, which was interrupted")
     except OSError as error:
@@ -137,6 +137,7 @@ def _write_samples(
     prompts = tokenizer.apply_chat_template(
         [[{"role": "user", "content": function.question}] for function in functions],
         add_generation_prompt=True,
+        return_dict=True,
     )["input_ids"]
     answers = encode_documents(tokenizer, [function.summary for function in functions])
     return {

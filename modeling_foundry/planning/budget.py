@@ -18,6 +18,7 @@ from .parameters import count_parameters
 from .scaling import LAWS, ScalingLaw, effective_tokens, find_law, predicted_loss
 
 MIN_PARAMETERS, MAX_PARAMETERS = 1e4, 1e15
+LAW_VOCABULARY = 32_000  # entries of the tokenizer of Hoffmann et al.
 CURVE_SCALES = (0.1, 10**-0.5, 1.0, 10**0.5, 10.0)
 STATE_BYTES_EVERYWHERE, STATE_BYTES_SHARDED = 4, 12  # ZeRO-1: bf16 weights and gradients; masters and moments
 
@@ -166,11 +167,12 @@ def _model_size(command: BudgetCommand) -> dict[str, Any]:
         raise PlanError("model: give --model or --parameters, not both")
     if command.parameters:
         parameters = quantity("parameters", command.parameters, MIN_PARAMETERS, MAX_PARAMETERS) or 0.0
-        words = "N as given, FLOPs a token as 6 N"
+        words = "as given"
         return {
             "parameters": parameters,
             "training_flops_per_token": 6 * parameters,
             "words": words,
+            "flops_words": "6 N",
             "notes": [],
         }
     file = read_model(str(command.model))
@@ -181,9 +183,16 @@ def _model_size(command: BudgetCommand) -> dict[str, Any]:
         notes.append(
             "the laws were fitted to dense models: for experts the loss is a guess, total N an optimistic one"
         )
+    rows = file.architecture.vocab_size
+    if rows != LAW_VOCABULARY:
+        notes.append(
+            f"the laws' tokens come from {LAW_VOCABULARY:,} entries, this model's from {rows:,}: compare the "
+            "losses of such models with each other, not with a measured one"
+        )
     return {
         "parameters": count.total,
         "training_flops_per_token": count_flops(file.architecture, sequence).training_per_token,
+        "flops_words": "6 x matmul weights + attention",
         "words": f"{file.architecture.family}: {describe(file.architecture)}, {sequence:,} tokens a sequence",
         "notes": notes,
     }
@@ -204,7 +213,7 @@ def _steps(
     return [
         {"title": "Step 1  N, parameters", "how": size["words"], "value": f"{parameters:,.0f}"},
         {"title": "Step 2  C, compute", "how": compute.formula, "value": f"{numbers.power(compute.flops)} FLOPs"},
-        {"title": "Step 3  f, training FLOPs a token", "how": "6 x matmul weights + attention",
+        {"title": "Step 3  f, training FLOPs a token", "how": size["flops_words"],
          "value": f"{per_token / 1e9:,.2f} GF"},
         {"title": "Step 4  D, tokens", "how": f"D = C / f{served}{capped}{repeated}",
          "value": f"{tokens / 1e9:,.2f}B"},

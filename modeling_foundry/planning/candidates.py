@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .architecture import Architecture, Attention, Block, FeedForward
+from .budget import LAW_VOCABULARY
 from .fields import PlanError
 from .flops import count_flops
 from .memory import TrainingSetup, memory_terms
@@ -19,7 +20,7 @@ KEY_VALUE_GROUPS = (1, 2, 4, 8)  # query heads per key-value head
 FEED_FORWARD_MULTIPLES = (8 / 3, 3.0, 3.5, 4.0)  # Llama, Qwen3, Llama 3, the classic four
 HEAD_DIMS = (64, 128)
 LARGEST_SEARCH = 8_000_000
-REFERENCE_ROWS = 32_000  # vocabulary of the laws' own runs
+REFERENCE_ROWS = LAW_VOCABULARY  # vocabulary of the laws' own runs
 SERVING_BATCH, SERVING_CONTEXT = 32, 4096
 
 # Tokens a character of a vocabulary of V entries, a ln²V + b ln V + c: Tao et al. 2024, arXiv:2407.13623,

@@ -70,7 +70,7 @@ def resolve_sequence(given: int | None, file: ModelFile) -> int:
     longest = file.architecture.max_positions or DEFAULT_SEQUENCE
     sequence = given or (file.recipe.sequence_length if file.recipe else min(DEFAULT_SEQUENCE, longest))
     table = file.architecture.learned_positions
-    if table and not file.recipe and sequence > table:
+    if table and sequence > table:
         raise PlanError(f"sequence_length: {sequence:,} is beyond the model's {table:,} learned positions")
     return sequence
 

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_foundry.data.packing import PackedDataset
 from modeling_foundry.data.shards import TokenShard, token_dtype, write_shard
 from modeling_foundry.settings import FoundryError
 
@@ -78,73 +77,44 @@ def test_a_wrong_header_is_refused(tmp_path, change, message):
         TokenShard.open(tmp_path / "train.ds")
 
 
-def packed(tmp_path, **options):
-    write(tmp_path, [[1, 2, 3], [4, 5, 6, 7, 8], [9], [10, 11, 12]])  # 16 tokens with the ends
-    return PackedDataset(TokenShard.open(tmp_path / "train.ds"), 4, **options)
+def rewrite(folder, tokens=None, ends=None, **header):
+    """Damage a shard and make its hashes agree, as a program that writes wrongly would."""
+    from modeling_foundry.files import sha256_of_file
+
+    path = folder / "train.ds"
+    if tokens is not None:
+        path.write_bytes(np.asarray(tokens, dtype="<u2").tobytes())
+    if ends is not None:
+        (folder / "train.ds.index").write_bytes(np.asarray(ends, dtype="<u8").tobytes())
+    facts = json.loads((folder / "train.ds.json").read_text())
+    facts |= {
+        "num_tokens": path.stat().st_size // 2,
+        "num_documents": (folder / "train.ds.index").stat().st_size // 8,
+        "tokens_sha256": sha256_of_file(path),
+        "index_sha256": sha256_of_file(folder / "train.ds.index"),
+    }
+    (folder / "train.ds.json").write_text(json.dumps(facts | header))
 
 
-def test_an_epoch_sees_every_token_once_in_another_order_each_time(tmp_path):
-    dataset = packed(tmp_path, num_samples=12, seed=3)
-    blocks = [dataset.block_of(i) for i in range(12)]
-    for epoch in range(3):
-        assert sorted(blocks[4 * epoch : 4 * epoch + 4]) == [0, 1, 2, 3]
-    assert len({tuple(blocks[4 * e : 4 * e + 4]) for e in range(3)}) > 1
-    again = packed(tmp_path, num_samples=12, seed=3)
-    assert all((again[i]["input_ids"] == dataset[i]["input_ids"]).all() for i in range(12))
-    with pytest.raises(IndexError):
-        dataset[12]
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"tokens": [1, 2, 0, 300, 0]}, "train.ds: holds id 300, vocabulary is 300"),
+        ({"tokens": [1, 2, 5, 3, 0]}, "train.ds: document 0 does not end with id 0"),
+        ({"ends": [3, 4]}, r"train.ds.index: its ends do not divide 5 tokens"),
+        ({"ends": [3, 3, 5]}, r"train.ds.index: its ends do not divide"),
+        ({"ends": [5, 3]}, r"train.ds.index: its ends do not divide"),
+        ({"ends": []}, r"train.ds.index: its ends do not divide"),
+        ({"num_tokens": "5"}, "train.ds.json: not a shard header"),
+    ],
+)
+def test_a_shard_that_was_written_wrongly_is_named(tmp_path, damage, message):
+    write(tmp_path, [[1, 2], [3]])
+    rewrite(tmp_path, **damage)
+    with pytest.raises(FoundryError, match=message):
+        TokenShard.open(tmp_path / "train.ds").verify()
 
 
-def test_evaluation_reads_in_file_order(tmp_path):
-    dataset = packed(tmp_path)
-    assert [row["input_ids"].tolist() for row in (dataset[i] for i in range(len(dataset)))] == [
-        [1, 2, 3, 0], [4, 5, 6, 7], [8, 0, 9, 0], [10, 11, 12, 0],
-    ]  # fmt: skip
-
-
-def test_positions_restart_at_each_document(tmp_path):
-    dataset = packed(tmp_path, document_mask=True)
-    assert [dataset[i]["position_ids"].tolist() for i in range(4)] == [
-        [0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 0, 1], [0, 1, 2, 3],
-    ]  # fmt: skip
-
-
-def test_a_document_does_not_see_its_neighbour(tmp_path):
-    """With document_mask, changing document A leaves the logits of document B as they were."""
-    import torch
-
-    from modeling_foundry import FoundryConfig, FoundryForCausalLM
-
-    write(tmp_path, [[5, 6, 7], [8, 9, 10]])
-    row = PackedDataset(TokenShard.open(tmp_path / "train.ds"), 8, document_mask=True)[0]
-    torch.manual_seed(0)
-    model = FoundryForCausalLM(
-        FoundryConfig(
-            vocab_size=300,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=16,
-            max_position_embeddings=16,
-        )  # fmt: skip
-    ).eval()
-
-    def logits(ids):
-        with torch.no_grad():
-            return model(input_ids=ids[None], position_ids=row["position_ids"][None], use_cache=False).logits[
-                0
-            ]
-
-    changed = row["input_ids"].clone()
-    changed[:3] += 100
-    before, after = logits(row["input_ids"]), logits(changed)
-    assert torch.equal(before[4:], after[4:])
-    assert not torch.allclose(before[:3], after[:3])
-
-
-def test_too_little_text_for_one_sequence_is_said(tmp_path):
-    write(tmp_path, [[1]])
-    with pytest.raises(FoundryError, match="2 tokens do not fill one sequence"):
-        PackedDataset(TokenShard.open(tmp_path / "train.ds"), 4)
+def test_an_empty_shard_is_whole(tmp_path):
+    write(tmp_path, [])
+    TokenShard.open(tmp_path / "train.ds").verify()

@@ -120,3 +120,15 @@ def test_cudnn_agrees_with_eager_on_cuda(build, tokens, padding):
         model.to(torch.bfloat16).set_attn_implementation("cudnn_sdpa")
         logits = model(tokens, attention_mask=padding).logits[padding.bool()]
     assert (logits - expected).norm() / expected.norm() < 0.05
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cudnn_takes_fp32_parameters_under_autocast(build, tokens):
+    """The flagship recipe: fp32 parameters, bf16 autocast."""
+    model = build().cuda()
+    model.set_attn_implementation("cudnn_sdpa")
+    with torch.autocast("cuda", torch.bfloat16):
+        loss = model.train()(input_ids=tokens.cuda(), labels=tokens.cuda()).loss
+    loss.backward()
+    assert torch.isfinite(loss)

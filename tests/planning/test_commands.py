@@ -216,6 +216,7 @@ def test_device_names_of_drivers():
         (["model", "--model", FLAGSHIP, "--tokens=0"], "tokens"),
         (["model", "--model", FLAGSHIP, "--sharding=zero9"], "sharding: expected one of"),
         (["model", "--model", FLAGSHIP, "--sequence_length=99999999999"], "sequence_length"),
+        (["model", "--model", "recipes/custom/pretrain.yaml", "--gpu=v100"], "is not in the table"),
         (["fit", "--model", FLAGSHIP, "--margin=1"], "margin"),
         (["fit", "--model", FLAGSHIP, "--gpu_peak=100"], "gpu_memory_gib: missing"),
         (["serve", "--model", FLAGSHIP, "--dtype=fp16"], "dtype: expected one of"),
@@ -323,3 +324,17 @@ def test_pictures_show_the_report(capsys):
     bars = figures.memory_figure(figures._one_bar(memory), memory["gpu_bytes"]).axes[0].patches
     total = memory["peak_bytes"] + memory["outside_allocator_bytes"]
     assert sum(bar.get_height() for bar in bars) == pytest.approx(total / 2**30)
+
+
+def test_a_table_of_learned_positions_bounds_the_sequence(write_config, capsys):
+    gpt2 = str(write_config(REAL["gpt2"]))
+    assert report(capsys, "model", "--model", gpt2)["flops"]["sequence_length"] == 1024
+    with pytest.raises(PlanError, match="beyond the model's 1,024 learned positions"):
+        main(["model", "--model", gpt2, "--sequence_length=1025"])
+
+
+def test_a_vocabulary_other_than_the_laws_is_pointed_out(capsys):
+    notes = report(capsys, "budget", "--flops=1e21", "--model", FLAGSHIP)["given"]["notes"]
+    assert len(notes) == 1
+    assert "151,936" in notes[0]
+    assert report(capsys, "budget", "--flops=1e21", "--parameters=1B")["given"]["notes"] == []

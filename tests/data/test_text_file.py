@@ -1,0 +1,70 @@
+"""Any plain-text file: what of it is held out, and what is said when it cannot be used."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modeling_foundry.data.text_file import read_text_file
+from modeling_foundry.settings import FoundryError
+
+
+def write(folder, content):
+    path = folder / "input.txt"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+lines = st.lists(st.text("abc \n", max_size=12), min_size=1, max_size=30)
+
+
+@given(lines, st.floats(0.01, 0.9))
+def test_it_is_cut_in_two_at_a_line(tmp_path_factory, content, fraction):
+    text = "\n".join(content)
+    path = write(tmp_path_factory.mktemp("text"), text)
+    try:
+        (train,), (held_out,) = read_text_file(path, fraction)
+    except FoundryError as error:
+        assert str(path) in str(error)
+        return
+    assert train.text + held_out.text == text
+    assert train.text.endswith("\n")
+    assert train.text.strip()
+    assert held_out.text.strip()
+
+
+def test_the_end_is_held_out(tmp_path):
+    text = "".join(f"line {i}\n" for i in range(1000))
+    (train,), (held_out,) = read_text_file(write(tmp_path, text), 0.1)
+    assert 0.09 < len(held_out.text) / len(text) < 0.12
+    assert held_out.text.startswith("line ")
+    assert train.name == held_out.name == "input"
+
+
+def test_a_first_line_longer_than_the_share_is_trained_on(tmp_path):
+    (train,), (held_out,) = read_text_file(write(tmp_path, "a very long first line\nb\n"), 0.9)
+    assert (train.text, held_out.text) == ("a very long first line\n", "b\n")
+
+
+def test_a_byte_order_mark_and_windows_lines_are_not_text(tmp_path):
+    (train,), (held_out,) = read_text_file(write(tmp_path, b"\xef\xbb\xbfone\r\ntwo\r\n"), 0.5)
+    assert train.text + held_out.text == "one\ntwo\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty; expected some lines of text"),
+        (b" \n\n", "empty; expected some lines of text"),
+        (b"one line", "too short to cut at a line"),
+        (b"\xff\xfe\n" * 50, "byte 0 is not UTF-8"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_line(tmp_path, content, message):
+    with pytest.raises(FoundryError, match=message) as error:
+        read_text_file(write(tmp_path, content), 0.1)
+    assert "\n" not in str(error.value)
+
+
+def test_no_file_is_said(tmp_path):
+    with pytest.raises(FoundryError, match="cannot read the text file"):
+        read_text_file(tmp_path / "absent.txt", 0.1)
