@@ -1,5 +1,6 @@
 """Packed sequences: every token once an epoch, the same sample wherever it is read."""
 
+import copy
 import pickle
 
 import numpy as np
@@ -26,7 +27,7 @@ def test_an_epoch_sees_every_token_once_in_another_order_each_time(tmp_path):
     for epoch in range(3):
         assert sorted(blocks[4 * epoch : 4 * epoch + 4]) == [0, 1, 2, 3]
         rows = [dataset[i]["input_ids"].tolist() for i in range(4 * epoch, 4 * epoch + 4)]
-        assert sorted(sum(rows, [])) == sorted(dataset.shard.tokens().tolist())
+        assert sorted(id for row in rows for id in row) == sorted(dataset.shard.tokens().tolist())
     assert len({tuple(blocks[4 * epoch : 4 * epoch + 4]) for epoch in range(3)}) > 1
     with pytest.raises(IndexError):
         dataset[12]
@@ -71,9 +72,10 @@ def test_positions_restart_at_each_document(tmp_path):
 def test_a_loader_worker_gets_no_copy_of_the_corpus(tmp_path):
     dataset = PackedDataset(open_shard(tmp_path, [[7] * 100_000]), 4, num_samples=8, document_mask=True)
     first = dataset[0]
-    packed = pickle.dumps(dataset)
-    assert len(packed) < 2000
-    assert torch.equal(pickle.loads(packed)[0]["position_ids"], first["position_ids"])  # noqa: S301
+    assert len(pickle.dumps(dataset)) < 2000
+    received = copy.copy(dataset)  # through the same state as pickle
+    assert not {"_tokens", "_ends"} & set(vars(received))
+    assert torch.equal(received[0]["position_ids"], first["position_ids"])
 
 
 def test_a_document_does_not_see_its_neighbour(tmp_path):

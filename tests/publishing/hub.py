@@ -84,7 +84,8 @@ class StandInHub:
             name = (
                 f"{wanted['organization']}/{wanted['name']}" if wanted.get("organization") else wanted["name"]
             )
-            handler.answer(200, {"url": f"{self.url}/{name}", "name": name})
+            prefix = "spaces/" if wanted.get("type") == "space" else ""
+            handler.answer(200, {"url": f"{self.url}/{prefix}{name}", "name": name})
         elif path == "/api/validate-yaml":
             handler.answer(200, {"errors": [], "warnings": []})
         elif "/preupload/" in path:
@@ -107,7 +108,7 @@ class StandInHub:
         elif "/commit/" in path:
             for line in body.splitlines():
                 self.apply(self.files_of(path), json.loads(line))
-            url = f"{self.url}/{path.removeprefix('/api/models/').split('/commit/')[0]}/commit/{COMMIT}"
+            url = f"{self.url}/{path.removeprefix('/api/').removeprefix('models/').split('/commit/')[0]}/commit/{COMMIT}"
             handler.answer(200, {"success": True, "commitOid": COMMIT, "commitUrl": url})
         else:
             handler.answer(404, {"error": f"no {path}"})
