@@ -190,7 +190,8 @@ def _of_like_length(functions: Functions) -> list[Functions]:
     ordered = sorted(functions, key=lambda function: (len(function.summary), function.digest))
     groups = [ordered[i : i + NUM_OF_LIKE_LENGTH] for i in range(0, len(ordered), NUM_OF_LIKE_LENGTH)]
     if len(groups) > 1 and len(groups[-1]) == 1:
-        groups[-2] += groups.pop()
+        alone = groups.pop()
+        groups[-1] += alone
     return [group for group in groups if len(group) > 1]
 
 

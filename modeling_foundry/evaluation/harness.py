@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,8 +170,13 @@ class RunningJob:
         return seconds
 
 
-def run_jobs(jobs: list[Job], num_parallel: int, console: Any) -> dict[str, float]:
+def run_jobs(
+    jobs: list[Job], num_parallel: int, console: Any, meanwhile: Callable[[], None]
+) -> dict[str, float]:
     """Run what is not complete, ``num_parallel`` at a time; returns name -> seconds of what ran.
+
+    Args:
+        meanwhile: work of this process, done as soon as a place is free and no job waits for it.
 
     Raises:
         FoundryError: a job failed; finished ones keep their results.
@@ -181,15 +187,19 @@ def run_jobs(jobs: list[Job], num_parallel: int, console: Any) -> dict[str, floa
     for job in jobs:
         if job not in waiting:
             console.print(f"lm_eval {job.name}: measured already")
+    waiting.sort(key=lambda job: -len(job.tasks))  # the longest first, so that no place is idle at the end
+    todo = [meanwhile]
     columns = (SpinnerColumn(), TextColumn("lm_eval {task.description}"), TimeElapsedColumn())
     seconds: dict[str, float] = {}
     running: dict[Any, RunningJob] = {}
     with Progress(*columns, console=console, transient=True) as progress:
         try:
-            while waiting or running:
+            while waiting or running or todo:
                 while waiting and len(running) < num_parallel:
                     job = waiting.pop(0)
                     running[progress.add_task(job.name)] = RunningJob(job)
+                if todo and len(running) < num_parallel:
+                    todo.pop()()
                 time.sleep(0.1)
                 for row, started in list(running.items()):
                     progress.update(row, description=f"{started.job.name}: {started.progress()}")

@@ -25,7 +25,7 @@ from .report import build_report
 from .selection import BITS_PER_BYTE, TEXTS, read_items, select_items
 from .settings import EvaluationSettings
 from .stages import Stage, stages_of
-from .stopping import outcomes_of
+from .stopping import Answer, Prompt, outcomes_of
 from .summary import build_markdown
 
 
@@ -48,8 +48,16 @@ def evaluate(settings: EvaluationSettings, console: Any) -> dict[str, Any]:
     items = select_items(settings)
     device = device_of(settings)
     jobs = [job_of(settings, name, models[name], items, device, identity) for name in models]
-    seconds = harness.run_jobs(jobs, 1 if device == "cuda" else settings.parallel_models, console)
-    prompts, answers = all_answers(settings, models, device, identity, console)
+    num_parallel = 1 if device == "cuda" else settings.parallel_models
+    prompts: list[Prompt] = []
+    answers: dict[str, list[Answer]] = {}
+
+    def answer() -> None:
+        drawn, given = all_answers(settings, models, device, identity, console)
+        prompts.extend(drawn)
+        answers.update(given)
+
+    seconds = harness.run_jobs(jobs, num_parallel, console, meanwhile=answer)
     measured = list(zip(models.items(), jobs, strict=True))
     outcomes = {job.name: read_outcomes(job.folder) for job in jobs}
     for name, given in answers.items():

@@ -108,7 +108,8 @@ class StandInHub:
         elif "/commit/" in path:
             for line in body.splitlines():
                 self.apply(self.files_of(path), json.loads(line))
-            url = f"{self.url}/{path.removeprefix('/api/').removeprefix('models/').split('/commit/')[0]}/commit/{COMMIT}"
+            repository = path.removeprefix("/api/").removeprefix("models/").split("/commit/")[0]
+            url = f"{self.url}/{repository}/commit/{COMMIT}"
             handler.answer(200, {"success": True, "commitOid": COMMIT, "commitUrl": url})
         else:
             handler.answer(404, {"error": f"no {path}"})

@@ -186,8 +186,8 @@ def test_the_card_says_what_is_known(checkpoint, tmp_path):
         "tags": ["llm-foundry"], "language": ["en"],
     }  # fmt: skip
     for words in (
-        "| parameters | 28,864 |", "2 query, 1 key/value, 16 each", "Some text.", "Toy.", "at most 64 tokens",
-        "stock `qwen3` checkpoint", "This model is `dpo`", "50.0 ± 1.0 %", "under `mit`",
+        "| parameters | 28,896 |", "2 query, 1 key/value, 16 each", "Some text.", "Toy.", "at most 64 tokens",
+        "stock `qwen3` checkpoint", "This model is `dpo`", "50.0 ± 1.0", "under `mit`",
     ):  # fmt: skip
         assert words in body, words
     program = body.split("```python\n")[1].split("```")[0]
