@@ -1,5 +1,6 @@
 """The server as its users meet it: browser page, Hugging Face's client, plain HTTP, and people who mean harm."""
 
+import contextlib
 import http.client
 import json
 import math
@@ -7,8 +8,6 @@ import os
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
@@ -22,14 +21,15 @@ CHAT = [{"role": "user", "content": "def add(left, right):"}]
 
 def post(url, path, body, timeout=60, **headers):
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(
-        url + path, data=data, headers={"Content-Type": "application/json", **headers}
-    )
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout)
     try:
-        with urllib.request.urlopen(request, timeout=timeout) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused before the body was read
+            connection.request("POST", path, data, {"Content-Type": "application/json", **headers})
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        return answer.status, json.loads(text) if answer.status == 200 else text
+    finally:
+        connection.close()
 
 
 def get(url, path, **headers):
