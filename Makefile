@@ -12,8 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # The quickstart and the tests are meant to need nothing: no Hub, no telemetry, no other site's settings.
-# Waiting threads that spin cost eightfold when anything else runs on the same cores: let them sleep.
-OFFLINE := OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=true PYTHONNOUSERSITE=1
+OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=true PYTHONNOUSERSITE=1
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 # One process on the CPU may use every core; other topologies keep accelerate's default of one thread a rank.
 THREADS = $(if $(filter %/cpu.yaml,$(ACCELERATE)),--num_cpu_threads_per_process $(CORES))

@@ -27,6 +27,14 @@ if not hasattr(sitecustomize, "NetworkAttemptError"):  # another sitecustomize c
     sitecustomize = importlib.import_module("sitecustomize")
 
 import pytest  # noqa: E402
+from hypothesis import HealthCheck  # noqa: E402
+from hypothesis import settings as hypothesis_settings  # noqa: E402
+
+# The same examples every time, so that a red run is a change of ours; --hypothesis-profile=explore draws new ones.
+SHARED_MACHINE = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+hypothesis_settings.register_profile("repeatable", derandomize=True, **SHARED_MACHINE)
+hypothesis_settings.register_profile("explore", max_examples=1000, print_blob=True, **SHARED_MACHINE)
+hypothesis_settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

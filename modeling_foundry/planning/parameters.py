@@ -126,6 +126,8 @@ def _unused_expert_parameters(experts: Experts, hidden: int) -> int:
 
 def _prediction_layers(architecture: Architecture) -> int:
     """Each: a block of the last kind, a (2H, H) projection, norms of both its inputs and of its output."""
+    if not architecture.num_prediction_layers:
+        return 0
     block = sum(block_parameters(architecture.last_block, architecture).values())
     norms = 3 * _norm_size(architecture.hidden_size, architecture.normalization)
     return architecture.num_prediction_layers * (block + 2 * architecture.hidden_size**2 + norms)

@@ -144,7 +144,7 @@ def effective_tokens(tokens: float, unique_tokens: float | None) -> float:
         return tokens
     repetitions = tokens / unique_tokens - 1
     worth = REPEATED_TOKENS_CONSTANT * -math.expm1(-repetitions / REPEATED_TOKENS_CONSTANT)
-    return unique_tokens * (1 + worth)
+    return min(tokens, unique_tokens * (1 + worth))  # rounding must not make a repeated token worth more
 
 
 def effective_parameters(law: ScalingLaw, parameters: float, unique_tokens: float | None) -> float:
@@ -155,7 +155,8 @@ def effective_parameters(law: ScalingLaw, parameters: float, unique_tokens: floa
     if parameters <= enough:
         return parameters
     excess = parameters / enough - 1
-    return enough * (1 + EXCESS_PARAMETERS_CONSTANT * -math.expm1(-excess / EXCESS_PARAMETERS_CONSTANT))
+    worth = EXCESS_PARAMETERS_CONSTANT * -math.expm1(-excess / EXCESS_PARAMETERS_CONSTANT)
+    return min(parameters, enough * (1 + worth))
 
 
 def optimal_parameters_for(law: ScalingLaw, tokens: float) -> float:

@@ -112,7 +112,7 @@ def test_the_callers_rope_dictionary_is_not_changed(tiny):
     theta=st.sampled_from([None, 1e4, 5e5]),
     tokens=st.sampled_from([None, 0, [1, 2]]),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_round_trip_through_json(
     tmp_path_factory, heads, normalization, position_encoding, ffn_type, flags, theta, tokens
 ):

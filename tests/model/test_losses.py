@@ -35,7 +35,7 @@ def gradients(loss, *tensors):
     num_items=st.sampled_from([None, 7, "tensor"]),
     data=st.data(),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_equals_the_plain_loss(num_tokens, chunk_tokens, z_loss_weight, with_bias, num_items, data):
     ignored = data.draw(st.sets(st.integers(0, num_tokens - 1), max_size=num_tokens - 1))
     hidden, weight, bias, labels = probe(num_tokens, ignored=ignored)

@@ -91,7 +91,7 @@ mixes = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30)
 @given(values=mixes, precision=st.sampled_from(list(SIZES)))
 def test_equal_for_any_mix_of_components(values, precision):
     assert planned_bytes(values, precision) == saved_bytes(values, precision)
@@ -106,7 +106,7 @@ def test_compiled_flagship_layer_by_hand():
     assert per_token == 2 * values + 4 * 16  # and the log-sum-exp of 16 heads in fp32
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(values=mixes)
 def test_compiling_never_keeps_more(values):
     architecture = architecture_of(values)

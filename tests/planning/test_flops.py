@@ -68,7 +68,7 @@ mixes = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(values=mixes, batch=st.integers(1, 3), sequence=st.integers(1, 32))
 def test_equal_to_the_counter_for_any_mix_of_components(values, batch, sequence):
     count = count_flops(architecture_of(values), sequence)
@@ -101,7 +101,7 @@ def test_known_models(family, sequence, training_gf):
     assert flops == pytest.approx(training_gf, abs=1e-3)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(sequence=st.integers(1, 300), window=st.none() | st.integers(1, 400))
 def test_causal_pairs_are_the_area_under_the_diagonal(sequence, window):
     """Against a count of pairs, position by position, with the diagonal counted half."""

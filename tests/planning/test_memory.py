@@ -117,7 +117,7 @@ setups = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(values=setups, family=st.sampled_from(FAMILIES))
 def test_every_combination_has_a_sane_forecast(values, family):
     architecture = architecture_of(REAL[family])
@@ -138,7 +138,7 @@ def test_every_combination_has_a_sane_forecast(values, family):
         assert spread.peak <= forecast.peak
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(values=setups, available_gib=st.floats(1, 300))
 def test_largest_micro_batch_fits_and_one_more_does_not(values, available_gib):
     available = available_gib * GIB

@@ -241,7 +241,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data(), family=st.sampled_from(FAMILIES))
 def test_any_value_under_any_key_is_an_architecture_or_one_line(data, family):
     values = dict(SMALL[family])
@@ -257,7 +257,7 @@ def test_any_value_under_any_key_is_an_architecture_or_one_line(data, family):
         assert count_parameters(architecture).total > 0
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(content=st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_bytes_are_a_mapping_or_one_line(content, tmp_path_factory):
     path = tmp_path_factory.mktemp("fuzz") / "file"

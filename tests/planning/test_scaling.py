@@ -72,7 +72,7 @@ def test_losses_of_each_law(law, loss):
     assert LAWS[law].loss(6.738415616e9, 64.03e9) == pytest.approx(loss, abs=1e-4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(law=st.sampled_from(list(LAWS)), exponent=st.floats(17, 26))
 def test_closed_form_is_the_minimum(law, exponent):
     law, flops = LAWS[law], 10**exponent
@@ -158,7 +158,7 @@ def test_muennighoff_s_own_constants():
     assert optimal_parameters_for(law, 1e11) / 1e11 == pytest.approx(0.051, abs=1e-3)  # their U_N = 0.051 U_D
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(tokens=st.floats(1e6, 1e14), unique=st.floats(1e6, 1e13), parameters=st.floats(1e6, 1e12))
 def test_repetition_never_helps_and_more_never_hurts(tokens, unique, parameters):
     law = LAWS["muennighoff"]
@@ -187,7 +187,7 @@ def test_serving_many_tokens_moves_the_optimum_to_a_smaller_model():
     assert spent == pytest.approx(1e22, rel=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     exponent=st.floats(18, 25),
     unique=st.none() | st.floats(1e8, 1e13),
