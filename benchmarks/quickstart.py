@@ -1,6 +1,6 @@
 """Receipt of a finished quickstart, and the README's section written from it.
 
-    make quickstart && .venv/bin/python benchmarks/quickstart.py
+    git clone … && cd llm-foundry && make quickstart && .venv/bin/python benchmarks/quickstart.py
 
 Reads runs/quickstart, writes benchmarks/receipts/quickstart.json and docs/images/quickstart.png, and replaces
 what stands between the two markers of README.md.  Nothing is typed by hand.
@@ -50,9 +50,12 @@ def stage_record(folder: Path) -> dict[str, Any]:
 
 
 def minutes() -> float:
-    """From the first written file of the data stage to the report: every stage after the install."""
+    """From the end of the install to the report; only an uninterrupted run in a fresh clone says it."""
+    installed = (ROOT / ".venv" / ".installed").stat().st_mtime
     first = min(path.stat().st_mtime for path in (RUNS / "data").rglob("*") if path.is_file())
-    return ((RUNS / "eval" / "report.html").stat().st_mtime - first) / 60
+    if not 0 < first - installed < 60:
+        raise SystemExit(f"{RUNS}: the first stage did not follow the install; run make quickstart in a fresh clone")
+    return ((RUNS / "eval" / "report.html").stat().st_mtime - installed) / 60
 
 
 def draw(path: Path) -> None:

@@ -105,8 +105,9 @@ def draw_losses(stages: list[Stage]) -> Figure:
         axis.set_title(stage.name)
         axis.set_xlabel("step")
         is_preference = bool(stage.series("rewards/margins")[0])
-        axis.set_ylabel("preference loss (nats a pair)" if is_preference else "loss (nats a token)")
-        axis.legend(loc="upper right")
+        axis.set_ylabel("loss (nats)" if is_preference else "loss (nats a token)")
+        axis.margins(y=0.12)  # room for the figure beside the last point
+        axis.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2)
     return figure
 
 
