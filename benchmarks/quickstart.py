@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from modeling_foundry.files import write_atomically
-from modeling_foundry.run_record import describe_machine, git_commit, package_versions
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "quickstart"
@@ -26,11 +25,10 @@ STAGES = ("pretrain", "sft", "dpo")
 
 def main() -> None:
     results = json.loads((RUNS / "eval" / "results.json").read_text())
+    run = json.loads((RUNS / "pretrain" / "run.json").read_text())
     receipt = {
         "command": "make quickstart",
-        "commit": git_commit(),
-        "machine": describe_machine(),
-        "versions": package_versions(),
+        **{key: run[key] for key in ("commit", "machine", "versions")},
         "data": json.loads((RUNS / "data" / "data.json").read_text())["statistics"],
         "stages": {stage: stage_record(RUNS / stage) for stage in STAGES},
         "minutes_after_install": round(minutes(), 1),
