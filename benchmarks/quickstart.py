@@ -52,7 +52,9 @@ def minutes() -> float:
     installed = (ROOT / ".venv" / ".installed").stat().st_mtime
     first = min(path.stat().st_mtime for path in (RUNS / "data").rglob("*") if path.is_file())
     if not 0 < first - installed < 60:
-        raise SystemExit(f"{RUNS}: the first stage did not follow the install; run make quickstart in a fresh clone")
+        raise SystemExit(
+            f"{RUNS}: the first stage did not follow the install; run make quickstart in a fresh clone"
+        )
     return ((RUNS / "eval" / "report.html").stat().st_mtime - installed) / 60
 
 

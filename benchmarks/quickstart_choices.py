@@ -23,7 +23,12 @@ from modeling_foundry.run_record import describe_machine, git_commit, package_ve
 ROOT = Path(__file__).resolve().parent.parent
 RECEIPT = ROOT / "benchmarks" / "receipts" / "quickstart_choices.json"
 SHIPPED_STEPS, PROBE_STEPS = 300, 20
-WIDE = ["--hidden_size=384", "--intermediate_size=1024", "--num_attention_heads=12", "--num_key_value_heads=4"]
+WIDE = [
+    "--hidden_size=384",
+    "--intermediate_size=1024",
+    "--num_attention_heads=12",
+    "--num_key_value_heads=4",
+]
 VARIANTS = {
     "shipped (Muon, 4 x 192)": [],
     "AdamW 0.003": ["--optimizer=adamw", "--learning_rate=0.003"],
@@ -38,13 +43,17 @@ def main() -> None:
     rows: dict[str, dict[str, float]] = {}
     budget = None
     for name, overrides in VARIANTS.items():
-        probe = median(line["step_seconds"] for line in train(overrides, PROBE_STEPS) if "step_seconds" in line)
+        probe = median(
+            line["step_seconds"] for line in train(overrides, PROBE_STEPS) if "step_seconds" in line
+        )
         budget = budget or probe * SHIPPED_STEPS
         steps = round(budget / probe)
         lines = train(overrides, steps)
         rows[name] = {
             "steps": steps,
-            "training_seconds": [line["training_seconds"] for line in lines if "training_seconds" in line][-1],
+            "training_seconds": [line["training_seconds"] for line in lines if "training_seconds" in line][
+                -1
+            ],
             "heldout_loss": [line["eval_loss"] for line in lines if "eval_loss" in line][-1],
         }
         print(f"{name:28} {rows[name]['heldout_loss']:.4f}", flush=True)
