@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import difflib
 import enum
-import json
 import math
 import sys
 import types
@@ -90,13 +89,7 @@ def read_yaml(path: str | Path) -> dict[str, _Written]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise SettingsError(f"{path}: cannot read the configuration file ({reason})") from error
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise SettingsError(f"{path}{line}: not valid YAML ({problem})") from error
+    root = _compose(text, str(path))
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode):
@@ -104,6 +97,25 @@ def read_yaml(path: str | Path) -> dict[str, _Written]:
             f"{path}: expected `key: value` lines, found a {type(root).__name__.removesuffix('Node').lower()}"
         )
     return {key: _written(node, where) for key, node, where in _pairs(root, str(path))}
+
+
+def _compose(text: str, path: str) -> yaml.Node | None:
+    """YAML without aliases and tags: what a setting is must stand where the setting stands."""
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            if isinstance(event, yaml.AliasEvent):
+                raise SettingsError(f"{path}:{line}: an alias is not accepted; write the value")
+            if getattr(event, "tag", None):
+                raise SettingsError(f"{path}:{line}: a tag is not accepted; write the value")
+        return yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise SettingsError(f"{path}{place}: not valid YAML ({problem})") from error
+    except RecursionError as error:
+        raise SettingsError(f"{path}: nested too deeply for settings") from error
 
 
 def _pairs(mapping: yaml.MappingNode, path: str) -> list[tuple[str, yaml.Node, str]]:
@@ -141,9 +153,21 @@ def _plain(node: yaml.Node, path: str) -> Any:
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, path) for item in node.value]
     text = node.value
-    if getattr(node, "style", None) is None and isinstance(number := _number(text), (int, float)):
-        return number  # YAML 1.1 reads 1e-3 as text; a setting means the number
-    return yaml.safe_load(yaml.serialize(node))
+    if getattr(node, "style", None):
+        return text
+    number = _number(text)  # YAML 1.1 reads 1e-3 as text; a setting means the number
+    value = _yaml_value(text) if number is None else number
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SettingsError(f"{path}:{node.start_mark.line + 1}: expected a finite number, found {text!r}")
+    return value
+
+
+def _yaml_value(text: str) -> Any:
+    """A plain scalar as YAML reads it; as text where YAML cannot (``2020-13-45`` looks like a date)."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        return text
 
 
 def _number(text: str) -> int | float | None:
@@ -227,9 +251,7 @@ def _convert_list(written: _Written, annotation: Any) -> Any:
     arms = [arm for arm in get_args(annotation) if arm is not Ellipsis]
     item_type = arms[0] if arms else str
     if isinstance(written, _Scalar) and not written.quoted and written.text.startswith("["):
-        node = yaml.compose(written.text, Loader=yaml.SafeLoader)
-        assert node is not None  # the text begins with a bracket
-        written = _written(node, written.where)
+        written = _read_in_one_line(written)
     if not isinstance(written, _Sequence):
         raise _MismatchError
     items = [_convert(item, item_type) for item in written.items]
@@ -237,14 +259,18 @@ def _convert_list(written: _Written, annotation: Any) -> Any:
 
 
 def _convert_dict(written: _Written) -> dict[str, Any]:
-    if isinstance(written, _Mapping):
-        return written.value
-    if isinstance(written, _Scalar) and written.text.lstrip().startswith("{"):
-        try:
-            return json.loads(written.text)
-        except json.JSONDecodeError as error:
-            raise _MismatchError from error
-    raise _MismatchError
+    if isinstance(written, _Scalar) and not written.quoted and written.text.startswith("{"):
+        written = _read_in_one_line(written)
+    if not isinstance(written, _Mapping):
+        raise _MismatchError
+    return written.value
+
+
+def _read_in_one_line(written: _Scalar) -> _Written:
+    """A list or mapping as it stands on a command line: ``[a, b]``, ``{a: 1}`` or the same in JSON."""
+    node = _compose(written.text, written.where)
+    assert node is not None  # the text begins with a bracket
+    return _written(node, written.where)
 
 
 def _convert_scalar(written: _Scalar, annotation: Any) -> Any:
@@ -284,7 +310,7 @@ def _convert_number(text: str, annotation: type) -> int | float:
 
 def _untyped(written: _Written) -> Any:
     if isinstance(written, _Scalar):
-        return yaml.safe_load(written.text) if not written.quoted else written.text
+        return written.text if written.quoted else _yaml_value(written.text)
     return written.value if isinstance(written, _Mapping) else [_untyped(item) for item in written.items]
 
 

@@ -9,7 +9,7 @@ from .corpus import Module
 
 
 def read_text_file(path: str | Path, held_out_fraction: float) -> tuple[list[Module], list[Module]]:
-    """The file as one document to train on and one, its end, held out; cut at a line.
+    """The file as one document to train on and one, its end, held out; cut at a line where there is one near.
 
     Raises:
         FoundryError: it cannot be read, is not UTF-8, or is too short to be cut.
@@ -25,14 +25,20 @@ def read_text_file(path: str | Path, held_out_fraction: float) -> tuple[list[Mod
         ) from error
     if not text.strip():
         raise FoundryError(f"{path}: empty; expected some lines of text")
-    cut = _line_start_near(text, int(len(text) * (1 - held_out_fraction)))
+    held_out_size = int(len(text) * held_out_fraction)
+    cut = _place_to_cut(text, len(text) - held_out_size, reach=held_out_size // 2)
     train, held_out = text[:cut], text[cut:]
     if not train.strip() or not held_out.strip():
-        raise FoundryError(f"{path}: too short to cut at a line into text to train on and text to hold out")
+        raise FoundryError(f"{path}: too short to cut into text to train on and text to hold out")
     return [Module(path.stem, train)], [Module(path.stem, held_out)]
 
 
-def _line_start_near(text: str, place: int) -> int:
-    """Start of the line that ``place`` is in; of the next one where that is the first."""
-    before = text.rfind("\n", 0, place) + 1
-    return before or text.find("\n", place) + 1
+def _place_to_cut(text: str, place: int, reach: int) -> int:
+    """Behind the line end, or else the space, within ``reach`` of ``place``; else ``place`` itself."""
+    for separator in ("\n", " "):
+        found = text.rfind(separator, max(0, place - reach), place)
+        if found < 0:
+            found = text.find(separator, place, place + reach)
+        if found >= 0:
+            return found + 1
+    return place

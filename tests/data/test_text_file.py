@@ -18,7 +18,7 @@ lines = st.lists(st.text("abc \n", max_size=12), min_size=1, max_size=30)
 
 
 @given(lines, st.floats(0.01, 0.9))
-def test_it_is_cut_in_two_at_a_line(tmp_path_factory, content, fraction):
+def test_it_is_cut_in_two(tmp_path_factory, content, fraction):
     text = "\n".join(content)
     path = write(tmp_path_factory.mktemp("text"), text)
     try:
@@ -27,9 +27,9 @@ def test_it_is_cut_in_two_at_a_line(tmp_path_factory, content, fraction):
         assert str(path) in str(error)
         return
     assert train.text + held_out.text == text
-    assert train.text.endswith("\n")
     assert train.text.strip()
     assert held_out.text.strip()
+    assert 0.5 * fraction * len(text) - 2 <= len(held_out.text) <= 1.5 * fraction * len(text) + 1
 
 
 def test_the_end_is_held_out(tmp_path):
@@ -40,9 +40,13 @@ def test_the_end_is_held_out(tmp_path):
     assert train.name == held_out.name == "input"
 
 
-def test_a_first_line_longer_than_the_share_is_trained_on(tmp_path):
-    (train,), (held_out,) = read_text_file(write(tmp_path, "a very long first line\nb\n"), 0.9)
-    assert (train.text, held_out.text) == ("a very long first line\n", "b\n")
+@pytest.mark.parametrize(
+    ("text", "end"), [("short line\n" * 1000, "\n"), ("word " * 1000, " "), ("一" * 1000, "一")]
+)
+def test_it_is_cut_at_a_line_a_space_or_anywhere(tmp_path, text, end):
+    (train,), (held_out,) = read_text_file(write(tmp_path, text), 0.1)
+    assert train.text.endswith(end)
+    assert 0.05 <= len(held_out.text) / len(text) <= 0.15
 
 
 def test_a_byte_order_mark_and_windows_lines_are_not_text(tmp_path):
@@ -55,7 +59,7 @@ def test_a_byte_order_mark_and_windows_lines_are_not_text(tmp_path):
     [
         (b"", "empty; expected some lines of text"),
         (b" \n\n", "empty; expected some lines of text"),
-        (b"one line", "too short to cut at a line"),
+        (b"a", "too short to cut"),
         (b"\xff\xfe\n" * 50, "byte 0 is not UTF-8"),
     ],
 )

@@ -62,6 +62,8 @@ def test_command_line_wins_over_the_file(read):
     assert (parsed.steps, parsed.name, parsed.flag) == (7, "file", True)
     assert parsed.names == ["a", "b"]
     assert parsed.options == {"k": 1}
+    assert read("", "--options", "{k: [1, two]}").options == {"k": [1, "two"]}
+    assert read("options: {day: 2020-13-45}").options == {"day": "2020-13-45"}
     assert read("", "--names", "one").names == ["one"]
     assert read("", "--steps=-1", "--rate", "-0.5").rate == -0.5
 
@@ -85,6 +87,14 @@ def test_command_line_wins_over_the_file(read):
         ("env: {A: b}", [], "env: unknown key"),
         ("- a", [], "expected `key: value` lines, found a sequence"),
         ("a: [", [], "not valid YAML"),
+        ("options: &x {b: *x}", [], "experiment.yaml:1: an alias is not accepted; write the value"),
+        ("name: !!int 7", [], "experiment.yaml:1: a tag is not accepted; write the value"),
+        ("options: {a: .nan}", [], "experiment.yaml:1: expected a finite number, found '.nan'"),
+        ("options: {a: 1e999}", [], "experiment.yaml:1: expected a finite number, found '1e999'"),
+        ("options: " + "[" * 5000 + "]" * 5000, [], "nested too deeply"),
+        ("", ["--options={a: 1"], "command line:1: not valid YAML"),
+        ("", ["--options={a: 1, a: 2}"], "command line:1: a: given twice"),
+        ("", ["--names=[a"], "command line:1: not valid YAML"),
         ("", ["--steps"], "command line: steps: expected a whole number, found 'true'"),
         ("", ["--steps=1", "--steps=2"], "command line: steps: given twice"),
         ("", ["--stps=1"], "command line: --stps: unknown key; did you mean steps?"),

@@ -1,0 +1,169 @@
+"""Every command on every page is run as it is printed, made small only by settings added at its end.
+
+The commands of ``docs/plan.md`` are compared with what they print in ``tests/planning/test_docs.py``, and
+``lm_eval run`` with our own evaluation in ``tests/evaluation/test_pipeline.py``.
+"""
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+PAGES = [
+    REPOSITORY / "README.md",
+    REPOSITORY / "CONTRIBUTING.md",
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+]
+PROGRAMS = ("make", "python", "accelerate", "hf", "git", ".venv/bin/")
+# What one machine without GPU, Hub or a copy of this repository elsewhere cannot do.
+ELSEWHERE = (
+    "git clone",
+    "hf auth login",
+    "--push_to_hub=true",
+    ".venv/bin/pre-commit",
+    "accelerate_configs/zero1",
+)
+SMALL = {
+    "recipes/plan.py": "",
+    "recipes/prepare_data.py": "",
+    "recipes/pretrain.py": "--num_hidden_layers=1 --eval_steps=4 --save_steps=4 --max_eval_sequences=4",
+    "recipes/sft.py": "--max_steps=4 --eval_steps=4 --save_steps=4 --max_eval_samples=4",
+    "recipes/dpo.py": "--eval_steps=4 --save_steps=4 --max_eval_samples=4",
+    "recipes/evaluate.py": "--max_text_bytes=3000 --num_stop_prompts=4 --max_new_tokens=4 "
+    "--limits '{stdlib_summary_choice: 4, stdlib_summary_generate: 4}'",
+    "recipes/publish.py": "",
+}
+STEPS = "--max_steps=4 --warmup_steps=1"
+LIFE = ["plan.py", "prepare_data.py", "pretrain.py", "sft.py", "dpo.py", "evaluate.py", "publish.py"]
+
+
+def commands_of(page: Path) -> list[str]:
+    """The shell commands in the fenced blocks of a page, continued lines joined, comments cut off."""
+    blocks = re.findall(
+        r"^```(?!console|python|json)\w*\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE
+    )
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    found = [shlex.join(shlex.split(line, comments=True)) for line in lines if line.startswith(PROGRAMS)]
+    return [command for command in found if not any(text in command for text in ELSEWHERE)]
+
+
+ALL = sorted({command for page in PAGES for command in commands_of(page)})
+MAKE = [command for command in ALL if command.startswith("make")]
+TRAIN_ON_A_FILE = [command for command in ALL if "--text_file" in command]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A folder with this repository's files in it, so that the printed paths can be used as they stand."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in (
+        "recipes",
+        "accelerate_configs",
+        "eval_tasks",
+        "app",
+        "benchmarks",
+        "modeling_foundry",
+        "Makefile",
+    ):
+        (folder / name).symlink_to(REPOSITORY / name)
+    words = " ".join(f"word{index * 7919 % 997}" for index in range(30_000))
+    (folder / "input.txt").write_text(words)
+    return folder
+
+
+def run(command: str, checkout: Path, added: str = "") -> str:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    words = [*shlex.split(command), *shlex.split(added)]
+    done = subprocess.run(words, cwd=checkout, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command} {added}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def script_of(command: str) -> str:
+    return next((word for word in shlex.split(command) if word.endswith(".py")), "")
+
+
+def test_there_are_commands():
+    assert len(MAKE) >= 8
+    assert TRAIN_ON_A_FILE
+    assert {Path(script_of(command)).name for command in ALL} >= set(LIFE)
+
+
+@pytest.mark.parametrize("command", MAKE)
+def test_a_make_command_has_its_targets(command, checkout):
+    """make -n: every target and file it needs exists; what the targets run is run below."""
+    assert run(f"{command} -n", REPOSITORY)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_commands_of_a_whole_life(checkout):
+    for script in LIFE:
+        stage = [command for command in ALL if Path(script_of(command)).name == script]
+        stage = [command for command in stage if "quickstart" in command]
+        assert stage, script
+        steps = STEPS if script in ("pretrain.py", "dpo.py") else ""
+        for command in stage:
+            run(command, checkout, f"{SMALL[script_of(command)]} {steps}")
+    assert (checkout / "runs/quickstart/eval/report.html").stat().st_size > 10_000
+    assert (checkout / "runs/quickstart/publish/model/README.md").exists()
+    for command in ALL:
+        if script_of(command) == "app/app.py":
+            answer_of_the_app(command, checkout)
+
+
+def answer_of_the_app(command: str, checkout: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    words = [sys.executable, *shlex.split(command)[1:], "--port", str(port)]
+    with subprocess.Popen(
+        words, cwd=checkout, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
+        try:
+            until = time.monotonic() + 120
+            while server.poll() is None and time.monotonic() < until:
+                try:
+                    health = urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+                    assert health.status == 200
+                    return
+                except OSError:
+                    time.sleep(0.5)
+            raise AssertionError(f"{command}: no answer, exit code {server.poll()}")
+        finally:
+            server.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", TRAIN_ON_A_FILE)
+def test_the_commands_on_a_text_file(command, checkout):
+    script = script_of(command)
+    output = "" if "--output_dir" in command else f"--output_dir=runs/{Path(script).stem}"
+    small = "--num_hidden_layers=1" if script.endswith("pretrain.py") else ""
+    run(command, checkout, f"{small} {output}")
+
+
+def test_the_commands_that_need_gpus_name_files_that_exist():
+    for page in PAGES:
+        for path in re.findall(
+            r"(?:recipes|accelerate_configs|benchmarks|app|eval_tasks)/[\w./]+\.\w+", page.read_text()
+        ):
+            assert (REPOSITORY / path.rstrip(".")).exists(), f"{page.name}: {path}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_tests_named_exist(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+    for test in re.findall(r"`(tests/[\w/]+\.py)`", text):
+        assert (REPOSITORY / test).exists(), test
