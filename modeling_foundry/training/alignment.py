@@ -70,7 +70,7 @@ def sft(settings: AlignmentSettings, arguments: SFTArguments) -> Path:
     session, complete = open_session("sft", settings, arguments)
     if complete:
         return session.model_folder
-    model, tokenizer = load_model_and_tokenizer(settings)
+    model, tokenizer = load_model_and_tokenizer(settings, arguments.device.type)
     train, held_out = load_samples(settings, arguments.seed, ("messages",))
     trainer = SFTTrainer(
         model=model, args=arguments, train_dataset=train, eval_dataset=held_out, processing_class=tokenizer,
@@ -86,9 +86,9 @@ def dpo(settings: AlignmentSettings, arguments: DPOArguments) -> Path:
     session, complete = open_session("dpo", settings, arguments)
     if complete:
         return session.model_folder
-    model, tokenizer = load_model_and_tokenizer(settings)
+    model, tokenizer = load_model_and_tokenizer(settings, arguments.device.type)
     # The reference is the same checkpoint, loaded here: TRL would look it up by name.
-    reference = None if settings.lora_rank else load_model_and_tokenizer(settings)[0]
+    reference = None if settings.lora_rank else load_model_and_tokenizer(settings, arguments.device.type)[0]
     train, held_out = load_samples(settings, arguments.seed, ("prompt", "chosen", "rejected"))
     trainer = DPOTrainer(
         model=model, ref_model=reference, args=arguments, train_dataset=train, eval_dataset=held_out,
@@ -124,10 +124,13 @@ def file_hash(path: str | Path) -> str:
         ) from error
 
 
-def load_model_and_tokenizer(settings: AlignmentSettings) -> tuple[Any, PreTrainedTokenizerBase]:
+def load_model_and_tokenizer(
+    settings: AlignmentSettings, device_type: str
+) -> tuple[Any, PreTrainedTokenizerBase]:
     """The checkpoint through the Auto classes; a Foundry one needs no remote code."""
-    from .model_settings import attention_implementation
+    from .model_settings import attention_implementation, refuse_backend_without_gpu
 
+    refuse_backend_without_gpu(settings.attention_backend, device_type)
     model = AutoModelForCausalLM.from_pretrained(
         settings.model, attn_implementation=attention_implementation(settings.attention_backend)
     )

@@ -14,11 +14,13 @@ from ..settings import FoundryError
 ROWS_MULTIPLE = 128  # embedding rows: a multiple of 128 keeps the head's matmul on whole tiles
 
 BACKENDS = {
+    "auto": "sdpa",  # as fast as cuDNN by name: benchmarks/receipts/attention_backends.json
     "flash_attn_2": "flash_attention_2",
     "flash_attn_3": "flash_attention_3",
     "cudnn": "cudnn_sdpa",
     "flex": "flex_attention",
 }
+GPU_BACKENDS = ("cudnn_sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 
 def _help(text: str, default: Any = None) -> Any:
@@ -53,15 +55,26 @@ class ModelSettings:
     attention_backend: Literal[
         "auto", "eager", "sdpa", "cudnn_sdpa", "cudnn", "flash_attention_2", "flash_attn_2",
         "flash_attention_3", "flash_attn_3", "flex_attention", "flex",
-    ] = _help("attention kernel; auto is cudnn_sdpa on a CUDA GPU and sdpa elsewhere", "auto")  # fmt: skip
+    ] = _help("attention kernel; auto is sdpa, which picks PyTorch's fastest", "auto")  # fmt: skip
     model_dtype: Literal["float32", "bfloat16"] = _help("dtype of the parameters", "float32")
 
 
 def attention_implementation(backend: str) -> str:
-    """transformers' name of an attention backend; ``auto`` looks at the machine."""
-    if backend == "auto":
-        return "cudnn_sdpa" if torch.cuda.is_available() else "sdpa"
+    """transformers' name of an attention backend."""
     return BACKENDS.get(backend, backend)
+
+
+def refuse_backend_without_gpu(backend: str, device_type: str) -> None:
+    """Some backends train on a GPU only, and say so late and in many lines.
+
+    Raises:
+        FoundryError: ``backend`` is one of them and ``device_type`` is not ``cuda``.
+    """
+    if attention_implementation(backend) in GPU_BACKENDS and device_type != "cuda":
+        raise FoundryError(
+            f"attention_backend: {backend} trains on a CUDA device only and this run is on the {device_type}; "
+            f"choose sdpa or eager"
+        )
 
 
 def foundry_config(

@@ -16,7 +16,13 @@ from ..data.packing import PackedDataset
 from ..data.preparation import prepare
 from ..data.settings import DataSettings
 from ..settings import FoundryError
-from .model_settings import ModelSettings, build_model, describe_model, foundry_config
+from .model_settings import (
+    ModelSettings,
+    build_model,
+    describe_model,
+    foundry_config,
+    refuse_backend_without_gpu,
+)
 from .muon import MuonFactory
 from .session import TrainingSession, console, restore_generation_cache
 
@@ -92,6 +98,7 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
     Raises:
         FoundryError: settings, data or launch do not fit together.
     """
+    refuse_backend_without_gpu(model_settings.attention_backend, arguments.device.type)
     with arguments.main_process_first(desc="data preparation"):
         data_dir = prepared_data(data, arguments)
     prepared = load_prepared(data_dir)

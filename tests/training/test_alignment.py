@@ -25,7 +25,7 @@ def sft_trainer(tiny_checkpoint, samples, tmp_path, tokenizer=None):
     from modeling_foundry.training import alignment
 
     settings = alignment.AlignmentSettings(model=str(tiny_checkpoint), train_file=str(samples / "sft.jsonl"))
-    model, own_tokenizer = alignment.load_model_and_tokenizer(settings)
+    model, own_tokenizer = alignment.load_model_and_tokenizer(settings, "cpu")
     arguments = alignment.SFTArguments(
         str(tmp_path), use_cpu=True, bf16=False, gradient_checkpointing=False, max_length=64, max_steps=1
     )

@@ -134,7 +134,12 @@ def test_two_ranks_see_what_one_rank_sees(text_file, tmp_path, launch):
         (["--vocab_size=128"], "cannot hold the tokenizer's"),
         (["--sequence_length=1000000"], "do not fill one sequence"),
         (["--position_encoding=learned", "--rope_theta=10000"], "rope_theta"),
-        (["--attention_backend=flash_attn_2"], "attention_backend: flash_attn_2"),
+        (
+            ["--attention_backend=flash_attn_2"],
+            "attention_backend: flash_attn_2 trains on a CUDA device only",
+        ),
+        (["--attention_backend=cudnn_sdpa"], "attention_backend: cudnn_sdpa trains on a CUDA device only"),
+        (["--attention_backend=flex"], "attention_backend: flex trains on a CUDA device only"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(text_file, tmp_path, change, message):
