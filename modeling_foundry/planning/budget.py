@@ -13,12 +13,15 @@ from .fields import PlanError
 from .flops import count_flops
 from .forward import resolve_sequence
 from .model_files import read_model
-from .options import BudgetCommand, BudgetOptions, quantity
+from .options import BudgetCommand, BudgetOptions, quantity, within
 from .parameters import count_parameters
-from .scaling import LAWS, ScalingLaw, effective_tokens, find_law, predicted_loss
+from .scaling import LAWS, ScalingLaw, effective_tokens, find_law, predicted_half_width, predicted_loss
 
 MIN_PARAMETERS, MAX_PARAMETERS = 1e4, 1e15
+MIN_FLOPS, MAX_FLOPS = 1e6, 1e30
+MAX_EPOCHS = 4.0  # up to which repeated tokens are almost as good as fresh ones (Muennighoff et al. 2023)
 LAW_VOCABULARY = 32_000  # entries of the tokenizer of Hoffmann et al.
+CURVE_SPAN = 20.0
 CURVE_SCALES = (0.1, 10**-0.5, 1.0, 10**0.5, 10.0)
 STATE_BYTES_EVERYWHERE, STATE_BYTES_SHARDED = 4, 12  # ZeRO-1: bf16 weights and gradients; masters and moments
 
@@ -63,7 +66,7 @@ def budget_report(command: BudgetCommand) -> dict[str, Any]:
         "caps": vars(caps),
         "given": given,
         "optima": [optimum_report(other, compute.flops, caps) for other in _with(law)],
-        "isoflop_curves": [isoflop_curve(law, compute.flops * scale, caps) for scale in CURVE_SCALES],
+        "isoflop_curves": isoflop_curves(law, compute.flops, caps),
         "loss_curve": _loss_curve_of(given, law, compute.flops, caps),
     }
 
@@ -91,7 +94,7 @@ def compute_of(command: BudgetOptions) -> Compute:
     Raises:
         PlanError: none or several given, or a GPU whose MFU is not known.
     """
-    flops = quantity("flops", command.flops, 1e6, 1e30)
+    flops = quantity("flops", command.flops, MIN_FLOPS, MAX_FLOPS)
     ways = [name for name in ("flops", "hours", "usd") if getattr(command, name) is not None]
     if len(ways) != 1:
         found = "none" if not ways else " and ".join(ways)
@@ -112,6 +115,7 @@ def compute_of(command: BudgetOptions) -> Compute:
         words = f"${command.usd:,.0f} at ${command.usd_per_gpu_hour:g} a GPU-hour = {hours:,.1f} h of {words}"
     peak = command.peak_flops()
     total = ranks * peak * mfu * hours * 3600 * command.uptime
+    within("budget", total, MIN_FLOPS, MAX_FLOPS)
     formula = f"{ranks} x {peak / 1e12:g}e12 x {mfu:g} x {hours:,.4g} h x 3600 s"
     formula += f" x {command.uptime:g} uptime" if command.uptime < 1 else ""
     return Compute(total, f"C = GPUs x peak x MFU x time = {formula}", words)
@@ -120,10 +124,12 @@ def compute_of(command: BudgetOptions) -> Compute:
 def caps_of(command: BudgetOptions) -> Caps:
     """What bounds the choice, from the options."""
     unique = quantity("dataset_tokens", command.dataset_tokens, 1, 1e18)
+    if unique is None and command.max_epochs is not None:
+        raise PlanError("max_epochs: needs --dataset_tokens, the tokens of one epoch")
     largest = quantity("max_parameters", command.max_parameters, MIN_PARAMETERS, MAX_PARAMETERS)
     return Caps(
         unique_tokens=unique,
-        max_tokens=None if unique is None else unique * command.max_epochs,
+        max_tokens=None if unique is None else unique * (command.max_epochs or MAX_EPOCHS),
         max_parameters=largest,
         inference_tokens=quantity("inference_tokens", command.inference_tokens, 0, 1e20) or 0.0,
     )
@@ -131,11 +137,7 @@ def caps_of(command: BudgetOptions) -> Caps:
 
 def _largest_in_memory(command: BudgetCommand) -> float:
     """Parameters whose ZeRO-1 state alone fills the GPU: an upper bound, activations come on top."""
-    memory = command.memory_bytes()
-    if memory is None:
-        raise PlanError(
-            "gpu_memory_gib: missing; --fit_memory needs the memory of a GPU that is not in the table"
-        )
+    memory = command.needed_memory_bytes()
     return memory / (STATE_BYTES_EVERYWHERE + STATE_BYTES_SHARDED / (command.num_gpus or 8))
 
 
@@ -235,7 +237,7 @@ def loss_report(
         "effective_tokens": worth,
         "tokens_per_parameter": tokens / parameters,
         "loss": loss,
-        "half_width": law.half_width(parameters, worth),
+        "half_width": predicted_half_width(law, parameters, tokens, unique_tokens),
         "size_term": loss - law.E - data_term,
         "data_term": data_term,
         "other_laws": {
@@ -282,8 +284,7 @@ def constrained_optimum(law: ScalingLaw, flops: float, caps: Caps) -> tuple[floa
     """
     if caps == Caps():
         return law.optimum(flops)
-    high = min(caps.max_parameters or math.inf, flops / (6 + 2 * caps.inference_tokens))
-    low = MIN_PARAMETERS
+    low, high = MIN_PARAMETERS, _largest_trainable(flops, caps)
     if high <= low:
         raise PlanError(f"budget: {flops:.3g} FLOPs leave nothing to train under the caps given")
 
@@ -293,6 +294,11 @@ def constrained_optimum(law: ScalingLaw, flops: float, caps: Caps) -> tuple[floa
 
     best = minimise(loss, math.log(low), math.log(high))
     return math.exp(best), _tokens_for(math.exp(best), flops, caps)
+
+
+def _largest_trainable(flops: float, caps: Caps) -> float:
+    """N that leaves one token to train on, or the cap."""
+    return min(caps.max_parameters or math.inf, flops / (6 + 2 * caps.inference_tokens))
 
 
 def _tokens_for(parameters: float, flops: float, caps: Caps) -> float:
@@ -317,11 +323,26 @@ def minimise(function: Callable[[float], float], low: float, high: float) -> flo
     return min((middle, points[best]), key=function)
 
 
+def isoflop_curves(law: ScalingLaw, flops: float, caps: Caps) -> list[dict[str, Any]]:
+    """The budget's own curve and those of smaller and larger ones that leave something to train."""
+    budgets = [flops * scale for scale in CURVE_SCALES]
+    return [
+        isoflop_curve(law, budget, caps)
+        for budget in budgets
+        if caps == Caps() or _largest_trainable(budget, caps) > MIN_PARAMETERS
+    ]
+
+
 def isoflop_curve(law: ScalingLaw, flops: float, caps: Caps, num_points: int = 61) -> dict[str, Any]:
-    """Loss against N at a fixed budget, from a 20th of the free optimum to 20 times it, and its best."""
-    middle = law.optimum(flops)[0]
-    sizes = [middle * 20 ** (2 * index / (num_points - 1) - 1) for index in range(num_points)]
+    """Loss against N at a fixed budget, and its best.
+
+    From a 20th of the best N to 20 times it, as far as the caps allow and a 20th of the best D is affordable.
+    """
     best = constrained_optimum(law, flops, caps)
+    fewest_tokens = max(1.0, best[1] / CURVE_SPAN)
+    affordable = flops / (6 * fewest_tokens + 2 * caps.inference_tokens)
+    low, high = best[0] / CURVE_SPAN, min(affordable, best[0] * CURVE_SPAN, caps.max_parameters or math.inf)
+    sizes = [low * (high / low) ** (index / (num_points - 1)) for index in range(num_points)]
     return {
         "flops": flops,
         "points": [_point(law, size, _tokens_for(size, flops, caps), caps) for size in sizes],
@@ -353,5 +374,5 @@ def _point(law: ScalingLaw, parameters: float, tokens: float, caps: Caps) -> dic
         "parameters": parameters,
         "tokens": tokens,
         "loss": predicted_loss(law, parameters, tokens, caps.unique_tokens),
-        "half_width": law.half_width(parameters, effective_tokens(tokens, caps.unique_tokens)),
+        "half_width": predicted_half_width(law, parameters, tokens, caps.unique_tokens),
     }

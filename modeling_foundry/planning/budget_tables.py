@@ -118,6 +118,8 @@ def print_search(report: dict[str, Any]) -> None:
     out.print(_candidates("Nothing is better in loss, serving and memory at once", report["front"]))
     out.print(_flatness(report))
     out.print(_candidates("Recommended: the cheapest to serve of those", [report["recommended"]], LEGEND))
+    for note in report["notes"]:
+        out.print(f"note: {note}", markup=False)
     if "emitted" in report:
         out.print(_emitted(report["emitted"]))
 

@@ -53,8 +53,11 @@ class Candidates:
         return len(self.columns["hidden_size"])
 
     def architecture(self) -> Architecture:
-        """Fields are columns: everything the planner computes from it is a column too."""
-        c: dict[str, Any] = self.columns
+        """Fields are columns: everything the planner computes from it is a column too.
+
+        In double precision, exact up to 2**53: FLOPs of long sequences are more than an int64 holds.
+        """
+        c: dict[str, Any] = {name: column.astype(np.float64) for name, column in self.columns.items()}
         attention = Attention(c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"], qk_norm=True)
         block = Block(attention, FeedForward(c["intermediate_size"]))
         return Architecture(
@@ -117,7 +120,7 @@ def measures(candidates: Candidates, setup: TrainingSetup) -> dict[str, np.ndarr
     cache = np.asarray(cache_values_per_token(architecture) * 2)
     read = (total - width * candidates.columns["vocab_size"] * (not candidates.tied)) * 2
     return {
-        "total_parameters": total,
+        "total_parameters": total.astype(np.int64),
         "law_parameters": total - vocabulary + 2 * REFERENCE_ROWS * width,
         "training_flops_per_token": np.asarray(
             count_flops(architecture, setup.sequence_length).training_per_token

@@ -186,7 +186,7 @@ def _deepseek_v3(fields: Fields) -> Architecture:
     )
     if attention.rotary_dim % 2:
         fields.fail("qk_rope_head_dim", f"{attention.rotary_dim} is odd; RoPE rotates pairs")
-    shared = fields.integer("n_shared_experts", 1)
+    shared = fields.integer("n_shared_experts", 0 if "n_shared_experts" in fields.values else 1, minimum=0)
     experts = _experts(fields, "n_routed_experts", "moe_intermediate_size", shared, selection_bias=True)
     dense = FeedForward(fields.integer("intermediate_size"))
     num_dense, layers = fields.integer("first_k_dense_replace", 3, minimum=0), _num_layers(fields)
@@ -278,6 +278,8 @@ def _size(fields: Fields, key: str, default: int, maximum: int = 10_000_000) -> 
 
 
 def _key_value_heads(fields: Fields, heads: int, default: int | None) -> int:
+    if "num_key_value_heads" in fields.values:
+        default = None  # null is one for each head, a missing key the class's default
     key_values = fields.integer("num_key_value_heads", default or heads)
     if heads % key_values:
         fields.fail(
@@ -288,6 +290,8 @@ def _key_value_heads(fields: Fields, heads: int, default: int | None) -> int:
 
 
 def _head_dim(fields: Fields, hidden: int, heads: int, default: int | None, even: bool) -> int:
+    if "head_dim" in fields.values:
+        default = None  # null is the width over the heads
     if "head_dim" not in fields and default is None and hidden % heads:
         fields.fail("num_attention_heads", f"{heads} does not divide hidden_size = {hidden}; give head_dim")
     head_dim = fields.integer("head_dim", default or hidden // heads or 1)

@@ -15,7 +15,8 @@ import yaml
 
 from ..settings import FoundryError, read_yaml
 
-MAX_FILE_BYTES = 10_000_000
+MAX_FILE_BYTES = 1_000_000
+MAX_RECIPE_BYTES = 30_000  # a recipe has about forty keys
 REQUIRED = object()
 
 # Anything above these is a typing error or an attack on the arithmetic, not a model.
@@ -24,7 +25,15 @@ LARGEST_COUNT = 100_000
 
 
 class PlanError(FoundryError):
-    """A plan that cannot be made from what was given."""
+    """A plan that cannot be made from what was given; one printable line, whatever a file is called."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """Text without line breaks, terminal controls and halves of characters."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 class Fields:
@@ -105,40 +114,45 @@ def read_mapping(path: str | Path) -> tuple[dict[str, Any], bool]:
     if path.is_dir():
         path = path / "config.json"
     text = _read_text(path)
-    bare = _without_comments(text)
+    bare = _without_comments(text, path)
     if bare.lstrip().startswith(("{", "[")):
         return _parse_json(bare, path), True
+    if len(text) > MAX_RECIPE_BYTES:
+        raise PlanError(f"{path}: larger than {MAX_RECIPE_BYTES:,} bytes; expected a recipe")
     return _parse_recipe(path), False
 
 
 def _read_text(path: Path) -> str:
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        with open(path, "rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)  # a device may never end
+        if len(content) > MAX_FILE_BYTES:
             raise PlanError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes; expected a model configuration")
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        if isinstance(error, PlanError):
-            raise
+        text = content.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise PlanError(f"{_printable(str(path))}: cannot read the model file ({reason})") from error
+        raise PlanError(f"{path}: cannot read the model file ({reason})") from error
     if not text.strip():
         raise PlanError(f"{path}: empty; expected a JSON configuration or a YAML recipe")
     return text
 
 
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+# What is never closed is matched to its end all the same: looking for it again and again takes minutes.
+_TOKEN = re.compile(r'"(?:\\.|[^"\\\n])*"?|//[^\n]*|/\*.*?(?:\*/|\Z)', re.DOTALL)
 
 
-_TOKEN = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
-
-
-def _without_comments(text: str) -> str:
+def _without_comments(text: str, path: Path) -> str:
     """JSONC to JSON; line breaks stay, so that an error still names the right line."""
+    is_json = text.lstrip().startswith(("{", "[", "/"))  # in YAML neither mark begins a comment
 
     def blank(match: re.Match[str]) -> str:
         found = match.group()
-        return found if found.startswith('"') else re.sub(r"[^\n]", " ", found)
+        if found.startswith('"'):
+            return found
+        if is_json and found.startswith("/*") and not (len(found) > 3 and found.endswith("*/")):
+            line = text.count("\n", 0, match.start()) + 1
+            raise PlanError(f"{path}:{line}: a comment begins here and never ends")
+        return re.sub(r"[^\n]", " ", found)
 
     return _TOKEN.sub(blank, text)
 
@@ -152,7 +166,7 @@ def _parse_json(text: str, path: Path) -> dict[str, Any]:
         if len(mapping) < len(pairs):
             names = [name for name, _ in pairs]
             twice = next(name for name in names if names.count(name) > 1)
-            raise PlanError(f"{path}: {_printable(twice)[:60]}: given twice; keep one")
+            raise PlanError(f"{path}: {twice[:60]}: given twice; keep one")
         return mapping
 
     try:
@@ -177,13 +191,11 @@ def _parse_recipe(path: Path) -> dict[str, Any]:
     except PlanError:
         raise
     except FoundryError as error:
-        raise PlanError(_printable(str(error))) from error
+        raise PlanError(str(error)) from error
     except RecursionError as error:
         raise PlanError(f"{path}: nested too deeply; expected `key: value` lines") from error
     except (yaml.YAMLError, ValueError, IndexError, AttributeError, TypeError) as error:
-        raise PlanError(
-            f"{path}: not valid YAML ({_printable(' '.join(str(error).split()))[:120]})"
-        ) from error
+        raise PlanError(f"{path}: not valid YAML ({' '.join(str(error).split())[:120]})") from error
     return {key: _plain(value) for key, value in written.items()}
 
 

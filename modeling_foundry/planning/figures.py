@@ -17,9 +17,29 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 # Okabe and Ito's palette: told apart with any colour vision, and in grey.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999", "#000000")
+OUTSIDE = "context and libraries"
+# A term of memory has the same colour in every picture; what is large and common has the palette's own.
+TERM_COLOURS = {
+    "parameters": COLOURS[0],
+    "optimizer state": COLOURS[1],
+    "gathered parameters": "#004C77",
+    "communication buffers": COLOURS[2],
+    "gradients": COLOURS[3],
+    "bf16 copies of weights": "#7FB8DE",
+    "fp8 copies of weights": "#B8D8EE",
+    "activations of the layers": COLOURS[4],
+    "last norm": COLOURS[5],
+    "loss": COLOURS[6],
+    "head gradient": "#B39C00",
+    "one layer's backward": COLOURS[8],
+    "optimizer workspace": "#8C5A00",
+    OUTSIDE: COLOURS[7],
+}
+HALO = [withStroke(linewidth=2.5, foreground="white")]  # words across a line stay readable
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -128,13 +148,12 @@ def memory_figure(
     with plt.rc_context(STYLE):
         figure, axes = _axes(3.4 + 1.0 * len(bars), 4.2)
         bottoms = [0.0] * len(bars)
-        for index, term in enumerate([*terms, "context and libraries"]):
+        for term in [*terms, OUTSIDE]:
             heights = [
-                (outside if term == "context and libraries" else sizes.get(term, 0)) / 2**30
-                for _, sizes, outside in bars
+                (outside if term == OUTSIDE else sizes.get(term, 0)) / 2**30 for _, sizes, outside in bars
             ]
             if any(heights):
-                colour = COLOURS[index % len(COLOURS)]
+                colour = TERM_COLOURS[term]
                 axes.bar([name for name, _, _ in bars], heights, 0.6, bottoms, label=term, color=colour)
             bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
         if gpu_bytes:
@@ -170,8 +189,8 @@ def isoflop_figure(curves: list[dict[str, Any]], law: str) -> Figure:
             )  # fmt: skip
             axes.annotate(
                 f"{numbers.count(best['parameters'])}, {best['loss']:.3f}",
-                (best["parameters"], best["loss"]), (0, 6), textcoords="offset points",
-                fontsize=8, ha="center",
+                (best["parameters"], best["loss"]), (0, -6), textcoords="offset points",
+                fontsize=8, ha="center", va="top", path_effects=HALO,
             )  # fmt: skip
         axes.set_xscale("log")
         axes.margins(y=0.08)

@@ -6,8 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from .architecture import Architecture, describe
-from .fields import PlanError
-from .forward import memory_report, resolve_ranks, resolve_sequence, resolve_setup
+from .forward import check_precision, memory_report, resolve_ranks, resolve_sequence, resolve_setup
 from .memory import Sharding, TrainingSetup, forecast_memory
 from .model_files import read_model
 from .options import FitCommand, quantity
@@ -20,12 +19,11 @@ SHARDINGS: tuple[Sharding, ...] = ("zero1", "ddp", "zero2", "fsdp2", "zero3")
 def fit_report(command: FitCommand) -> dict[str, Any]:
     """Everything ``plan.py fit`` says, ready for JSON."""
     file = read_model(command.model)
-    memory = command.memory_bytes()
-    if memory is None:
-        raise PlanError("gpu_memory_gib: missing; give the memory of a GPU that is not in the table")
+    memory = command.needed_memory_bytes()
     sequence = resolve_sequence(command.sequence_length, file)
     ranks = resolve_ranks(command, file.recipe)
     base = resolve_setup(command, file.recipe, sequence, ranks)
+    check_precision(command, base)
     batch_tokens = quantity("global_batch_tokens", command.global_batch_tokens, 1, 1e12)
     if batch_tokens is not None and base.accumulation == 1:
         base = replace(base, accumulation=2)  # gradients outlive a forward pass unless one pass is the batch
@@ -33,8 +31,9 @@ def fit_report(command: FitCommand) -> dict[str, Any]:
     rows = [_row(file.architecture, setup, available) for setup in _ways(command, base)]
     best = next((row for row in rows if row["micro_batch"]), None)
     if best is not None:
-        _add_batch(best, batch_tokens, sequence, ranks)
+        best = best | _split(best["micro_batch"], batch_tokens, sequence, ranks)
         chosen = replace(base, **{name: best[name] for name in ("sharding", "checkpointing", "micro_batch")})
+        best["device_bytes"] = forecast_memory(file.architecture, chosen).device_bytes
     return {
         "model": {
             "source": file.source,
@@ -105,12 +104,15 @@ def largest_micro_batch(architecture: Architecture, setup: TrainingSetup, availa
     return min(low, LARGEST_MICRO_BATCH)
 
 
-def _add_batch(row: dict[str, Any], batch_tokens: float | None, sequence: int, ranks: int) -> None:
-    """Split a global batch into equal micro-batches: the fewest passes that fit, then the least padding."""
+def _split(largest: int, batch_tokens: float | None, sequence: int, ranks: int) -> dict[str, int]:
+    """A global batch in equal micro-batches: the fewest passes that fit, then the least padding."""
     if batch_tokens is None:
-        return
+        return {}
     per_rank = max(1, round(batch_tokens / sequence / ranks))
-    accumulation = -(-per_rank // row["micro_batch"])
-    row["micro_batch"] = -(-per_rank // accumulation)
-    row["accumulation"] = accumulation
-    row["batch_tokens"] = row["micro_batch"] * accumulation * ranks * sequence
+    accumulation = -(-per_rank // largest)
+    micro_batch = -(-per_rank // accumulation)
+    return {
+        "micro_batch": micro_batch,
+        "accumulation": accumulation,
+        "batch_tokens": micro_batch * accumulation * ranks * sequence,
+    }

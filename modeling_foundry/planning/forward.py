@@ -9,9 +9,9 @@ from .architecture import Architecture, describe
 from .cost import training_cost, training_rate
 from .fields import PlanError
 from .flops import TRAINING_OVER_FORWARD, count_flops
-from .memory import TrainingSetup, forecast_memory
+from .memory import Sharding, TrainingSetup, forecast_memory
 from .model_files import ModelFile, read_model
-from .options import HardwareOptions, ModelCommand, SetupOptions, quantity
+from .options import GpuOptions, ModelCommand, SetupOptions, quantity
 from .parameters import count_parameters
 from .recipe import Recipe
 
@@ -43,6 +43,7 @@ def model_report(command: ModelCommand) -> dict[str, Any]:
     sequence = resolve_sequence(command.sequence_length, file)
     ranks = resolve_ranks(command, file.recipe)
     setup = resolve_setup(command, file.recipe, sequence, ranks)
+    check_precision(command, setup)
     given = quantity("tokens", command.tokens, 1, 1e18)
     run = Run(file, setup, given if given is not None else _recipe_tokens(file.recipe, setup))
     return {
@@ -75,7 +76,7 @@ def resolve_sequence(given: int | None, file: ModelFile) -> int:
     return sequence
 
 
-def resolve_ranks(hardware: HardwareOptions, recipe: Recipe | None) -> int:
+def resolve_ranks(hardware: GpuOptions, recipe: Recipe | None) -> int:
     """GPUs: as given, what the recipe insists on, one for a CPU recipe, else 8."""
     if hardware.num_gpus is not None:
         return hardware.num_gpus
@@ -85,8 +86,12 @@ def resolve_ranks(hardware: HardwareOptions, recipe: Recipe | None) -> int:
 
 
 def resolve_setup(options: SetupOptions, recipe: Recipe | None, sequence: int, ranks: int) -> TrainingSetup:
-    """How one rank trains: each option, else what the recipe says, else the project's defaults."""
-    sharding = options.sharding or ("none" if ranks == 1 else "zero1")
+    """How one rank trains: each option, else what the recipe says, else the project's defaults.
+
+    Raises:
+        PlanError: a sharding that the number of GPUs or the optimizer does not allow.
+    """
+    sharding = resolve_sharding(options.sharding, recipe, ranks)
     if recipe is None:
         return TrainingSetup(
             micro_batch=options.micro_batch or 1,
@@ -107,7 +112,7 @@ def resolve_setup(options: SetupOptions, recipe: Recipe | None, sequence: int, r
         sequence_length=sequence,
         accumulation=options.accumulation or recipe.accumulation,
         num_ranks=ranks,
-        sharding="ddp" if sharding == "zero1" and recipe.optimizer == "muon" else sharding,
+        sharding=sharding,
         precision=options.precision or _recipe_precision(recipe),
         execution=options.execution or ("compiled_layers" if recipe.compile_layers else "eager"),
         loss=options.loss,
@@ -115,6 +120,25 @@ def resolve_setup(options: SetupOptions, recipe: Recipe | None, sequence: int, r
         checkpointing=checkpointing,
         optimizer="muon" if recipe.optimizer == "muon" else "adamw",
     )
+
+
+def resolve_sharding(given: Sharding | None, recipe: Recipe | None, ranks: int) -> Sharding:
+    """As given, else none on one GPU and ZeRO-1 on several, or DDP for Muon."""
+    needs_whole_matrices = recipe is not None and recipe.optimizer == "muon"
+    if given == "none" and ranks > 1:
+        raise PlanError(f"sharding: none is for one GPU; {ranks:,} need ddp, zero1, zero2, zero3 or fsdp2")
+    if given is not None and given.startswith("zero") and needs_whole_matrices:
+        raise PlanError(f"sharding: muon needs whole matrices and {given} shards them; give ddp")
+    if given is not None or ranks == 1:
+        return given or "none"
+    return "ddp" if needs_whole_matrices else "zero1"
+
+
+def check_precision(hardware: GpuOptions, setup: TrainingSetup) -> None:
+    """Raises: PlanError, fp8 on a GPU that has none."""
+    gpu = hardware.known_gpu()
+    if setup.precision == "fp8" and gpu is not None and gpu.fp8_tflops is None:
+        raise PlanError(f"precision: {gpu.name} has no fp8; expected bf16_mixed, bf16 or fp32")
 
 
 def _recipe_precision(recipe: Recipe) -> Any:
@@ -185,7 +209,7 @@ def attention_shares(architecture: Architecture, sequence: int) -> list[dict[str
     return rows
 
 
-def memory_report(file: ModelFile, setup: TrainingSetup, hardware: HardwareOptions) -> dict[str, Any]:
+def memory_report(file: ModelFile, setup: TrainingSetup, hardware: GpuOptions) -> dict[str, Any]:
     """The terms of one rank's peak, and whether it fits the GPU."""
     forecast = forecast_memory(file.architecture, setup)
     on_cpu = file.recipe is not None and file.recipe.use_cpu
@@ -219,10 +243,9 @@ def training_report(run: Run, command: ModelCommand) -> dict[str, Any]:
         "tokens_per_step": run.tokens_per_step,
         "training_flops": None if run.tokens is None else run.tokens * flops,
     }
-    rate, mfu = _rate_and_mfu(command, ranks, flops, on_cpu)
+    rate, mfu = _rate_and_mfu(command, run.setup, flops, on_cpu)
     if rate is None:
-        where = "a CPU has no peak in the table" if on_cpu else "no MFU is known for this GPU"
-        return report | {"unknown": f"{where}: give --{'tokens_per_second' if on_cpu else 'mfu'}"}
+        return report | {"unknown": _why_unknown(run.setup, on_cpu)}
     tokens = run.tokens if run.tokens is not None else 1e9
     cost = training_cost(
         tokens=tokens,
@@ -247,19 +270,36 @@ def training_report(run: Run, command: ModelCommand) -> dict[str, Any]:
     }
 
 
+def _why_unknown(setup: TrainingSetup, on_cpu: bool) -> str:
+    if on_cpu:
+        return "a CPU has no peak in the table: give --tokens_per_second"
+    if not setup.precision.startswith("bf16"):
+        return f"typical MFUs are of bf16 training, not {setup.precision}: give --mfu over the bf16 peak"
+    return "no MFU is known for this GPU: give --mfu"
+
+
 def _rate_and_mfu(
-    command: ModelCommand, ranks: int, flops_per_token: float, on_cpu: bool
+    command: ModelCommand, setup: TrainingSetup, flops_per_token: float, on_cpu: bool
 ) -> tuple[float | None, float | None]:
-    """Tokens a second of all ranks and MFU: each from the other, where there is a peak."""
-    rate = command.tokens_per_second
+    """Tokens a second of all ranks and MFU: each from the other, where there is a peak.
+
+    Raises:
+        PlanError: a rate above the peak, which fp8 doubles.
+    """
+    rate, ranks = command.tokens_per_second, setup.num_ranks
     if on_cpu:
         return rate, None
     if rate is not None:
-        return rate, rate * flops_per_token / (ranks * command.peak_flops())
-    mfu = command.utilisation()
-    if mfu is None:
+        mfu = rate * flops_per_token / (ranks * command.peak_flops())
+        largest = 2 if setup.precision == "fp8" else 1
+        if mfu > largest:
+            most = rate * largest / mfu
+            raise PlanError(f"tokens_per_second: {rate:g} is more than the peak allows, {most:,.0f}")
+        return rate, mfu
+    typical = command.utilisation() if setup.precision.startswith("bf16") else command.mfu
+    if typical is None:
         return None, None
-    return training_rate(ranks, command.peak_flops(), mfu, flops_per_token), mfu
+    return training_rate(ranks, command.peak_flops(), typical, flops_per_token), typical
 
 
 def _mfu_source(command: ModelCommand, architecture: Architecture) -> str:

@@ -133,8 +133,9 @@ def find_gpu(name: str) -> Gpu:
     if key == "a100":
         close = ["A100-40", "A100-80"]
     hint = f"; did you mean {' or '.join(dict.fromkeys(close))}?" if close else f"; known: {', '.join(names)}"
-    shown = "".join(letter if letter.isprintable() else "?" for letter in name[:40])
-    raise PlanError(f"gpu: {shown!r} is not in the table{hint} (or give --gpu_peak in TFLOP/s, dense bf16)")
+    raise PlanError(
+        f"gpu: {name[:40]!r} is not in the table{hint} (or give --gpu_peak in TFLOP/s, dense bf16)"
+    )
 
 
 def gpu_of_device(device_name: str) -> Gpu | None:

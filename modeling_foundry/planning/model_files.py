@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .architecture import Architecture
 from .families import FAMILIES, architecture_of, foundry_architecture
-from .fields import Fields, PlanError, read_mapping
+from .fields import Fields, PlanError, printable, read_mapping
 from .recipe import Recipe, read_recipe, recipe_vocabulary
 
 # A tokenizer's ids are rounded up to this many embedding rows (training/model_settings.py).
@@ -46,11 +46,11 @@ def read_model(path: str | Path) -> ModelFile:
     values, is_json = read_mapping(path)
     fields = Fields(values, str(path))
     if "model_type" in fields or "architectures" in fields:
-        return ModelFile(architecture_of(values, str(path)), str(path))
+        return ModelFile(architecture_of(values, str(path)), printable(str(path)))
     if is_json and "sequence_length" not in values:
         raise PlanError(f"{path}: model_type: missing; expected one of {', '.join(FAMILIES)}")
     _refuse_near_misses(fields)
-    return ModelFile(_recipe_architecture(fields, Path(path)), str(path), read_recipe(fields))
+    return ModelFile(_recipe_architecture(fields, Path(path)), printable(str(path)), read_recipe(fields))
 
 
 def _refuse_near_misses(fields: Fields) -> None:

@@ -54,26 +54,18 @@ class ModelOptions:
 
 
 @dataclass
-class HardwareOptions:
+class GpuOptions:
     """On what."""
 
     gpu: str = option("H200", "a GPU of `plan.py gpus`")
     gpu_peak: float | None = option(None, "dense bf16 peak in TFLOP/s of a GPU that is not in the table")
     gpu_memory_gib: float | None = option(None, "memory of one GPU in GiB; default the table's")
     num_gpus: int | None = option(None, "GPUs; default what the recipe expects, or 8")
-    mfu: float | None = option(None, "model FLOPs utilisation, 0 to 1; default typical for the GPU")
-    uptime: float = option(1.0, "part of the time in which training makes progress")
-    usd_per_gpu_hour: float | None = option(None, "price of one GPU for one hour")
-    power_overhead: float = option(1.0, "room and host power over the GPUs' own limit (PUE)")
 
-    def check_hardware(self) -> None:
+    def check_gpu(self) -> None:
         within("gpu_peak", self.gpu_peak, 1e-3, 1e7)
         within("gpu_memory_gib", self.gpu_memory_gib, 1e-3, 1e6)
         within("num_gpus", self.num_gpus, 1, 1_000_000)
-        within("mfu", self.mfu, 1e-6, 1)
-        within("uptime", self.uptime, 1e-3, 1)
-        within("usd_per_gpu_hour", self.usd_per_gpu_hour, 0, 1e6)
-        within("power_overhead", self.power_overhead, 1, 10)
 
     def known_gpu(self) -> Gpu | None:
         """The table's entry; None when a peak was given instead."""
@@ -94,8 +86,36 @@ class HardwareOptions:
             return round(self.gpu_memory_gib * 2**30)
         return gpu.memory_bytes if gpu else None
 
+    def needed_memory_bytes(self) -> int:
+        """Memory of one GPU, for a command that can say nothing without it.
+
+        Raises:
+            PlanError: a GPU that is not in the table, and no memory given.
+        """
+        memory = self.memory_bytes()
+        if memory is None:
+            raise PlanError("gpu_memory_gib: missing; give the memory of a GPU that is not in the table")
+        return memory
+
+
+@dataclass
+class HardwareOptions(GpuOptions):
+    """On what, how well used, at which price."""
+
+    mfu: float | None = option(None, "model FLOPs utilisation, 0 to 1; default typical for the GPU")
+    uptime: float = option(1.0, "part of the time in which training makes progress")
+    usd_per_gpu_hour: float | None = option(None, "price of one GPU for one hour")
+    power_overhead: float = option(1.0, "room and host power over the GPUs' own limit (PUE)")
+
+    def check_hardware(self) -> None:
+        self.check_gpu()
+        within("mfu", self.mfu, 1e-6, 1)
+        within("uptime", self.uptime, 1e-3, 1)
+        within("usd_per_gpu_hour", self.usd_per_gpu_hour, 0, 1e6)
+        within("power_overhead", self.power_overhead, 1, 10)
+
     def utilisation(self) -> float | None:
-        """MFU to forecast with; None when neither given nor known for the GPU."""
+        """MFU to forecast bf16 training with; None when neither given nor known for the GPU."""
         gpu = self.known_gpu()
         return self.mfu if self.mfu is not None else gpu.typical_mfu if gpu else None
 
@@ -132,6 +152,16 @@ class OutputOptions:
     """How it is shown."""
 
     json: bool = option(False, "print JSON for machines instead of tables")
+
+    def plot_folder(self) -> str | None:
+        """Folder of the pictures asked for; a command that draws none has no such setting."""
+        return None
+
+
+@dataclass
+class PictureOptions(OutputOptions):
+    """How it is shown and drawn."""
+
     plot: bool | str | None = option(None, "write pictures; a folder may follow (default runs/plan)")
 
     def plot_folder(self) -> str | None:
@@ -141,7 +171,7 @@ class OutputOptions:
 
 
 @dataclass
-class ModelCommand(SetupOptions, HardwareOptions, OutputOptions, ModelOptions):
+class ModelCommand(SetupOptions, HardwareOptions, PictureOptions, ModelOptions):
     """``plan.py model``."""
 
     tokens: str | None = option(None, "tokens to train on, such as 100B; default the recipe's steps")
@@ -153,10 +183,12 @@ class ModelCommand(SetupOptions, HardwareOptions, OutputOptions, ModelOptions):
         self.check_setup()
         quantity("tokens", self.tokens, 1, 1e18)
         within("tokens_per_second", self.tokens_per_second, 1e-6, 1e15)
+        if self.mfu is not None and self.tokens_per_second is not None:
+            raise PlanError("mfu: follows from --tokens_per_second; give one of them")
 
 
 @dataclass
-class FitCommand(SetupOptions, HardwareOptions, OutputOptions, ModelOptions):
+class FitCommand(SetupOptions, GpuOptions, PictureOptions, ModelOptions):
     """``plan.py fit``."""
 
     margin: float = option(0.05, "part of the GPU's memory to leave free")
@@ -164,15 +196,18 @@ class FitCommand(SetupOptions, HardwareOptions, OutputOptions, ModelOptions):
 
     def __post_init__(self) -> None:
         self.check_model()
-        self.check_hardware()
+        self.check_gpu()
         self.check_setup()
         within("margin", self.margin, 0, 0.9)
+        if self.micro_batch is not None:
+            raise PlanError("micro_batch: fit finds it; leave it out")
 
 
 @dataclass
-class ServeCommand(HardwareOptions, OutputOptions, ModelOptions):
+class ServeCommand(GpuOptions, OutputOptions, ModelOptions):
     """``plan.py serve``."""
 
+    num_gpus: int | None = option(None, "GPUs that hold the model together; default 1")
     context_tokens: int | None = option(None, "tokens of prompt and answer together; default several")
     batch: int | None = option(None, "sequences at one time; default several")
     dtype: DType = field(default="bf16", metadata={"help": "of the weights"})
@@ -181,7 +216,7 @@ class ServeCommand(HardwareOptions, OutputOptions, ModelOptions):
 
     def __post_init__(self) -> None:
         self.check_model()
-        self.check_hardware()
+        self.check_gpu()
         within("context_tokens", self.context_tokens, 1, 100_000_000)
         within("batch", self.batch, 1, 10_000_000)
         within("margin", self.margin, 0, 0.9)
@@ -208,7 +243,7 @@ class BudgetOptions(HardwareOptions):
     law_alpha: float | None = option(None, "alpha of --law custom")
     law_beta: float | None = option(None, "beta of --law custom")
     dataset_tokens: str | None = option(None, "tokens there are, such as 627B; more are repeated epochs")
-    max_epochs: float = option(4.0, "epochs over the dataset at most")
+    max_epochs: float | None = option(None, "epochs over the dataset at most; default 4")
     max_parameters: str | None = option(None, "largest model that may be served, such as 8B")
     inference_tokens: str | None = option(
         None, "tokens the model will serve in its life, paid from the budget"
@@ -229,7 +264,7 @@ class BudgetOptions(HardwareOptions):
 
 
 @dataclass
-class BudgetCommand(BudgetOptions, OutputOptions):
+class BudgetCommand(BudgetOptions, PictureOptions):
     """``plan.py budget``."""
 
     model: str | None = option(None, "a model whose tokens and loss are wanted; config.json or recipe")

@@ -13,6 +13,7 @@ from .fields import PlanError
 
 FLOPS_PER_PARAMETER_TOKEN = 6  # C = 6 N D, the laws' own convention
 NORMAL_95 = 1.959964
+LARGEST_LOGARITHM = 200.0  # of a size: e^200 is beyond all models and far from overflow
 
 # Bootstrap of Besiroglu's fit over its own runs: ln A, ln B, ln E, alpha, beta.  Its standard errors agree
 # with the published ones (benchmarks/plan_scaling_law.py, benchmarks/receipts/plan_scaling_law.json).
@@ -61,11 +62,17 @@ class ScalingLaw:
         return NORMAL_95 * math.sqrt(_quadratic(gradient, self.covariance))
 
     def optimum(self, flops: float) -> tuple[float, float]:
-        """(N, D) of the least loss at C = 6 N D (Hoffmann et al., equation 4)."""
-        total = self.alpha + self.beta
-        scale = (self.alpha * self.A / (self.beta * self.B)) ** (1 / total)
-        parameters = scale * (flops / FLOPS_PER_PARAMETER_TOKEN) ** (self.beta / total)
-        return parameters, flops / FLOPS_PER_PARAMETER_TOKEN / parameters
+        """(N, D) of the least loss at C = 6 N D (Hoffmann et al., equation 4).
+
+        Raises:
+            PlanError: constants whose optimum is less than one parameter or token.
+        """
+        total, compute = self.alpha + self.beta, math.log(flops / FLOPS_PER_PARAMETER_TOKEN)
+        size = (math.log(self.alpha * self.A / (self.beta * self.B)) + self.beta * compute) / total
+        if not 0 <= size <= compute:
+            word = "parameter" if size < 0 else "token"
+            raise PlanError(f"law: the optimum of {self.name} for {flops:.3g} FLOPs is less than one {word}")
+        return math.exp(size), math.exp(compute - size)
 
     def optimum_interval(self, flops: float) -> tuple[float, float] | None:
         """95% interval of the optimal N; None without a covariance."""
@@ -148,7 +155,10 @@ def effective_tokens(tokens: float, unique_tokens: float | None) -> float:
 
 
 def effective_parameters(law: ScalingLaw, parameters: float, unique_tokens: float | None) -> float:
-    """What ``parameters`` are worth with so few unique tokens (Muennighoff, equation 6)."""
+    """What ``parameters`` are worth with so few unique tokens (Muennighoff, equation 6).
+
+    From the first epoch on: were it only from the second, the loss would jump where repetition begins.
+    """
     if unique_tokens is None:
         return parameters
     enough = optimal_parameters_for(law, unique_tokens)
@@ -160,18 +170,27 @@ def effective_parameters(law: ScalingLaw, parameters: float, unique_tokens: floa
 
 
 def optimal_parameters_for(law: ScalingLaw, tokens: float) -> float:
-    """N for which ``tokens`` is the optimal D: α A / N^α = β B / D^β at the optimum."""
-    return (law.alpha * law.A / (law.beta * law.B) * tokens**law.beta) ** (1 / law.alpha)
+    """N for which ``tokens`` is the optimal D: α A / N^α = β B / D^β at the optimum; at least one."""
+    ratio = math.log(law.alpha * law.A / (law.beta * law.B))
+    return math.exp(min(max(0.0, (ratio + law.beta * math.log(tokens)) / law.alpha), LARGEST_LOGARITHM))
 
 
 def predicted_loss(
     law: ScalingLaw, parameters: float, tokens: float, unique_tokens: float | None = None
 ) -> float:
     """Loss with repeated tokens and excess parameters discounted, as Muennighoff fitted them on C4."""
-    size = effective_parameters(
-        law, parameters, unique_tokens if unique_tokens and tokens > unique_tokens else None
+    return law.loss(
+        effective_parameters(law, parameters, unique_tokens), effective_tokens(tokens, unique_tokens)
     )
-    return law.loss(size, effective_tokens(tokens, unique_tokens))
+
+
+def predicted_half_width(
+    law: ScalingLaw, parameters: float, tokens: float, unique_tokens: float | None = None
+) -> float | None:
+    """Half of the 95% interval of :func:`predicted_loss`; None without a covariance."""
+    return law.half_width(
+        effective_parameters(law, parameters, unique_tokens), effective_tokens(tokens, unique_tokens)
+    )
 
 
 def find_law(name: str, custom: dict[str, float | None]) -> ScalingLaw:

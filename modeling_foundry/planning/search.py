@@ -19,8 +19,16 @@ from .candidates import (
 from .emit import plan_schedule, write_experiment
 from .fields import PlanError
 from .memory import TrainingSetup
+from .numbers import percent
 from .options import SearchCommand
-from .scaling import NORMAL_95, REPEATED_TOKENS_CONSTANT, ScalingLaw, find_law
+from .scaling import (
+    EXCESS_PARAMETERS_CONSTANT,
+    NORMAL_95,
+    REPEATED_TOKENS_CONSTANT,
+    ScalingLaw,
+    find_law,
+    optimal_parameters_for,
+)
 
 COMMON_VOCABULARIES = [32_000, 50_304, 100_352, 128_256, 151_936]
 LOSS_DECIMALS = 4  # below this the next criterion decides
@@ -51,8 +59,7 @@ def search_report(command: SearchCommand) -> dict[str, Any]:
     ]
     table = _join(tables)
     num_considered = len(table["loss"])
-    memory = command.memory_bytes()
-    available = None if memory is None else memory * (1 - command.margin)
+    available = command.needed_memory_bytes() * (1 - command.margin)
     table = _select(table, _allowed(table, caps, _usable(setup, available)))
     if not len(table["loss"]):
         raise PlanError(f"search: none of {num_considered:,} candidates fits the constraints; widen them")
@@ -71,6 +78,7 @@ def search_report(command: SearchCommand) -> dict[str, Any]:
         "num_allowed": len(table["loss"]),
         "flatness": None if tie is None else flatness(table, tie),
         "recommended": chosen,
+        "notes": _notes(law, table, chosen, compute.flops, caps),
         "best": [_row(table, index) for index in first_of_each_shape(table, command.top)],
         "front": [_row(table, index) for index in pareto_front(table)],
         "serving": {"batch": SERVING_BATCH, "context_tokens": SERVING_CONTEXT},
@@ -89,12 +97,26 @@ def recommended(table: dict[str, np.ndarray], tie: np.ndarray | None) -> dict[st
     return _row(table, int(rows[np.lexsort(tuple(costs))[0]]))
 
 
+def _notes(
+    law: ScalingLaw, table: dict[str, np.ndarray], chosen: dict[str, Any], flops: float, caps: Caps
+) -> list[str]:
+    """The law's source, what lies outside its runs, and what the dataset leaves unspent."""
+    notes = [f"{law.name}: {law.source}"]
+    for name, row in (("best", _row(table, 0)), ("recommended", chosen)):
+        notes += [f"{name}: {warning}" for warning in law.warnings(row["law_parameters"], row["law_tokens"])]
+        spent = row["training_flops_per_token"] * (row["tokens"] + caps.inference_tokens / 3)
+        if spent < flops * (1 - 1e-6):
+            share = percent(1 - spent / flops)
+            notes.append(f"{name}: {share} of the budget stays unspent, the dataset's epochs are used up")
+    return notes
+
+
 def _emit(
     command: SearchCommand,
     chosen: dict[str, Any],
     setup: TrainingSetup,
     flops: float,
-    available: float | None,
+    available: float,
 ) -> dict[str, Any]:
     schedule = plan_schedule(chosen, setup, flops, None if command.use_cpu else available)
     words = f"Found by `plan.py search` for {flops:.4g} FLOPs."
@@ -108,7 +130,8 @@ def score(
     """All columns of all candidates, predicted loss included.
 
     The tokens a candidate can afford are counted in tokens of a 32,000-entry vocabulary before they enter the
-    law, so losses of different vocabularies can be compared: all are nats per such token.
+    law, so losses of different vocabularies can be compared: all are nats per such token.  Repeated tokens and
+    the parameters that the dataset cannot fill are discounted as in ``scaling.predicted_loss``.
     """
     columns = candidates.columns | measures(candidates, setup)
     columns["tie_word_embeddings"] = np.full(len(candidates), candidates.tied)
@@ -117,33 +140,39 @@ def score(
     if caps.max_tokens is not None:
         tokens = np.minimum(tokens, caps.max_tokens)
     columns["tokens"] = tokens
-    worth = _effective_tokens(tokens, caps.unique_tokens) * reference_tokens_per_token(columns["vocab_size"])
+    ratio = reference_tokens_per_token(columns["vocab_size"])
+    worth = tokens * ratio
+    if caps.unique_tokens is not None:
+        unique = caps.unique_tokens * ratio
+        worth = _discounted(worth, unique, REPEATED_TOKENS_CONSTANT)
+        enough = _optimal_parameters(law, unique)
+        columns["law_parameters"] = _discounted(columns["law_parameters"], enough, EXCESS_PARAMETERS_CONSTANT)
     columns["law_tokens"] = worth
     with np.errstate(divide="ignore"):
         columns["loss"] = law.E + law.A * columns["law_parameters"] ** -law.alpha + law.B * worth**-law.beta
     return columns
 
 
-def _effective_tokens(tokens: np.ndarray, unique: float | None) -> np.ndarray:
-    if unique is None:
-        return tokens
-    repetitions = np.maximum(tokens / unique - 1, 0)
-    worth = unique * (1 - REPEATED_TOKENS_CONSTANT * np.expm1(-repetitions / REPEATED_TOKENS_CONSTANT))
-    return np.where(tokens > unique, worth, tokens)
+def _discounted(values: np.ndarray, enough: np.ndarray, constant: float) -> np.ndarray:
+    """What values are worth when those beyond ``enough`` count less and less (Muennighoff, equations 5, 6)."""
+    excess = np.maximum(values / enough - 1, 0)
+    return np.minimum(values, enough * (1 - constant * np.expm1(-excess / constant)))
 
 
-def _usable(setup: TrainingSetup, available: float | None) -> float | None:
+def _optimal_parameters(law: ScalingLaw, tokens: np.ndarray) -> np.ndarray:
+    """``optimal_parameters_for`` of a column that holds few different values."""
+    different, places = np.unique(tokens, return_inverse=True)
+    return np.array([optimal_parameters_for(law, value) for value in different.tolist()])[places]
+
+
+def _usable(setup: TrainingSetup, available: float) -> float:
     """Bytes left for the allocator."""
-    if available is None:
-        return None
     constants = setup.calibration
     return available - constants.outside_allocator_bytes - constants.collectives_bytes * (setup.num_ranks > 1)
 
 
-def _allowed(table: dict[str, np.ndarray], caps: Caps, usable: float | None) -> np.ndarray:
-    allowed = np.isfinite(table["loss"])
-    if usable is not None:
-        allowed &= table["training_bytes"] <= usable
+def _allowed(table: dict[str, np.ndarray], caps: Caps, usable: float) -> np.ndarray:
+    allowed = np.isfinite(table["loss"]) & (table["training_bytes"] <= usable)
     if caps.max_parameters is not None:
         allowed &= table["total_parameters"] <= caps.max_parameters
     return allowed

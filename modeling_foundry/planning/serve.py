@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .architecture import describe
-from .fields import PlanError
+from .architecture import Architecture, describe
 from .model_files import read_model
 from .options import ServeCommand
 from .serving import cache_bytes, decode_tokens_per_second, largest_batch, weight_bytes
@@ -16,31 +15,19 @@ BATCHES = (1, 8, 32, 128)
 def serve_report(command: ServeCommand) -> dict[str, Any]:
     """Everything ``plan.py serve`` says, ready for JSON."""
     file = read_model(command.model)
-    architecture, gpu = file.architecture, command.known_gpu()
-    memory = command.memory_bytes()
-    if memory is None:
-        raise PlanError("gpu_memory_gib: missing; give the memory of a GPU that is not in the table")
+    architecture = file.architecture
+    memory = command.needed_memory_bytes()
     gpus = command.num_gpus or 1
     available = gpus * memory * (1 - command.margin)
     longest = architecture.max_positions
     contexts = [command.context_tokens] if command.context_tokens else _contexts(longest)
     batches = [command.batch] if command.batch else list(BATCHES)
-    rows = [
-        {
-            "context_tokens": context,
-            "cache_bytes": {
-                str(b): cache_bytes(architecture, b, context, command.cache_dtype) for b in batches
-            },
-            "largest_batch": largest_batch(
-                architecture, available, context, command.dtype, command.cache_dtype
-            ),
-            "tokens_per_second_bound": None
-            if gpu is None or gpus > 1
-            else decode_tokens_per_second(architecture, gpu, 1, context, command.dtype, command.cache_dtype),
-        }
-        for context in contexts
-    ]
+    rows = [_row(command, architecture, available, context, batches) for context in contexts]
     notes = []
+    if weight_bytes(architecture, command.dtype) > available:
+        notes.append(
+            f"the weights alone do not fit {gpus} x {command.gpu_name()}: more GPUs, or a smaller --dtype"
+        )
     if longest and contexts[-1] > longest:
         notes.append(f"{contexts[-1]:,} tokens are beyond the {longest:,} positions the model declares")
     return {
@@ -57,6 +44,23 @@ def serve_report(command: ServeCommand) -> dict[str, Any]:
         "batches": batches,
         "rows": rows,
         "notes": notes,
+    }
+
+
+def _row(
+    command: ServeCommand, architecture: Architecture, available: float, context: int, batches: list[int]
+) -> dict[str, Any]:
+    """Cache, largest batch, and the rate of one sequence on one GPU of the table that can hold it."""
+    gpu, dtype, cache_dtype = command.known_gpu(), command.dtype, command.cache_dtype
+    largest = largest_batch(architecture, available, context, dtype, cache_dtype)
+    rate = None
+    if gpu is not None and (command.num_gpus or 1) == 1 and largest > 0:
+        rate = decode_tokens_per_second(architecture, gpu, 1, context, dtype, cache_dtype)
+    return {
+        "context_tokens": context,
+        "cache_bytes": {str(b): cache_bytes(architecture, b, context, cache_dtype) for b in batches},
+        "largest_batch": largest,
+        "tokens_per_second_bound": rate,
     }
 
 

@@ -204,7 +204,7 @@ def print_fit(report: dict[str, Any]) -> None:
         table.add_row(
             row["sharding"], "yes" if row["checkpointing"] else "no",
             f"{row['micro_batch']:,}" if fits else "-",
-            numbers.gib(row["device_bytes"]), free, style="bold" if row is best else None if fits else "dim",
+            numbers.gib(row["device_bytes"]), free, style=_fit_style(row, best),
         )  # fmt: skip
     out.print(table)
     if best is None:
@@ -212,6 +212,14 @@ def print_fit(report: dict[str, Any]) -> None:
         return
     out.print(memory_table(report["memory"]))
     out.print(_fit_advice(best), markup=False)
+
+
+def _fit_style(row: dict[str, Any], best: dict[str, Any] | None) -> str | None:
+    """Bold for the way that was chosen, dim for one that does not fit."""
+    way = ("sharding", "checkpointing")
+    if best is not None and all(row[name] == best[name] for name in way):
+        return "bold"
+    return None if row["micro_batch"] else "dim"
 
 
 def _fit_advice(best: dict[str, Any]) -> str:
@@ -241,7 +249,8 @@ def print_serve(report: dict[str, Any]) -> None:
     for row in report["rows"]:
         cells = [numbers.gib(size) for size in row["cache_bytes"].values()] + [f"{row['largest_batch']:,}"]
         if bound:
-            cells.append(f"{row['tokens_per_second_bound']:,.0f}")
+            rate = row["tokens_per_second_bound"]
+            cells.append("-" if rate is None else f"{rate:,.0f}")
         table.add_row(f"{row['context_tokens']:,}", *cells)
     out.print(f"weights in {report['dtype']}: {numbers.gib(report['weight_bytes'])}", style="bold")
     out.print(f"cache: {report['cache_bytes_per_token']:,} bytes a token")

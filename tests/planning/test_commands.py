@@ -10,9 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modeling_foundry.planning import GPUS, PlanError, find_gpu, gpu_of_device
+from modeling_foundry.planning import GPUS, PlanError, TrainingSetup, architecture_of, find_gpu, gpu_of_device
 from modeling_foundry.planning.commands import COMMANDS, main
-from modeling_foundry.planning.options import quantity
+from modeling_foundry.planning.fit import fit_report
+from modeling_foundry.planning.forward import model_report
+from modeling_foundry.planning.options import FitCommand, ModelCommand, quantity
 from modeling_foundry.settings import FoundryError
 from tests.conftest import REPOSITORY
 from tests.planning.conftest import FAMILIES, REAL
@@ -141,6 +143,26 @@ def test_unknown_gpu_gets_no_percentage(capsys):
     assert other["memory"]["fits"] is None
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp8"])
+def test_a_typical_mfu_is_a_bf16_one(precision, capsys):
+    arguments = ["model", "--model", FLAGSHIP, f"--precision={precision}"]
+    assert "give --mfu" in report(capsys, *arguments)["training"]["unknown"]
+    assert report(capsys, *arguments, "--mfu=0.3")["training"]["mfu"] == 0.3
+
+
+def test_several_gpus_share_in_some_way():
+    for settings_type, report_of in ((ModelCommand, model_report), (FitCommand, fit_report)):
+        with pytest.raises(PlanError, match="sharding: none is for one GPU; 8 need ddp"):
+            report_of(settings_type(model=FLAGSHIP, sharding="none", num_gpus=8))
+
+
+def test_weights_that_do_not_fit_have_no_speed(write_config, capsys):
+    answer = report(capsys, "serve", "--model", str(write_config(REAL["deepseek_v3"])))
+    assert all(row["largest_batch"] == 0 for row in answer["rows"])
+    assert all(row["tokens_per_second_bound"] is None for row in answer["rows"])
+    assert "do not fit" in " ".join(answer["notes"])
+
+
 def test_does_not_fit_is_said(write_config):
     run = plan("model", "--model", str(write_config(REAL["deepseek_v3"])))
     assert run.returncode == 0
@@ -154,6 +176,17 @@ def test_fit_splits_a_global_batch(capsys):
     assert best["batch_tokens"] == pytest.approx(4_194_304, rel=0.02)
     assert best["sharding"] == "zero1"
     assert best["checkpointing"] is False
+
+
+def test_a_split_batch_does_not_change_the_table_of_what_fits(capsys):
+    whole, split = (
+        report(capsys, "fit", "--model", FLAGSHIP, "--accumulation=2", *more)
+        for more in ([], ["--global_batch_tokens=4M"])
+    )
+    assert split["ways"] == whole["ways"]
+    assert split["best"]["micro_batch"] < split["ways"][0]["micro_batch"]
+    memory = split["memory"]
+    assert split["best"]["device_bytes"] == memory["peak_bytes"] + memory["outside_allocator_bytes"]
 
 
 # -------------------------------------------------------------------------------------------------- GPUs
@@ -233,15 +266,25 @@ def test_device_names_of_drivers():
         (["budget", "--flops=1e21", "--model", FLAGSHIP, "--parameters=7B"], "not both"),
         (["search", "--flops=1e21", "--min_layers=50", "--max_layers=10"], "min_layers"),
         (["search", "--flops=1e21", "--vocab_sizes", "10"], "vocab_sizes"),
-        (["gpus", "--plot=/proc/nowhere"], ""),
+        (["gpus", "--plot=/proc/nowhere"], "plot: unknown key"),
+        (["serve", "--model", FLAGSHIP, "--plot"], "plot: unknown key"),
+        (["search", "--flops=1e21", "--plot"], "plot: unknown key"),
+        (["serve", "--model", FLAGSHIP, "--mfu=0.3"], "mfu: unknown key"),
+        (["fit", "--model", FLAGSHIP, "--usd_per_gpu_hour=3"], "usd_per_gpu_hour: unknown key"),
+        (["fit", "--model", FLAGSHIP, "--micro_batch=3"], "micro_batch: fit finds it"),
+        (["model", "--model", FLAGSHIP, "--tokens_per_second=1e15"], "tokens_per_second: 1e+15 is more than"),
+        (["model", "--model", FLAGSHIP, "--tokens_per_second=1e5", "--mfu=0.4"], "mfu: follows from"),
+        (["model", "--model", FLAGSHIP, "--precision=fp8", "--gpu=A100-80"], "precision: A100-80 has no fp8"),
+        (["fit", "--model", FLAGSHIP, "--precision=fp8", "--gpu=A100-80"], "precision: A100-80 has no fp8"),
+        (
+            ["model", "--model", "recipes/quickstart/pretrain.yaml", "--sharding=zero1", "--num_gpus=8"],
+            "sharding: muon needs whole matrices",
+        ),
         (["budget", "--flops=1e21", "--plot=/proc/nowhere"], "plot: cannot write"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_exit_code_2(arguments, words):
     run = plan(*arguments)
-    if words == "":
-        assert run.returncode == 0  # a table has no picture
-        return
     assert run.returncode == 2
     assert "Traceback" not in run.stderr
     if words is not None:
@@ -331,6 +374,25 @@ def test_pictures_show_the_report(capsys):
     bars = figures.memory_figure(figures._one_bar(memory), memory["gpu_bytes"]).axes[0].patches
     total = memory["peak_bytes"] + memory["outside_allocator_bytes"]
     assert sum(bar.get_height() for bar in bars) == pytest.approx(total / 2**30)
+
+
+def test_a_term_has_one_colour_in_every_picture(capsys):
+    from modeling_foundry.planning import figures
+    from modeling_foundry.planning.memory import memory_terms
+
+    answer = report(capsys, "fit", "--model", FLAGSHIP)
+    bars = [(str(bar["micro_batch"]), bar["terms_bytes"], 1) for bar in answer["bars"]]
+    axes = figures.memory_figure(bars, None).axes[0]
+    colours = [container.patches[0].get_facecolor() for container in axes.containers]
+    assert len(set(colours)) == len(colours) > 8
+    every = set()
+    for sharding in ("none", "zero3"):
+        for precision in ("bf16_mixed", "fp8"):
+            setup = TrainingSetup(1, 8, sharding=sharding, precision=precision)
+            persistent, moments = memory_terms(architecture_of(REAL["llama"]), setup)
+            every |= {*persistent, *(name for terms in moments.values() for name in terms)}
+    assert every < set(figures.TERM_COLOURS)
+    assert len(set(figures.TERM_COLOURS.values())) == len(figures.TERM_COLOURS)
 
 
 def test_a_table_of_learned_positions_bounds_the_sequence(write_config, capsys):

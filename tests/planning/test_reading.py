@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -70,6 +71,19 @@ def test_class_defaults_are_the_library_s(family):
     )
 
 
+@pytest.mark.parametrize("family", ["foundry", "llama", "qwen2", "qwen3"])
+def test_null_key_value_heads_are_as_many_as_heads(family):
+    """To the library a missing key is the class's default, null is plain multi-head attention."""
+    values = SMALL[family] | {"num_key_value_heads": None}
+    attention = architecture_of(values).last_block.attention
+    assert attention.num_key_value_heads == transformers_config(values).num_key_value_heads == 4
+
+
+def test_null_head_dim_is_the_width_over_the_heads():
+    values = SMALL["foundry"] | {"head_dim": None, "hidden_size": 64}
+    assert architecture_of(values).last_block.attention.head_dim == transformers_config(values).head_dim == 16
+
+
 def test_jsonc_comments_are_read_and_strings_kept(write_config):
     text = json.dumps(REAL["llama"] | {"_name_or_path": "http://x//y /* no comment */"}, indent=1)
     text = "// first\n" + text.replace('"vocab_size"', '/* two\nlines */ "vocab_size"')
@@ -105,6 +119,39 @@ def test_jsonc_comments_are_read_and_strings_kept(write_config):
 )
 def test_unreadable_files(text, words, write_config):
     assert words in refusal(write_config(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"a":"' + '\\"' * 100_000, "{" + "/*" * 200_000, '"' * 200_001, "{" + '"a' * 100_001 + "\n"],
+    ids=["escaped quotes", "openings", "quotes", "odd quotes"],
+)
+def test_a_hostile_file_is_refused_in_a_second(text, write_config):
+    start = time.process_time()
+    refusal(write_config(text))
+    assert time.process_time() - start < 1
+
+
+def test_a_comment_that_never_ends_is_named(write_config):
+    text = json.dumps(REAL["llama"]) + "\n/* the rest"
+    assert ":2: a comment begins here and never ends" in refusal(write_config(text))
+
+
+def test_a_recipe_of_thousands_of_keys_is_refused_in_a_second(write_config):
+    text = "".join(f"key_{number}: 1\n" for number in range(5_000)) + "hidden_size: 8\n"
+    start = time.process_time()
+    assert "larger than" in refusal(write_config(text, "pretrain.yaml"))
+    assert time.process_time() - start < 1
+
+
+def test_a_device_that_never_ends_is_refused():
+    assert "larger than" in refusal("/dev/zero")
+
+
+@pytest.mark.parametrize("name", ["two\nlines.json", "bell\a.json", "turned\u202e.json", "half\udcff.json"])
+def test_the_name_of_a_file_cannot_break_the_line(name, write_config):
+    refusal(write_config({"model_type": "llama"}, name))
+    assert read_model(write_config(REAL["llama"], name)).source.isprintable()
 
 
 def test_binary_and_missing_files(tmp_path):

@@ -169,6 +169,46 @@ def test_repetition_never_helps_and_more_never_hurts(tokens, unique, parameters)
     assert predicted_loss(law, parameters, tokens, unique) >= law.loss(parameters, tokens) * (1 - 1e-12)
 
 
+@pytest.mark.parametrize("parameters", [1e9, 1e10, 1e11])
+def test_the_loss_does_not_jump_where_repetition_begins(parameters):
+    for law in LAWS.values():
+        before, after = (predicted_loss(law, parameters, tokens, 2e9) for tokens in (2e9, 2e9 * (1 + 1e-9)))
+        assert after == pytest.approx(before, abs=1e-6)
+
+
+def test_a_plentiful_dataset_changes_nothing():
+    assert predicted_loss(BESIROGLU, 70e9, 1e11, 1.5e13) == BESIROGLU.loss(70e9, 1e11)
+
+
+def test_leave_to_repeat_is_used_instead_of_a_giant_seen_once():
+    """83B parameters and one epoch of 2B tokens are no better than a third of them and several epochs."""
+    for law in ("besiroglu", "muennighoff"):
+        found = [
+            constrained_optimum(LAWS[law], 1e21, Caps(2e9, 2e9 * epochs))[1] / 2e9 for epochs in (1, 4, 20)
+        ]
+        assert found == pytest.approx([1, 4, 20], rel=1e-3)
+
+
+def test_muennighoff_s_own_allocation():
+    """Their figure 1: 9.3e21 FLOPs over 25B unique tokens are best spent on 6.34B parameters, 9.7 epochs."""
+    parameters, tokens = constrained_optimum(LAWS["muennighoff"], 9.3e21, Caps(25e9, 25e11))
+    assert parameters == pytest.approx(6.34e9, rel=0.1)
+    assert tokens / 25e9 == pytest.approx(9.7, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("flops", "parameters", "tokens"),
+    [
+        (2.21e19, 0.4e9, 9.2e9), (1.62e20, 1e9, 27.1e9), (2.46e22, 10e9, 410.1e9), (1.71e24, 67e9, 4.1e12),
+        (1.26e25, 175e9, 12.0e12), (3.52e25, 280e9, 20.1e12), (5.65e26, 1e12, 94.1e12),
+    ],
+)  # fmt: skip
+def test_hoffmann_s_own_table_of_optima(flops, parameters, tokens):
+    """Hoffmann et al., table A3, approach 3; its FLOPs are their own count, not 6 N D."""
+    found = LAWS["hoffmann_unrounded"].optimum(flops)
+    assert found == (pytest.approx(parameters, rel=0.08), pytest.approx(tokens, rel=0.12))
+
+
 # -------------------------------------------------------------------------------------------------- caps
 
 
@@ -234,6 +274,8 @@ def test_money_hours_and_flops_say_the_same(llama_7b):
         ({"flops": "1e21", "law": "custom", "law_e": 1.0}, "missing law_a"),
         ({"flops": "1e21", "parameters": "7B", "inference_tokens": "1e15"}, "more than the budget"),
         ({"flops": "1e21", "gpu_peak": 100.0, "fit_memory": True}, "gpu_memory_gib"),
+        ({"flops": "1e21", "max_epochs": 8.0}, "max_epochs: needs --dataset_tokens"),
+        ({"usd": 1e13, "usd_per_gpu_hour": 1e-300}, "budget: expected a number from 1e\\+06 to 1e\\+30"),
     ],
 )
 def test_impossible_budgets_are_refused(options, words):
@@ -241,9 +283,56 @@ def test_impossible_budgets_are_refused(options, words):
         budget_report(BudgetCommand(**options))
 
 
+constants = st.fixed_dictionaries(
+    {
+        "law_e": st.floats(0, 100),
+        "law_a": st.floats(1e-9, 1e12) | st.sampled_from([1e-9, 1e12]),
+        "law_b": st.floats(1e-9, 1e12) | st.sampled_from([1e-9, 1e12]),
+        "law_alpha": st.floats(0.01, 2) | st.sampled_from([0.01, 2]),
+        "law_beta": st.floats(0.01, 2) | st.sampled_from([0.01, 2]),
+    }
+)
+
+
+@settings(max_examples=100)
+@given(
+    law=constants,
+    flops=st.sampled_from(["1e6", "1e21", "1e30"]),
+    more=st.sampled_from([{}, {"dataset_tokens": "1"}, {"dataset_tokens": "1E"}, {"inference_tokens": "1T"}]),
+    size=st.sampled_from([{}, {"parameters": "10K"}, {"parameters": "1000T"}]),
+)
+def test_any_constants_are_an_answer_or_one_line(law, flops, more, size):
+    try:
+        report = budget_report(BudgetCommand(flops=flops, law="custom", **law, **more, **size))
+    except PlanError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        json.dumps(report, allow_nan=False)
+
+
+def test_isoflop_curves_keep_to_what_can_be_trained():
+    """Near the size whose serving takes the whole budget no tokens are left and the loss is in the thousands."""
+    for options in ({"inference_tokens": "1T"}, {"max_parameters": "1B"}, {"dataset_tokens": "5B"}):
+        for curve in budget_report(BudgetCommand(flops="1e21", **options))["isoflop_curves"]:
+            best, points = curve["best"], curve["points"]
+            assert len(points) > 10
+            assert max(point["loss"] for point in points) < best["loss"] + 3
+            assert min(point["loss"] for point in points) >= best["loss"] - 1e-9
+            if "max_parameters" in options:
+                assert max(point["parameters"] for point in points) <= 1e9 * (1 + 1e-9)
+
+
+def test_the_interval_is_that_of_the_loss_shown():
+    """Excess parameters are discounted in the loss, so also in its interval."""
+    given_model = budget_report(BudgetCommand(flops="1e21", parameters="50B", dataset_tokens="1B"))["given"]
+    size = effective_parameters(BESIROGLU, 50e9, 1e9)
+    assert given_model["size_term"] == pytest.approx(BESIROGLU.A * size**-BESIROGLU.alpha)
+    assert given_model["half_width"] == BESIROGLU.half_width(size, given_model["effective_tokens"])
+
+
 def test_custom_law_is_the_formula():
-    constants = {"law_e": 2.0, "law_a": 100.0, "law_b": 200.0, "law_alpha": 0.3, "law_beta": 0.4}
-    report = budget_report(BudgetCommand(flops="6e20", parameters="1B", law="custom", **constants))
+    values = {"law_e": 2.0, "law_a": 100.0, "law_b": 200.0, "law_alpha": 0.3, "law_beta": 0.4}
+    report = budget_report(BudgetCommand(flops="6e20", parameters="1B", law="custom", **values))
     expected = 2 + 100 * 1e9**-0.3 + 200 * 1e11**-0.4
     assert report["given"]["loss"] == pytest.approx(expected)
     assert report["given"]["tokens"] == pytest.approx(1e11)

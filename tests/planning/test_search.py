@@ -24,7 +24,7 @@ from modeling_foundry.planning.candidates import (
 )
 from modeling_foundry.planning.emit import candidate_architecture
 from modeling_foundry.planning.options import SearchCommand
-from modeling_foundry.planning.scaling import LAWS
+from modeling_foundry.planning.scaling import LAWS, predicted_loss
 from modeling_foundry.planning.search import pareto_front, score, search_report, within_uncertainty
 from modeling_foundry.planning.serving import cache_bytes
 
@@ -183,7 +183,44 @@ def test_a_small_dataset_prefers_larger_models():
     free = search_report(SearchCommand(flops="1e21"))["best"][0]
     scarce = search_report(SearchCommand(flops="1e21", dataset_tokens="2B", max_epochs=4))["best"][0]
     assert scarce["tokens"] <= 8e9
-    assert scarce["law_parameters"] > free["law_parameters"]
+    assert scarce["total_parameters"] > free["total_parameters"]
+
+
+def test_repeated_tokens_cost_what_the_budget_command_says():
+    """The same N, D and dataset, the same loss: excess parameters are discounted in both commands."""
+    row = search_report(
+        SearchCommand(flops="1e21", dataset_tokens="2B", vocab_sizes=[32_000], tie_word_embeddings=False)
+    )["best"][0]
+    expected = predicted_loss(BESIROGLU, row["total_parameters"], row["tokens"], 2e9)
+    assert row["loss"] == pytest.approx(expected)
+
+
+def test_sizes_beyond_whole_numbers_of_64_bits_are_counted_right():
+    """8,192 x 80 layers at ten million tokens: more FLOPs and bytes than an int64 holds."""
+    bounds = Bounds((80, 80), (8192, 8192), (32, 192))
+    setup = TrainingSetup(micro_batch=65_536, sequence_length=10_000_000)
+    candidates = all_candidates(bounds, [32_000], False)
+    columns = measures(candidates, setup)
+    architecture = candidate_architecture(candidates.row(0), 2048)
+    flops = count_flops(architecture, 10_000_000).training_per_token
+    assert columns["training_flops_per_token"][0] == pytest.approx(flops)
+    assert columns["training_bytes"][0] == pytest.approx(forecast_memory(architecture, setup).peak)
+
+
+def test_outside_the_fitted_range_is_said():
+    assert search_report(SearchCommand(flops="1e21"))["notes"][1:] == []
+    notes = search_report(SearchCommand(flops="1e26"))["notes"]
+    assert "outside the fitted range" in " ".join(notes)
+
+
+def test_a_budget_that_the_dataset_cannot_use_is_said():
+    notes = search_report(SearchCommand(flops="1e22", dataset_tokens="100M"))["notes"]
+    assert "unspent" in " ".join(notes)
+
+
+def test_memory_is_never_left_unchecked():
+    with pytest.raises(PlanError, match="gpu_memory_gib: missing"):
+        search_report(SearchCommand(flops="1e21", gpu_peak=500.0))
 
 
 # --------------------------------------------------------------------------------------------------- emit
