@@ -12,13 +12,19 @@ FFN_TYPES = ("swiglu", "standard")
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 HIDDEN_ACTS = ("silu", "gelu", "gelu_pytorch_tanh", "gelu_new", "quick_gelu", "relu", "relu2", "leaky_relu")
 
+# Every word for a backend, and transformers' word for it.
 ATTENTION_BACKENDS = {
+    "auto": "sdpa",  # as fast as cuDNN by name: benchmarks/receipts/attention_backends.json
     "eager": "eager",
     "sdpa": "sdpa",
     "cudnn_sdpa": "cudnn_sdpa",
+    "cudnn": "cudnn_sdpa",
     "flash_attention_2": "flash_attention_2",
     "flash_attn_2": "flash_attention_2",  # the earlier system's word
+    "flash_attention_3": "flash_attention_3",
+    "flash_attn_3": "flash_attention_3",
     "flex_attention": "flex_attention",
+    "flex": "flex_attention",
 }
 
 # Words of other configurations that would otherwise be stored and never read.
@@ -168,6 +174,7 @@ class FoundryConfig(PreTrainedConfig):
             self.auto_map = dict(AUTO_MAP)
 
     def _head_dim_from_hidden_size(self) -> int:
+        _check_positive(self, ("hidden_size", "num_attention_heads"))
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size={self.hidden_size} is not a multiple of num_attention_heads="
@@ -225,11 +232,15 @@ def tensor_parallel_plan(config: FoundryConfig) -> dict[str, str]:
     return plan | {f"{ffn}.up_proj": "colwise", f"{ffn}.down_proj": "rowwise"}
 
 
-def _check_types(config: FoundryConfig) -> None:
-    for name in _POSITIVE_INTEGERS:
+def _check_positive(config: FoundryConfig, names: tuple[str, ...]) -> None:
+    for name in names:
         value = getattr(config, name)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}={value!r} must be a positive integer")
+
+
+def _check_types(config: FoundryConfig) -> None:
+    _check_positive(config, _POSITIVE_INTEGERS)
     for name in _FLAGS:
         if not isinstance(getattr(config, name), bool):
             raise ValueError(f"{name}={getattr(config, name)!r} must be true or false")

@@ -15,7 +15,7 @@ import modeling_foundry  # noqa: F401  (registers the Auto classes)
 
 from ..files import sha256_of_file
 from ..settings import FoundryError
-from .session import TrainingSession, console, model_hash
+from .session import TrainingSession, console, discard_run, model_hash
 
 END_OF_TURN = "<|im_end|>"
 
@@ -105,10 +105,11 @@ def open_session(stage: str, settings: AlignmentSettings, arguments: Any) -> tup
         if path is not None:
             inputs[Path(path).name] = file_hash(path)
     session = TrainingSession(
-        Path(arguments.output_dir), {"alignment": settings, "training": arguments}, inputs, stage,
-        settings.overwrite,
-    )  # fmt: skip
+        Path(arguments.output_dir), {"alignment": settings, "training": arguments}, inputs, stage
+    )
     with arguments.main_process_first(desc="run folder"):
+        if settings.overwrite and arguments.process_index == 0:
+            discard_run(session.output_dir)
         complete = session.is_complete()
     if complete:
         console.print(f"{stage}: complete already, {session.model_folder} (nothing to do)")

@@ -8,18 +8,12 @@ from typing import Any, Literal
 import torch
 
 from .. import FoundryConfig, FoundryForCausalLM
+from ..configuration_foundry import attention_implementation
 from ..parameters import assert_built_as_requested
 from ..settings import FoundryError
 
 ROWS_MULTIPLE = 128  # embedding rows: a multiple of 128 keeps the head's matmul on whole tiles
 
-BACKENDS = {
-    "auto": "sdpa",  # as fast as cuDNN by name: benchmarks/receipts/attention_backends.json
-    "flash_attn_2": "flash_attention_2",
-    "flash_attn_3": "flash_attention_3",
-    "cudnn": "cudnn_sdpa",
-    "flex": "flex_attention",
-}
 GPU_BACKENDS = ("cudnn_sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 
@@ -59,11 +53,6 @@ class ModelSettings:
     model_dtype: Literal["float32", "bfloat16"] = _help("dtype of the parameters", "float32")
 
 
-def attention_implementation(backend: str) -> str:
-    """transformers' name of an attention backend."""
-    return BACKENDS.get(backend, backend)
-
-
 def refuse_backend_without_gpu(backend: str, device_type: str) -> None:
     """Some backends train on a GPU only, and say so late and in many lines.
 
@@ -93,10 +82,8 @@ def foundry_config(
     values = {entry.name: getattr(settings, entry.name) for entry in fields(settings)}
     for name in ("attention_backend", "model_dtype"):
         values.pop(name)
-    values["num_key_value_heads"] = settings.num_key_value_heads or settings.num_attention_heads
-    values["head_dim"] = settings.head_dim or _head_dim(settings)
-    values["vocab_size"] = settings.vocab_size or -(-num_token_ids // ROWS_MULTIPLE) * ROWS_MULTIPLE
-    values["hidden_act"] = settings.hidden_act or ("silu" if settings.ffn_type == "swiglu" else "gelu")
+    if settings.vocab_size is None:
+        values["vocab_size"] = -(-num_token_ids // ROWS_MULTIPLE) * ROWS_MULTIPLE
     theta = values.pop("rope_theta")
     if theta is not None and settings.position_encoding != "rope":
         raise FoundryError(
@@ -112,15 +99,6 @@ def foundry_config(
         return FoundryConfig(**values, **rope, **token_ids, max_position_embeddings=sequence_length)
     except (ValueError, TypeError) as error:
         raise FoundryError(f"model settings: {' '.join(str(error).split())}") from error
-
-
-def _head_dim(settings: ModelSettings) -> int:
-    if settings.hidden_size % settings.num_attention_heads:
-        raise FoundryError(
-            f"head_dim: give it, or a hidden_size that num_attention_heads divides "
-            f"({settings.hidden_size} is not a multiple of {settings.num_attention_heads})"
-        )
-    return settings.hidden_size // settings.num_attention_heads
 
 
 def build_model(config: FoundryConfig, settings: ModelSettings) -> FoundryForCausalLM:

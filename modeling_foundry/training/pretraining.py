@@ -24,7 +24,7 @@ from .model_settings import (
     refuse_backend_without_gpu,
 )
 from .muon import MuonFactory
-from .session import TrainingSession, console, restore_generation_cache
+from .session import TrainingSession, console, discard_run, restore_generation_cache
 
 
 @dataclass
@@ -100,11 +100,13 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
     """
     refuse_backend_without_gpu(model_settings.attention_backend, arguments.device.type)
     with arguments.main_process_first(desc="data preparation"):
+        if arguments.overwrite and arguments.process_index == 0:
+            discard_run(Path(arguments.output_dir))
         data_dir = prepared_data(data, arguments)
     prepared = load_prepared(data_dir)
     settings = {"model": model_settings, "data": data, "training": arguments}
     session = TrainingSession(
-        Path(arguments.output_dir), settings, {"data": prepared.fingerprint}, "pretrain", arguments.overwrite
+        Path(arguments.output_dir), settings, {"data": prepared.fingerprint}, "pretrain"
     )
     with arguments.main_process_first(desc="run folder"):
         complete = session.is_complete()
@@ -127,14 +129,19 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
 
 
 def prepared_data(data: PretrainDataSettings, arguments: TrainingArguments) -> Path:
-    """The data folder, made from ``text_file`` when that is what the recipe names."""
+    """The data folder; made inside the run's own folder when the recipe names a ``text_file``."""
     if (data.data_dir is None) == (data.text_file is None):
         raise FoundryError("data: give exactly one of data_dir and text_file")
     if data.data_dir is not None:
         return Path(data.data_dir)
-    folder = Path(arguments.output_dir).parent / "data"
+    folder = Path(arguments.output_dir) / "data"
     if arguments.process_index == 0:
-        prepare(DataSettings(str(folder), text_file=data.text_file, vocab_size=data.text_file_vocab_size))
+        prepare(
+            DataSettings(
+                str(folder), text_file=data.text_file, vocab_size=data.text_file_vocab_size,
+                overwrite=arguments.overwrite,
+            )
+        )  # fmt: skip
     return folder
 
 

@@ -51,7 +51,6 @@ class TrainingSession:
     settings: dict[str, Any]
     inputs: dict[str, Any]
     title: str
-    overwrite: bool = False
 
     @property
     def model_folder(self) -> Path:
@@ -63,8 +62,6 @@ class TrainingSession:
         Raises:
             FoundryError: the folder holds a run with other settings or other inputs.
         """
-        if self.overwrite and self.output_dir.exists():
-            shutil.rmtree(self.output_dir)
         record = self._stored_record()
         if record is not None and (difference := self._difference(record)):
             raise FoundryError(
@@ -143,6 +140,21 @@ class TrainingSession:
             facts = {"steps": trainer.state.global_step, "seconds_this_process": round(seconds, 1)}
             facts |= {"training_seconds": round(log.clock.read(), 1), "model": model_hash(self.model_folder)}
             write_atomically(self.output_dir / COMPLETE_NAME, json.dumps(facts, indent=1) + "\n")
+
+
+def discard_run(output_dir: Path) -> None:
+    """Remove an earlier run for ``overwrite``; a folder that is not a run's is never removed.
+
+    Raises:
+        FoundryError: the folder has checkpoints or a model but no run record.
+    """
+    if (output_dir / RECORD_NAME).is_file():
+        shutil.rmtree(output_dir)
+    elif any(output_dir.glob("checkpoint-*")) or (output_dir / MODEL_FOLDER).exists():
+        raise FoundryError(
+            f"{output_dir}: no run of ours ({RECORD_NAME} is missing), so overwrite leaves it alone; "
+            "give another --output_dir"
+        )
 
 
 def newest_on_main(output_dir: Path, is_main: bool) -> Path | None:

@@ -131,6 +131,11 @@ def test_two_ranks_see_what_one_rank_sees(text_file, tmp_path, launch):
     [
         (["--data_dir=elsewhere"], "give exactly one of data_dir and text_file"),
         (["--num_key_value_heads=3"], "num_key_value_heads"),
+        (["--num_key_value_heads=0"], "num_key_value_heads=0 must be a positive integer"),
+        (["--num_attention_heads=0", "--head_dim=null"], "num_attention_heads=0 must be a positive integer"),
+        (["--head_dim=0"], "head_dim=0 must be a positive integer"),
+        (["--vocab_size=0"], "vocab_size: 0 rows cannot hold"),
+        (["--hidden_act=swish"], "hidden_act='swish' is not one of"),
         (["--vocab_size=128"], "cannot hold the tokenizer's"),
         (["--sequence_length=1000000"], "do not fill one sequence"),
         (["--position_encoding=learned", "--rope_theta=10000"], "rope_theta"),
@@ -158,8 +163,53 @@ def test_what_cannot_be_honoured_is_refused_by_name(text_file, tmp_path, change,
 
 def test_the_earlier_systems_words_are_understood():
     from modeling_foundry import settings
-    from modeling_foundry.training.model_settings import ModelSettings, attention_implementation
+    from modeling_foundry.configuration_foundry import attention_implementation
+    from modeling_foundry.training.model_settings import ModelSettings
 
     words = ["--normalization=rmsnorm", "--position_encoding=rope", "--ffn_type=swiglu"]
     (parsed,) = settings.parse(ModelSettings, argv=[*words, "--attention_backend=flash_attn_2"])
     assert attention_implementation(parsed.attention_backend) == "flash_attention_2"
+
+
+def test_every_backend_the_recipe_accepts_has_its_implementation():
+    from typing import get_args, get_type_hints
+
+    from modeling_foundry.configuration_foundry import ATTENTION_BACKENDS
+    from modeling_foundry.training.model_settings import ModelSettings
+
+    assert set(get_args(get_type_hints(ModelSettings)["attention_backend"])) == ATTENTION_BACKENDS.keys()
+
+
+@pytest.mark.slow
+def test_another_text_is_refused_and_the_advice_works(text_file, tmp_path, launch):
+    """A changed text file: one line, and both ways it names train on the new text."""
+    few = ["--max_steps=1", "--save_strategy=no", "--eval_strategy=no"]
+    launch("pretrain", *arguments(text_file, tmp_path / "run", *few))
+    other = tmp_path / "other.txt"
+    other.write_text(text_file.read_text().upper())
+    command = [sys.executable, "recipes/pretrain.py", *arguments(other, tmp_path / "run", *few)]
+    refused = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "holds data prepared otherwise (text_file_sha256" in refused.stderr
+    assert "give another --output_dir, or --overwrite=true" in refused.stderr
+
+    launch("pretrain", *arguments(other, tmp_path / "elsewhere", *few))
+    launch("pretrain", *arguments(other, tmp_path / "run", *few, "--overwrite=true"))
+    first, second = (
+        [line["loss"] for line in read_log(tmp_path / run / "pretrain") if "loss" in line]
+        for run in ("run", "elsewhere")
+    )
+    assert len(first) == 1
+    assert first == second
+
+
+def test_overwrite_never_removes_what_is_not_a_run(tmp_path):
+    from modeling_foundry.settings import FoundryError
+    from modeling_foundry.training.session import discard_run
+
+    (tmp_path / "thesis.tex").write_text("years of work")
+    discard_run(tmp_path)
+    (tmp_path / "model").mkdir()
+    with pytest.raises(FoundryError, match="no run of ours"):
+        discard_run(tmp_path)
+    assert (tmp_path / "thesis.tex").exists()
