@@ -13,8 +13,11 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 import modeling_foundry  # noqa: F401  (registers the Auto classes)
 
+from ..configuration_foundry import attention_implementation
 from ..files import sha256_of_file
 from ..settings import FoundryError
+from .model_settings import AttentionBackend, refuse_backend_without_gpu
+from .ranges import check_length, check_ranges
 from .session import TrainingSession, console, discard_run, model_hash
 
 END_OF_TURN = "<|im_end|>"
@@ -34,7 +37,9 @@ class AlignmentSettings:
         default=None, metadata={"help": "refuse any other number of ranks"}
     )
     overwrite: bool = field(default=False, metadata={"help": "replace a run of other settings in output_dir"})
-    attention_backend: str = field(default="auto", metadata={"help": "attention kernel, as in pretraining"})
+    attention_backend: AttentionBackend = field(
+        default="auto", metadata={"help": "attention kernel, as in pretraining"}
+    )
     lora_rank: int = field(
         default=0, metadata={"help": "rank of a LoRA adapter on every linear layer; 0 is full"}
     )
@@ -100,6 +105,8 @@ def dpo(settings: AlignmentSettings, arguments: DPOArguments) -> Path:
 
 def open_session(stage: str, settings: AlignmentSettings, arguments: Any) -> tuple[TrainingSession, bool]:
     """The run folder of a stage, and whether it is complete for these settings and inputs."""
+    check_ranges(settings, arguments)
+    check_length(arguments, in_steps=False)
     inputs = {"model": model_hash(settings.model)}
     for path in (settings.train_file, settings.eval_file):
         if path is not None:
@@ -129,8 +136,6 @@ def load_model_and_tokenizer(
     settings: AlignmentSettings, device_type: str
 ) -> tuple[Any, PreTrainedTokenizerBase]:
     """The checkpoint through the Auto classes; a Foundry one needs no remote code."""
-    from .model_settings import attention_implementation, refuse_backend_without_gpu
-
     refuse_backend_without_gpu(settings.attention_backend, device_type)
     model = AutoModelForCausalLM.from_pretrained(
         settings.model, attn_implementation=attention_implementation(settings.attention_backend)

@@ -14,6 +14,10 @@ from ..settings import FoundryError
 
 ROWS_MULTIPLE = 128  # embedding rows: a multiple of 128 keeps the head's matmul on whole tiles
 
+AttentionBackend = Literal[
+    "auto", "eager", "sdpa", "cudnn_sdpa", "cudnn", "flash_attention_2", "flash_attn_2",
+    "flash_attention_3", "flash_attn_3", "flex_attention", "flex",
+]  # fmt: skip
 GPU_BACKENDS = ("cudnn_sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 
@@ -46,10 +50,9 @@ class ModelSettings:
     initializer_range: float = _help("standard deviation of the initial weights", 0.02)
     loss_chunk_tokens: int = _help("rows of logits that exist at one time", 8192)
     z_loss_weight: float = _help("weight of the squared log-partition (PaLM); 0 is off", 0.0)
-    attention_backend: Literal[
-        "auto", "eager", "sdpa", "cudnn_sdpa", "cudnn", "flash_attention_2", "flash_attn_2",
-        "flash_attention_3", "flash_attn_3", "flex_attention", "flex",
-    ] = _help("attention kernel; auto is sdpa, which picks PyTorch's fastest", "auto")  # fmt: skip
+    attention_backend: AttentionBackend = _help(
+        "attention kernel; auto is sdpa, which picks PyTorch's fastest", "auto"
+    )
     model_dtype: Literal["float32", "bfloat16"] = _help("dtype of the parameters", "float32")
 
 

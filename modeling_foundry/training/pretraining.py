@@ -24,6 +24,7 @@ from .model_settings import (
     refuse_backend_without_gpu,
 )
 from .muon import MuonFactory
+from .ranges import check_length, check_ranges
 from .session import TrainingSession, console, discard_run, restore_generation_cache
 
 
@@ -98,6 +99,8 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
     Raises:
         FoundryError: settings, data or launch do not fit together.
     """
+    check_ranges(model_settings, data, arguments)
+    check_length(arguments, in_steps=True)
     refuse_backend_without_gpu(model_settings.attention_backend, arguments.device.type)
     with arguments.main_process_first(desc="data preparation"):
         if arguments.overwrite and arguments.process_index == 0:
