@@ -1,9 +1,6 @@
-"""Packed pretraining sequences: blocks of a token shard, shuffled by position, mapped from disk."""
+"""Packed pretraining sequences: blocks of a shard or corpus, shuffled by position, mapped from disk."""
 
 from __future__ import annotations
-
-from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +10,7 @@ from torch.utils.data import Dataset
 
 from ..settings import FoundryError
 from .order import shuffled_position
-from .shards import TokenShard
+from .token_corpus import TokenSource
 
 # Positions are shuffled this many at a time: numpy takes as long for one as for sixty-four.
 CHUNK = 64
@@ -28,45 +25,33 @@ class PackedDataset(Dataset):
     restarts.
 
     Args:
-        shard: opened token shard.
+        source: a token shard, or a split of a corpus.
         num_samples: length; None is one epoch in file order (for evaluation).
         document_mask: also return ``position_ids`` that restart at each document, from which the attention mask
             keeps documents apart.
 
     Raises:
-        FoundryError: the shard does not fill one sequence.
+        FoundryError: the source does not fill one sequence.
     """
 
     def __init__(
         self,
-        shard: TokenShard,
+        source: TokenSource,
         sequence_length: int,
         num_samples: int | None = None,
         seed: int = 0,
         document_mask: bool = False,
     ) -> None:
-        self.shard, self.sequence_length, self.seed = shard, sequence_length, seed
+        self.source, self.sequence_length, self.seed = source, sequence_length, seed
         self.document_mask, self.shuffle = document_mask, num_samples is not None
-        self.num_blocks = shard.header.num_tokens // sequence_length
+        self.num_blocks = source.num_tokens // sequence_length
         if self.num_blocks == 0:
             raise FoundryError(
-                f"{shard.path}: {shard.header.num_tokens} tokens do not fill one sequence; "
+                f"{source.path}: {source.num_tokens} tokens do not fill one sequence; "
                 f"sequence_length must be at most that, found {sequence_length}"
             )
         self.num_samples = self.num_blocks if num_samples is None else num_samples
         self._chunk: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
-
-    @cached_property
-    def _tokens(self) -> NDArray[np.unsignedinteger]:
-        return self.shard.tokens()
-
-    @cached_property
-    def _ends(self) -> NDArray[np.uint64]:
-        return self.shard.document_ends()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the open maps: a spawned loader worker opens the files again instead of copying the corpus."""
-        return {name: value for name, value in vars(self).items() if name not in ("_tokens", "_ends")}
 
     @property
     def num_corpus_tokens(self) -> int:
@@ -77,7 +62,7 @@ class PackedDataset(Dataset):
         return self.num_samples
 
     def sample_ids(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Which blocks of the shard the samples [start, stop) are, without reading any.
+        """Which blocks of the source the samples [start, stop) are, without reading any.
 
         Optimizer step k of a run with global batch b takes ``sample_ids(k * b, (k + 1) * b)``.
         """
@@ -95,7 +80,7 @@ class PackedDataset(Dataset):
         if not 0 <= index < self.num_samples:
             raise IndexError(f"sample {index} of {self.num_samples}")
         start = self._block_of(index) * self.sequence_length
-        ids = torch.from_numpy(self._tokens[start : start + self.sequence_length].astype(np.int64))
+        ids = torch.from_numpy(self.source.read(start, start + self.sequence_length).astype(np.int64))
         item = {"input_ids": ids, "labels": ids.clone()}
         if self.document_mask:
             item["position_ids"] = self._positions(start)
@@ -111,10 +96,7 @@ class PackedDataset(Dataset):
 
     def _positions(self, start: int) -> Tensor:
         """0, 1, 2, ... from the start of the block and again from each document start inside it."""
-        stop = start + self.sequence_length
-        first, last = np.searchsorted(self._ends, np.array([start, stop], dtype=np.uint64), side="right")
-        starts = np.asarray(self._ends[first:last], dtype=np.int64) - start
+        inside = self.source.document_ends_in(start, start + self.sequence_length) - start
         origin = np.zeros(self.sequence_length, dtype=np.int64)
-        inside = starts[(starts > 0) & (starts < self.sequence_length)]
         origin[inside] = inside
         return torch.from_numpy(np.arange(self.sequence_length) - np.maximum.accumulate(origin))

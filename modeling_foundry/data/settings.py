@@ -1,4 +1,4 @@
-"""The keys of a ``data.yaml``."""
+"""The keys of ``prepare_data.py``'s commands."""
 
 from __future__ import annotations
 
@@ -40,3 +40,84 @@ class DataSettings:
             )
         if self.max_modules is not None and self.max_modules < 2:
             raise ValueError(f"max_modules: expected at least 2, found {self.max_modules}")
+
+
+@dataclass
+class ManifestSettings:
+    """Which files a corpus is made of."""
+
+    source: str | None = _help("folder or fsspec URL (s3://, gs://, hf://) that holds the files", None)
+    hub_name: str | None = _help(
+        "instead of source: a dataset in the local Hub cache, ORGANIZATION/NAME", None
+    )
+    revision: str | None = _help("of hub_name; default what main was when it was fetched", None)
+    output: str = _help("manifest to write", "runs/corpus/manifest.jsonl")
+    split: str | None = _help("split of every file; default from folder and file names, else train", None)
+    held_out_files: int = _help("train files to move to validation, where the corpus has none", 0)
+    max_files: int | None = _help("only the first N files, to try things out", None)
+    sample_files: int = _help("files of each kind whose rows are counted, for the estimates", 3)
+    sha256: bool = _help("hash every file now; without it tokenize records the hashes", False)
+    overwrite: bool = _help("replace another manifest", False)
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("held_out_files", 0), ("max_files", 1), ("sample_files", 0)):
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise ValueError(f"{name}: expected at least {lowest}, found {value}")
+
+
+@dataclass
+class TokenizeSettings:
+    """How the files of a manifest become token shards."""
+
+    manifest: str = _help("written by the manifest command", "runs/corpus/manifest.jsonl")
+    output_dir: str = _help("folder to write", "runs/corpus/data")
+    tokenizer: str | None = _help("folder with tokenizer.json, or a name in the local Hub cache", None)
+    splits: list[str] | None = _help("splits of the manifest to tokenize; default all", None)
+    text_key: str = _help("key or column that holds the text", "text")
+    eos_token: str | None = _help("end-of-document token; default the tokenizer's eos_token", None)
+    engine: Literal["auto", "reference"] = _help("reference: the tokenizers library alone, slower", "auto")
+    workers: int = _help("processes on this machine; -1 is one a core", -1)
+    executor: Literal["local", "slurm", "ray"] = _help("where datatrove runs the tasks", "local")
+    num_tasks: int | None = _help("tasks the files are dealt to; default one a file, at most 1,000", None)
+    slurm: dict[str, Any] | None = _help(
+        "datatrove's SlurmPipelineExecutor: {partition: cpu, time: 24:00:00}", None
+    )
+    bad_rows: Literal["skip", "stop"] = _help("rows without usable text: count and go on, or stop", "skip")
+    damaged_files: Literal["stop", "keep"] = _help(
+        "a file that breaks off: stop when the others are done, or keep what came before the damage", "stop"
+    )
+    overwrite: bool = _help("replace a corpus of other settings", False)
+
+    def __post_init__(self) -> None:
+        if self.workers == 0 or self.workers < -1:
+            raise ValueError(f"workers: expected -1 or at least 1, found {self.workers}")
+        if self.num_tasks is not None and self.num_tasks < 1:
+            raise ValueError(f"num_tasks: expected at least 1, found {self.num_tasks}")
+        if self.tokenizer is None:
+            raise ValueError("tokenizer: missing; expected a folder with tokenizer.json")
+        if self.executor == "slurm" and not {"partition", "time"} <= (self.slurm or {}).keys():
+            raise ValueError(
+                "slurm: expected at least partition and time, as in {partition: cpu, time: 24:00:00}"
+            )
+
+
+@dataclass
+class VerifySettings:
+    """Which corpus to check, and against what."""
+
+    data_dir: str = _help("folder written by prepare or tokenize", "runs/corpus/data")
+    model: str | None = _help("checkpoint folder or config.json whose embedding must hold every id", None)
+    workers: int = _help("threads that hash; -1 is one a core", -1)
+
+
+@dataclass
+class InspectSettings:
+    """Which corpus to describe."""
+
+    data_dir: str = _help("folder written by tokenize", "runs/corpus/data")
+    split: str = _help("split to describe", "train")
+    sequence_length: int = _help("tokens of the packed sequence that is shown", 256)
+    seed: int = _help("of the shuffle the shown sequence comes from", 0)
+    sample_shards: int = _help("shards whose document lengths are read", 200)
+    plot: str | None = _help("folder for pictures; none without it", None)

@@ -6,11 +6,14 @@ one uint64 per document: its end, in tokens.  ``NAME.ds.json`` says what the byt
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +26,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class ShardHeader:
-    """What ``NAME.ds.json`` says about a shard."""
+    """What ``NAME.ds.json`` says about a shard; ``source``: the file it was made from, and rows that gave nothing."""
 
     version: int
     dtype: str
@@ -34,6 +37,7 @@ class ShardHeader:
     num_tokens: int
     tokens_sha256: str
     index_sha256: str
+    source: dict[str, Any] = field(default_factory=dict)
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -43,42 +47,52 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 def write_shard(
     path: str | Path,
-    documents: Iterable[list[int]],
+    documents: Iterable[Sequence[int] | NDArray[np.unsignedinteger]],
     vocab_size: int,
     eos_token_id: int,
     tokenizer_sha256: str,
+    source: Callable[[], dict[str, Any]] = dict,
 ) -> ShardHeader:
     """Write documents, each followed by the end-of-sequence id; header last, so a torn shard has none.
+
+    Args:
+        source: called after the last document; what the header shall say of where they came from.
 
     Raises:
         FoundryError: an id outside the vocabulary.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    dtype, ends, num_tokens = token_dtype(vocab_size), [], 0
+    dtype, ends, num_tokens, digest = token_dtype(vocab_size), [], 0, hashlib.sha256()
     temporary = path.with_name(f".{path.name}.tmp")
     with open(temporary, "wb") as file:
         for number, ids in enumerate(documents):
-            array = np.asarray([*ids, eos_token_id], dtype=np.int64)
-            if array.min() < 0 or array.max() >= vocab_size:
-                raise FoundryError(
-                    f"{path}: document {number} holds id {array.max()}, outside a vocabulary of {vocab_size}"
-                )
-            file.write(array.astype(dtype).tobytes())
-            num_tokens += len(array)
+            data = _document_bytes(ids, eos_token_id, vocab_size, dtype, f"{path}: document {number}")
+            digest.update(data)
+            file.write(data)
+            num_tokens += len(data) // dtype.itemsize
             ends.append(num_tokens)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-    write_atomically(index_path(path), np.asarray(ends, dtype="<u8").tobytes())
+    index = np.asarray(ends, dtype="<u8").tobytes()
+    write_atomically(index_path(path), index)
     header = ShardHeader(
         version=FORMAT_VERSION, dtype=dtype.name, vocab_size=vocab_size, eos_token_id=eos_token_id,
         tokenizer_sha256=tokenizer_sha256, num_documents=len(ends), num_tokens=num_tokens,
-        tokens_sha256=sha256_of_file(path), index_sha256=sha256_of_file(index_path(path)),
+        tokens_sha256=digest.hexdigest(), index_sha256=hashlib.sha256(index).hexdigest(), source=source(),
     )  # fmt: skip
     write_atomically(header_path(path), json.dumps(asdict(header), indent=1) + "\n")
     sync_folder(path.parent)
     return header
+
+
+def _document_bytes(ids: Any, eos_token_id: int, vocab_size: int, dtype: np.dtype, name: str) -> bytes:
+    array = np.empty(len(ids) + 1, dtype=np.int64)
+    array[:-1], array[-1] = ids, eos_token_id
+    if array.min() < 0 or array.max() >= vocab_size:
+        raise FoundryError(f"{name} holds id {array.max()}, outside a vocabulary of {vocab_size}")
+    return array.astype(dtype).tobytes()
 
 
 def index_path(path: str | Path) -> Path:
@@ -130,6 +144,32 @@ class TokenShard:
             return np.empty(0, dtype=np.uint64)
         return np.memmap(index_path(self.path), dtype="<u8", mode="r")
 
+    @property
+    def num_tokens(self) -> int:
+        return self.header.num_tokens
+
+    def read(self, start: int, stop: int) -> NDArray[np.unsignedinteger]:
+        """The ids [start, stop), a view of the mapped file."""
+        return self._mapped_tokens[start:stop]
+
+    def document_ends_in(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Ends e of documents with start < e < stop, ascending."""
+        ends = self._mapped_ends
+        first, last = np.searchsorted(ends, np.array([start + 1, stop], dtype=np.uint64))
+        return np.asarray(ends[first:last], dtype=np.int64)
+
+    @cached_property
+    def _mapped_tokens(self) -> NDArray[np.unsignedinteger]:
+        return self.tokens()
+
+    @cached_property
+    def _mapped_ends(self) -> NDArray[np.uint64]:
+        return self.document_ends()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open maps: another process opens the files again instead of copying them."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_mapped")}
+
     def verify(self) -> None:
         """Check hashes, ids and document ends against the header.
 
@@ -162,10 +202,10 @@ class TokenShard:
 def _read_header(path: Path) -> ShardHeader:
     try:
         header = ShardHeader(**json.loads(path.read_text(encoding="utf-8")))
-        for field in fields(header):
-            value, kind = getattr(header, field.name), {"int": int, "str": str}[str(field.type)]
+        for entry in fields(header):
+            value, kind = getattr(header, entry.name), {"int": int, "str": str}.get(str(entry.type), dict)
             if type(value) is not kind:
-                raise ValueError(f"{field.name}: {value!r}")
+                raise ValueError(f"{entry.name}: {value!r}")
     except FileNotFoundError as error:
         raise FoundryError(f"{path}: missing; the shard was not finished, prepare the data again") from error
     except (ValueError, TypeError) as error:

@@ -27,7 +27,7 @@ def test_an_epoch_sees_every_token_once_in_another_order_each_time(tmp_path):
     for epoch in range(3):
         assert sorted(blocks[4 * epoch : 4 * epoch + 4]) == [0, 1, 2, 3]
         rows = [dataset[i]["input_ids"].tolist() for i in range(4 * epoch, 4 * epoch + 4)]
-        assert sorted(id for row in rows for id in row) == sorted(dataset.shard.tokens().tolist())
+        assert sorted(id for row in rows for id in row) == sorted(dataset.source.tokens().tolist())
     assert len({tuple(blocks[4 * epoch : 4 * epoch + 4]) for epoch in range(3)}) > 1
     with pytest.raises(IndexError):
         dataset[12]

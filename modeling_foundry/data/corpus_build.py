@@ -1,0 +1,294 @@
+"""The tokenize command: a corpus folder from start, or from where it was, to its index.
+
+::
+
+    runs/corpus/data/
+        tokenize.json          what is being made: nothing else may be made here
+        tokenizer/             a copy of the tokenizer
+        train/000000.ds ...    one shard a file of the manifest, with .index and .json
+        failed/                one reason a file that could not be tokenized
+        logs/                  datatrove's, one a task
+        corpus.json            written last: the index of all shards
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from tqdm.auto import tqdm
+
+from ..files import sha256_of_file, write_atomically
+from ..settings import FoundryError
+from .executors import number_of_tasks, run_on_ray, run_on_this_machine, submit_to_slurm
+from .manifest import Manifest, read_manifest
+from .settings import TokenizeSettings
+from .shards import ShardHeader, header_path
+from .token_corpus import CORPUS_NAME, TOKENIZER_FOLDER, TokenCorpus, write_corpus
+from .tokenization import (
+    FAILED_FOLDER,
+    ShardTask,
+    TokenizeFiles,
+    TokenizeJob,
+    encoder_of,
+    finished_shard,
+    said,
+    shard_tasks,
+)
+
+PLAN_NAME = "tokenize.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+console = Console(highlight=False, soft_wrap=True)
+
+
+def tokenize(settings: TokenizeSettings) -> Path:
+    """Tokenize every file of the manifest that has no whole shard yet, then write the index.
+
+    Raises:
+        FoundryError: bad input, another corpus in the folder, or files that could not be tokenized.
+    """
+    folder, manifest = Path(settings.output_dir), read_manifest(settings.manifest)
+    tasks = shard_tasks(manifest.of_splits(settings.splits))
+    tokenizer = tokenizer_folder(str(settings.tokenizer))
+    plan = plan_of(settings, manifest, tasks, tokenizer)
+    if start(folder, plan, settings.overwrite):
+        console.print(f"tokenize: complete already, {folder} (nothing to do)")
+        return folder
+    copy_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)
+    encoder = encoder_of(folder, settings.engine)  # here, so that the workers find its proof
+    job = TokenizeJob(
+        folder.resolve(), manifest.root, settings.text_key, end_of_document(settings, encoder), settings.engine,
+        settings.bad_rows, settings.damaged_files,
+    )  # fmt: skip
+    left = [task for task in tasks if finished_shard(folder, task) is None]
+    if len(left) < len(tasks):
+        console.print(f"tokenize: going on, {len(tasks) - len(left):,} of {len(tasks):,} shards are whole")
+    if left and not run(settings, job, left):
+        return folder
+    seal(folder, plan, tasks)
+    return folder
+
+
+def tokenizer_folder(name: str) -> Path:
+    """The folder that holds ``tokenizer.json``: as given, or of a name in the local Hub cache.
+
+    Raises:
+        FoundryError: neither.
+    """
+    if Path(name).is_dir():
+        if not (Path(name) / "tokenizer.json").is_file():
+            raise FoundryError(f"{name}: no tokenizer.json here; give the folder of a fast tokenizer")
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True, allow_patterns=list(TOKENIZER_FILES)))
+    except Exception as error:
+        raise FoundryError(
+            f"tokenizer: {name} is neither a folder nor in the local Hub cache ({type(error).__name__})"
+        ) from error
+
+
+def plan_of(
+    settings: TokenizeSettings, manifest: Manifest, tasks: list[ShardTask], tokenizer: Path
+) -> dict[str, Any]:
+    """All that decides what the folder holds; how many workers make it does not."""
+    return {
+        "manifest": manifest.fingerprint, "num_files": len(tasks),
+        "splits": sorted({task.file.split for task in tasks}),
+        "tokenizer_sha256": sha256_of_file(tokenizer / "tokenizer.json"), "eos_token": settings.eos_token,
+        "text_key": settings.text_key, "bad_rows": settings.bad_rows,
+        "damaged_files": settings.damaged_files, "engine": settings.engine,
+    }  # fmt: skip
+
+
+def start(folder: Path, plan: dict[str, Any], overwrite: bool) -> bool:
+    """Make the folder ready; whether this very corpus is complete there already.
+
+    Raises:
+        FoundryError: it holds, or was becoming, another corpus.
+    """
+    path = folder / PLAN_NAME
+    wanted = json.dumps(plan, indent=1, ensure_ascii=False) + "\n"
+    try:
+        if path.is_file() and overwrite:
+            clear(folder)
+        if not path.is_file():
+            if folder.exists() and any(folder.iterdir()):
+                raise FoundryError(f"{folder}: holds other files; give an empty or new --output_dir")
+            write_atomically(path, wanted)
+            return False
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FoundryError(
+            f"{path}: not valid JSON; give another --output_dir or --overwrite=true"
+        ) from error
+    except OSError as error:
+        raise FoundryError(
+            f"{folder}: cannot write there ({error.strerror}); give another --output_dir"
+        ) from error
+    changed = [key for key in plan if plan[key] != found.get(key)]
+    if changed:
+        differences = ", ".join(f"{key}: {found.get(key)} -> {plan[key]}" for key in changed)
+        raise FoundryError(
+            f"{folder}: holds another corpus ({differences}); give another --output_dir, or --overwrite=true"
+        )
+    return (folder / CORPUS_NAME).is_file() and bool(TokenCorpus.open(folder))
+
+
+def clear(folder: Path) -> None:
+    """Remove what this command writes, the index first and the plan last, and nothing else."""
+    (folder / CORPUS_NAME).unlink(missing_ok=True)
+    plan = json.loads((folder / PLAN_NAME).read_text(encoding="utf-8"))
+    for name in [*plan.get("splits", []), TOKENIZER_FOLDER, FAILED_FOLDER, "logs", "tokenizer_proof"]:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / PLAN_NAME).unlink()
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """The files AutoTokenizer reads; the same ones again are left alone."""
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            content = (source / name).read_bytes()
+            if not (target / name).is_file() or (target / name).read_bytes() != content:
+                write_atomically(target / name, content)
+
+
+def end_of_document(settings: TokenizeSettings, encoder: Any) -> int:
+    """Id of the token that ends every document.
+
+    Raises:
+        FoundryError: the tokenizer has no such token.
+    """
+    if settings.eos_token is None:
+        return int(encoder.eos_token_id)
+    id = encoder.token_to_id(settings.eos_token)
+    if id is None:
+        raise FoundryError(f"eos_token: {settings.eos_token} is not a token of {settings.tokenizer}")
+    return int(id)
+
+
+def run(settings: TokenizeSettings, job: TokenizeJob, tasks: list[ShardTask]) -> bool:
+    """Run the executor; False when the work was handed to SLURM and is not done yet."""
+    number = number_of_tasks(len(tasks), settings.num_tasks)
+    step, logs = TokenizeFiles(job, tasks, quiet=settings.executor == "local"), job.folder / "logs"
+    if settings.executor == "slurm":
+        job_id = submit_to_slurm([step], number, settings.slurm or {}, logs, "tokenize")
+        console.print(
+            f"tokenize: SLURM job {job_id} with {number:,} tasks makes {len(tasks):,} shards; "
+            "run the same command again when it has ended, to write the index"
+        )
+        return False
+    with progress(job.folder, tasks):
+        if settings.executor == "ray":
+            run_on_ray([step], number, settings.workers, logs)
+        else:
+            run_on_this_machine([step], number, settings.workers, logs)
+    return True
+
+
+@contextmanager
+def progress(folder: Path, tasks: list[ShardTask]) -> Iterator[None]:
+    """A bar over the bytes of the source files, moved by the shards that appear."""
+    done, waiting = threading.Event(), dict.fromkeys(tasks)
+    total = sum(task.file.num_bytes for task in tasks)
+    bar = tqdm(total=total, desc="tokenize", unit="B", unit_scale=True, mininterval=0.5)
+
+    def watch() -> None:
+        while waiting:
+            last = done.wait(1)
+            for task in [t for t in waiting if header_path(folder / t.shard).is_file()]:
+                bar.update(task.file.num_bytes)
+                del waiting[task]
+            if last:
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        bar.close()
+
+
+def seal(folder: Path, plan: dict[str, Any], tasks: list[ShardTask]) -> None:
+    """Write the index once every file has its shard, and say what was counted.
+
+    Raises:
+        FoundryError: files have none; the first is named with its reason.
+    """
+    headers = {task: finished_shard(folder, task) for task in tasks}
+    missing = [task for task, header in headers.items() if header is None]
+    if missing:
+        first = missing[0]
+        failure = folder / first.failure
+        reason = json.loads(failure.read_text())["reason"] if failure.is_file() else "its task did not end"
+        raise FoundryError(
+            f"{folder}: {len(missing):,} of {len(tasks):,} files have no shard; the first, {first.file.path}: "
+            f"{reason}"
+        )
+    splits: dict[str, list[tuple[str, ShardHeader]]] = {}
+    for task, header in headers.items():
+        if header is not None:
+            splits.setdefault(task.file.split, []).append((task.shard, header))
+    counts = {name: counted([header for _, header in shards]) for name, shards in splits.items()}
+    write_corpus(folder, splits, {"plan": plan, "counts": counts})
+    _print(folder, counts)
+
+
+def counted(headers: list[ShardHeader]) -> dict[str, Any]:
+    """Sums over the shards of a split: what went in, what came out, what gave nothing and why."""
+    bad_rows: Counter[str] = Counter()
+    for header in headers:
+        bad_rows.update(header.source["bad_rows"])
+    return {
+        "files": len(headers),
+        "documents": sum(header.num_documents for header in headers),
+        "text_bytes": sum(header.source["text_bytes"] for header in headers),
+        "tokens": sum(header.num_tokens for header in headers),
+        "empty_files": sum(header.num_documents == 0 for header in headers),
+        "damaged": [header.source["damaged"] for header in headers if header.source["damaged"]],
+        "mismatches": [found for header in headers for found in header.source["mismatches"]],
+        "bad_rows": dict(sorted(bad_rows.items())),
+    }
+
+
+def _print(folder: Path, counts: dict[str, dict[str, Any]]) -> None:
+    table = Table(title=str(folder), title_justify="left", show_edge=False, pad_edge=False)
+    table.add_column("")
+    for name in counts:
+        table.add_column(name, justify="right")
+    for key, label in (
+        ("files", "files"), ("documents", "documents"), ("text_bytes", "bytes of text"), ("tokens", "tokens"),
+    ):  # fmt: skip
+        table.add_row(label, *(f"{count[key]:,}" for count in counts.values()))
+    ratios = (f"{count['text_bytes'] / max(1, count['tokens']):.2f}" for count in counts.values())
+    table.add_row("bytes per token", *ratios)
+    console.print(table)
+    for name, count in counts.items():
+        if count["bad_rows"]:
+            console.print(f"{name}: gave no document: {said(count['bad_rows'])}")
+        if count["empty_files"]:
+            console.print(f"{name}: {count['empty_files']} files without a document")
+        for damaged in count["damaged"]:
+            console.print(f"{name}: kept up to the damage: {damaged}")
+        if count["mismatches"]:
+            console.print(
+                f"{name}: the fast engine differed from the tokenizers library {len(count['mismatches'])} times; "
+                "those files were made again by the library; --engine=reference --overwrite=true makes all so"
+            )

@@ -1,0 +1,218 @@
+"""Documents of one source file, with every row that gives none counted by its reason."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+import fsspec
+import orjson
+import zstandard
+
+from ..settings import FoundryError
+from .manifest import SourceFile
+
+BLOCK_BYTES = 1 << 20
+ROW_GROUP_ROWS = 1024
+
+# Why a row gave no document.
+BROKEN_JSON = "broken JSON"
+NOT_UTF8 = "invalid UTF-8"
+NO_TEXT = "no text"
+EMPTY_TEXT = "empty text"
+LONE_SURROGATE = "lone surrogate"
+REASONS = (BROKEN_JSON, NOT_UTF8, NO_TEXT, EMPTY_TEXT, LONE_SURROGATE)
+
+
+class DamagedFileError(FoundryError):
+    """The bytes of a file end or break where they should go on; documents before that were read."""
+
+
+def read_documents(root: str, file: SourceFile, text_key: str, bad_rows: Counter[str]) -> Iterator[str]:
+    """Texts of the documents of a file, in order.
+
+    Args:
+        root: folder or fsspec URL of the manifest.
+        text_key: key or column that holds the text.
+        bad_rows: counts, by reason, the rows that gave no document.
+
+    Raises:
+        DamagedFileError: a truncated or corrupt compressed stream or Parquet file.
+        FoundryError: the file cannot be opened, or has no such column.
+    """
+    name = f"{root.rstrip('/')}/{file.path}"
+    reader = {"jsonl": _json_lines, "parquet": _parquet, "text": _whole_text}[file.format]
+    try:
+        with fsspec.open(name, "rb") as stream:
+            for text in reader(stream, file, text_key, bad_rows, name):
+                if not text:
+                    bad_rows[EMPTY_TEXT] += 1
+                elif _has_lone_surrogate(text):
+                    bad_rows[LONE_SURROGATE] += 1
+                else:
+                    yield text
+    except OSError as error:
+        if isinstance(error, gzip.BadGzipFile):
+            raise DamagedFileError(f"{name}: corrupt gzip data ({error})") from error
+        raise FoundryError(f"{name}: cannot be read ({error.strerror or error})") from error
+
+
+def count_rows(root: str, file: SourceFile) -> int:
+    """Rows of a file: from Parquet's own footer, else by reading it; what is damaged is counted up to there."""
+    name = f"{root.rstrip('/')}/{file.path}"
+    if file.format == "text":
+        return 1
+    rows = 0
+    with fsspec.open(name, "rb") as stream:
+        try:
+            if file.format == "parquet":
+                import pyarrow.parquet
+
+                return int(pyarrow.parquet.ParquetFile(stream).metadata.num_rows)
+            for block in _blocks(stream, file.compression, name):
+                rows += block.count(b"\n")
+        except (FoundryError, ValueError, OSError):
+            return rows  # an estimate; tokenize reports the damage
+    return rows
+
+
+def _json_lines(
+    stream: IO[bytes], file: SourceFile, text_key: str, bad_rows: Counter[str], name: str
+) -> Iterator[str]:
+    for line in _split_lines(_blocks(stream, file.compression, name)):
+        if not line.strip():
+            continue
+        row = _parse(line)
+        if isinstance(row, str):
+            bad_rows[row] += 1
+        elif not isinstance(row, dict) or not isinstance(row.get(text_key), str):
+            bad_rows[NO_TEXT] += 1
+        else:
+            yield row[text_key]
+
+
+def _parse(line: bytes) -> Any:
+    """The row, or as a str the reason why there is none."""
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        try:
+            row = json.loads(line.decode("utf-8"))  # takes what orjson does not: lone surrogates, big numbers
+        except UnicodeDecodeError:
+            return NOT_UTF8
+        except (ValueError, RecursionError):
+            return BROKEN_JSON
+    return [] if isinstance(row, str) else row  # a JSON string is a row without a key, not a reason
+
+
+def _split_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Lines without their newline; a last line without one counts too."""
+    parts: list[bytes] = []
+    for block in blocks:
+        first, *rest = block.split(b"\n")
+        parts.append(first)
+        if not rest:
+            continue
+        yield b"".join(parts)
+        yield from rest[:-1]
+        parts = [rest[-1]]
+    if last := b"".join(parts):
+        yield last
+
+
+def _parquet(
+    stream: IO[bytes], file: SourceFile, text_key: str, bad_rows: Counter[str], name: str
+) -> Iterator[str]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.ParquetFile(stream)
+        if text_key not in table.schema_arrow.names:
+            raise FoundryError(
+                f"{name}: no column {text_key}; it has {', '.join(table.schema_arrow.names)}; give --text_key"
+            )
+        for batch in table.iter_batches(batch_size=ROW_GROUP_ROWS, columns=[text_key]):
+            for text in _column(batch.column(0)):
+                if isinstance(text, str):
+                    yield text
+                else:
+                    bad_rows[NO_TEXT if text is None else NOT_UTF8] += 1
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DamagedFileError(
+            f"{name}: not a whole Parquet file ({' '.join(str(error).split())})"
+        ) from error
+
+
+def _column(column: Any) -> list[Any]:
+    """Python values; where one row is not UTF-8 it alone is left as bytes."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        values = []
+        for scalar in column:
+            data = scalar.as_buffer()
+            try:
+                values.append(None if data is None else data.to_pybytes().decode("utf-8"))
+            except UnicodeDecodeError:
+                values.append(data.to_pybytes())
+        return values
+
+
+def _whole_text(
+    stream: IO[bytes], file: SourceFile, text_key: str, bad_rows: Counter[str], name: str
+) -> Iterator[str]:
+    """A text file is one document."""
+    data = b"".join(_blocks(stream, file.compression, name))
+    try:
+        yield data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        bad_rows[NOT_UTF8] += 1
+
+
+def _has_lone_surrogate(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _blocks(stream: IO[bytes], compression: str, name: str) -> Iterator[bytes]:
+    """Decompressed bytes, piece by piece.
+
+    Raises:
+        DamagedFileError: the stream breaks or ends inside a frame.
+    """
+    read: Callable[[], bytes] = lambda: stream.read(BLOCK_BYTES)  # noqa: E731
+    try:
+        if compression == "zstd":
+            yield from _zstd_blocks(iter(read, b""), name)
+        elif compression == "gzip":
+            with gzip.GzipFile(fileobj=io.BufferedReader(stream)) as unpacked:  # type: ignore[type-var]
+                yield from iter(lambda: unpacked.read(BLOCK_BYTES), b"")
+        else:
+            yield from iter(read, b"")
+    except (zstandard.ZstdError, zlib.error, EOFError) as error:
+        raise DamagedFileError(f"{name}: corrupt {compression} data ({error})") from error
+
+
+def _zstd_blocks(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
+    """Frames one after the other; zstandard's own stream reader takes a truncated frame for the end."""
+    decompressor, open_frame = zstandard.ZstdDecompressor(), None
+    for block in blocks:
+        while block:
+            if open_frame is None:
+                open_frame = decompressor.decompressobj()
+            if data := open_frame.decompress(block):
+                yield data
+            block = b""
+            if open_frame.eof:
+                block, open_frame = open_frame.unused_data, None
+    if open_frame is not None:
+        raise DamagedFileError(f"{name}: corrupt zstd data (ends inside a frame)")
