@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from ..settings import parse, parse_command
-from .settings import DataSettings
+from .settings import ChatSettings, DataSettings, LintSettings
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,12 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "prepare": Command(
         DataSettings, "a small corpus in one go: tokenizer, token shards, samples", "preparation:prepare"
+    ),
+    "chat": Command(
+        ChatSettings, "a public chat or preference dataset in TRL's formats", "chat_preparation:prepare_chat"
+    ),
+    "lint": Command(
+        LintSettings, "samples, tokenizer and chat template checked before training", "chat_linter:lint"
     ),
 }
 
