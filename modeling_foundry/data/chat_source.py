@@ -78,6 +78,8 @@ def _from_hub(name: str, dataset: ChatDataset, revision: str | None) -> Source:
             f"{name}: {dataset.repository} is neither reachable nor in the cache; fetch it where there is a "
             f"network, or give --file FILE, a json, jsonl or parquet file with {dataset.columns}"
         ) from error
+    except ValueError as error:  # another split or configuration than the one we know
+        raise FoundryError(f"{dataset.repository}: cannot be loaded ({_in_one_line(error)})") from error
     if revision is not None and len(revision) == 40 and builder.hash != revision:
         raise FoundryError(  # offline, `datasets` takes what the cache has, whatever was asked for
             f"{name}: the cache has revision {builder.hash} of {dataset.repository}, not {revision}"

@@ -112,6 +112,15 @@ def reason_of(name, row):
     return str(outcome)
 
 
+def test_the_page_lists_every_dataset_with_its_licence():
+    page = (REPOSITORY / "docs" / "data.md").read_text()
+    for name, dataset in DATASETS.items():
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+        assert dataset.repository in line
+        assert dataset.licence in line
+        assert ("preference" in line) == (dataset.kind == "preference")
+
+
 def test_every_dataset_has_a_row_here():
     assert {*ROWS, "oasst1"} == set(DATASETS)
 
@@ -597,6 +606,12 @@ def test_a_dataset_in_the_cache_needs_no_network(tmp_path):
     assert len(read(folder, "sft_train.jsonl")) == 19
     with pytest.raises(FoundryError, match=f"the cache has revision {revision} of tatsu-lab/alpaca, not e+"):
         prepare_chat(ChatSettings("alpaca", str(tmp_path / "other"), revision="e" * 40))
+
+
+def test_a_cached_dataset_without_the_split_is_one_line(tmp_path):
+    put_in_the_cache(tmp_path / "cache", "HuggingFaceH4/ultrachat_200k", "d" * 40, list(many("ultrachat", 5)))
+    with pytest.raises(FoundryError, match=r"HuggingFaceH4/ultrachat_200k: cannot be loaded \(.*train_sft"):
+        prepare_chat(ChatSettings("ultrachat", str(tmp_path / "out")))
 
 
 def run(*arguments):

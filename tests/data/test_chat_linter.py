@@ -350,6 +350,16 @@ def test_bad_samples_are_one_line(content, message, tmp_path):
     assert finished.stderr.count("\n") == 1
 
 
+def test_the_folder_of_a_model_will_do(tokenizer, tmp_path):
+    """The child knows neither our configuration class nor its custom code, and must not ask for either."""
+    from modeling_foundry import FoundryConfig
+
+    FoundryConfig(vocab_size=512, hidden_size=64, num_hidden_layers=1).save_pretrained(tmp_path)
+    assert "auto_map" in json.loads((tmp_path / "config.json").read_text())
+    tokenizer.save_pretrained(tmp_path)
+    assert not lint_samples(SAMPLES, tmp_path).failed
+
+
 def test_a_folder_without_tokenizer_is_one_line(tmp_path):
     with pytest.raises(FoundryError, match=f"{tmp_path}: no tokenizer that AutoTokenizer loads") as raised:
         lint_samples(SAMPLES, tmp_path)
