@@ -4,6 +4,7 @@ The commands of ``docs/plan.md`` are compared with what they print in ``tests/pl
 ``lm_eval run`` with our own evaluation in ``tests/evaluation/test_pipeline.py``.
 """
 
+import json
 import os
 import re
 import shlex
@@ -58,6 +59,7 @@ def commands_of(page: Path) -> list[str]:
 
 ALL = sorted({command for page in PAGES for command in commands_of(page)})
 MAKE = [command for command in ALL if command.startswith("make")]
+FROM_THE_HUB = [command for command in ALL if "prepare_data.py chat " in command]
 TRAIN_ON_A_FILE = [command for command in ALL if "--text_file" in command]
 
 
@@ -95,6 +97,7 @@ def script_of(command: str) -> str:
 def test_there_are_commands():
     assert len(MAKE) >= 8
     assert TRAIN_ON_A_FILE
+    assert FROM_THE_HUB
     assert {Path(script_of(command)).name for command in ALL} >= set(LIFE)
 
 
@@ -150,6 +153,15 @@ def test_the_commands_on_a_text_file(command, checkout):
     output = "" if "--output_dir" in command else f"--output_dir=runs/{Path(script).stem}"
     small = "--num_hidden_layers=1" if script.endswith("pretrain.py") else ""
     run(command, checkout, f"{small} {output}")
+
+
+@pytest.mark.parametrize("command", FROM_THE_HUB)
+def test_the_commands_on_a_dataset_of_the_hub(command, checkout):
+    """The same command with a local file in the Hub's place."""
+    assert "--dataset alpaca " in command
+    rows = [{"instruction": f"Say {i}.", "input": "", "output": str(i)} for i in range(20)]
+    (checkout / "alpaca.json").write_text(json.dumps(rows))
+    assert "held out" in run(command, checkout, "--file=alpaca.json")
 
 
 def test_the_commands_that_need_gpus_name_files_that_exist():

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from ..settings import parse, parse_command
-from .settings import DataSettings
+from .settings import (
+    ChatSettings,
+    DataSettings,
+    InspectSettings,
+    LintSettings,
+    ManifestSettings,
+    TokenizeSettings,
+    VerifySettings,
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,18 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "prepare": Command(
         DataSettings, "a small corpus in one go: tokenizer, token shards, samples", "preparation:prepare"
+    ),
+    "manifest": Command(
+        ManifestSettings, "the list of files a large corpus is made of", "manifest_scan:make_manifest"
+    ),
+    "tokenize": Command(TokenizeSettings, "the files of a manifest to token shards", "corpus_build:tokenize"),
+    "verify": Command(VerifySettings, "check every byte of a corpus", "verification:verify"),
+    "inspect": Command(InspectSettings, "statistics, pictures and a packed sample", "inspection:inspect"),
+    "chat": Command(
+        ChatSettings, "a public chat or preference dataset in TRL's formats", "chat_preparation:prepare_chat"
+    ),
+    "lint": Command(
+        LintSettings, "samples, tokenizer and chat template checked before training", "chat_linter:lint"
     ),
 }
 

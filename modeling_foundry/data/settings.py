@@ -1,5 +1,7 @@
 """The keys of ``prepare_data.py``'s commands."""
 
+"""The settings of each command of ``prepare_data.py``."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -8,6 +10,10 @@ from typing import Any, Literal
 
 def _help(text: str, default: Any) -> Any:
     return field(default=default, metadata={"help": text})
+
+
+def _required(text: str) -> Any:
+    return field(metadata={"help": text})
 
 
 @dataclass
@@ -121,3 +127,59 @@ class InspectSettings:
     seed: int = _help("of the shuffle the shown sequence comes from", 0)
     sample_shards: int = _help("shards whose document lengths are read", 200)
     plot: str | None = _help("folder for pictures; none without it", None)
+
+
+class ChatSettings:
+    """Which public dataset becomes which conversations or preference pairs, and where."""
+
+    dataset: str = _required("alpaca, alpaca_cleaned, dolly, oasst1, … (docs/data.md lists them)")
+    output_dir: str = _required("folder to write")
+    file: str | None = _help(
+        "local json, jsonl or parquet file of the same columns, instead of the Hub", None
+    )
+    revision: str | None = _help("commit or branch on the Hub; the newest when not given", None)
+    max_samples: int | None = _help("keep N samples, drawn by the seed; all are checked", None)
+    validation_fraction: float = _help("share of the samples held out; 0 holds out none", 0.01)
+    seed: int = _help("decides the order, the samples kept and those held out", 0)
+    system_prompt: str | None = _help("system message of the conversations that have none", None)
+    language: str | None = _help("oasst1: only threads in this language, as en or pt-BR", None)
+    max_malformed_fraction: float = _help("stop when a larger share of the rows is malformed", 0.05)
+    overwrite: bool = _help("replace a folder prepared with other settings", False)
+
+    def __post_init__(self) -> None:
+        from .chat_datasets import DATASETS
+
+        if self.dataset not in DATASETS:
+            raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, found {self.dataset!r}")
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(
+                f"validation_fraction: expected a number from 0 to below 1, found {self.validation_fraction}"
+            )
+        if not 0 <= self.max_malformed_fraction <= 1:
+            raise ValueError(
+                f"max_malformed_fraction: expected a number from 0 to 1, found {self.max_malformed_fraction}"
+            )
+        if self.max_samples is not None and self.max_samples < 1:
+            raise ValueError(f"max_samples: expected at least 1, found {self.max_samples}")
+        if self.language is not None and DATASETS[self.dataset].convert is not None:
+            raise ValueError(f"language: {self.dataset} does not say its rows' language; only oasst1 does")
+        if self.file is not None and self.revision is not None:
+            raise ValueError("revision: belongs to the Hub; expected none beside file")
+
+
+@dataclass
+class LintSettings:
+    """Which samples are checked against which tokenizer and its chat template."""
+
+    file: str = _required("JSON lines: messages (SFT) or prompt, chosen, rejected (preference)")
+    tokenizer: str = _required("folder of the tokenizer, or of a model with one")
+    max_length: int = _help("tokens that training keeps of a row", 1024)
+    num_samples: int = _help("rows to check, spread evenly over the file", 1000)
+    kind: Literal["auto", "sft", "preference"] = _help("auto: what the first row is", "auto")
+    time_limit_s: float = _help("seconds the template may take for one row", 10.0)
+    memory_limit_mb: int = _help("memory the template may take beside the tokenizer", 1024)
+
+    def __post_init__(self) -> None:
+        for name in ("max_length", "num_samples", "time_limit_s", "memory_limit_mb"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}: expected more than 0, found {getattr(self, name)}")

@@ -1,0 +1,193 @@
+"""The program of a child process that alone ever runs a chat template; ``template_process`` starts it.
+
+Reads one JSON object a line, answers with one.  The first names the tokenizer's folder and the limits; each
+further one is a sample.  It imports nothing of this package, so that it can be run as a plain file.
+"""
+
+import json
+import os
+import re
+import resource
+import sys
+from itertools import groupby, takewhile
+
+END_OF_TURN = "<|im_end|>"
+GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+def main():
+    """Answer until the input ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a library prints must not look like an answer
+
+    def answer(content):
+        answers.write(json.dumps(content) + "\n")
+        answers.flush()
+
+    order = json.loads(sys.stdin.readline())
+    try:
+        tokenizer = load(order["folder"])
+        answer(facts_of(tokenizer, order["folder"]))
+    except Exception as error:  # whatever it is, it is the parent that says so
+        answer({"failed": in_one_line(error)})
+        return
+    limit_memory(order["memory_bytes"])
+    for line in sys.stdin:
+        answer(attempt(tokenizer, json.loads(line), order))
+
+
+def load(folder):
+    """The tokenizer, its threads and buffers made before memory is limited."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    tokenizer(["a", "b"])
+    return tokenizer
+
+
+def limit_memory(num_bytes):
+    """Let the process grow by so much and no more (Linux; macOS keeps no such limit)."""
+    try:
+        with open("/proc/self/statm") as file:
+            used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (used + num_bytes, used + num_bytes))
+
+
+def facts_of(tokenizer, folder):
+    """What the checks must know of tokenizer and template; nothing is rendered."""
+    template = tokenizer.get_chat_template() if tokenizer.chat_template else None
+    bos = tokenizer.bos_token_id
+    return {
+        "template": template is not None,
+        "generation": bool(template and GENERATION.search(template)),
+        "bos": bos,
+        "bos_token": tokenizer.bos_token,
+        "adds_bos": bos is not None and tokenizer("a")["input_ids"][:1] == [bos],
+        "stops": {id: tokenizer.convert_ids_to_tokens(id) for id in sorted(stop_ids(tokenizer, folder))},
+        "control_tokens": control_tokens(tokenizer),
+    }
+
+
+def stop_ids(tokenizer, folder):
+    """Ids that generation stops at: end of text, end of turn, and what ``generation_config.json`` adds."""
+    ids = {tokenizer.eos_token_id, tokenizer.get_vocab().get(END_OF_TURN)}
+    path = os.path.join(folder, "generation_config.json")
+    if os.path.isfile(path):
+        with open(path, encoding="utf-8") as file:
+            ends = json.load(file).get("eos_token_id")
+        ids |= set(ends) if isinstance(ends, list) else {ends}
+    return ids - {None}
+
+
+def control_tokens(tokenizer):
+    """The spelling of each special token."""
+    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+
+
+def attempt(tokenizer, request, order):
+    """The answer to one sample; ``fatal`` where the template itself is at fault, ``error`` where it refuses."""
+    from jinja2.exceptions import SecurityError
+
+    try:
+        return render(tokenizer, request, order)
+    except MemoryError:
+        return {"fatal": f"takes more than {order['memory_bytes'] >> 20:,} MiB"}
+    except (SecurityError, OverflowError, RecursionError, TooLargeError) as error:
+        return {"fatal": in_one_line(error)}
+    except Exception as error:  # a template may raise anything
+        return {"error": in_one_line(error)}
+
+
+class TooLargeError(Exception):
+    """The rendered text passes the limit."""
+
+
+def render(tokenizer, request, order):
+    """Token ids and trained tokens of each sequence of a sample, as TRL will see them."""
+    sample = request["sample"]
+    limit = order["max_characters"]
+    if "messages" in sample:
+        sequences = [trained_by_mask(tokenizer, sample["messages"], limit)]
+        conversations = [sample["messages"]]
+    else:
+        conversations = [sample["prompt"] + sample[side] for side in ("chosen", "rejected")]
+        sequences = [after_prompt(tokenizer, sample["prompt"], whole, limit) for whole in conversations]
+    answer = {"sequences": sequences, **spelled_control_tokens(tokenizer, conversations, sequences)}
+    if request["decode"]:
+        answer["pieces"] = pieces(tokenizer, sequences[0], order["max_length"])
+    return answer
+
+
+def trained_by_mask(tokenizer, messages, limit):
+    """A conversation of SFT: the tokens inside ``{% generation %}`` are trained."""
+    num_characters = checked_length(tokenizer, messages, limit)
+    output = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+    ids = output["input_ids"]
+    prompt = ids_of(tokenizer, messages[:-1], add_generation_prompt=True) if messages[:-1] else []
+    prefix = prompt == ids[: len(prompt)]
+    return {"ids": ids, "mask": output["assistant_masks"], "prefix": prefix, "characters": num_characters}
+
+
+def after_prompt(tokenizer, prompt, whole, limit):
+    """One side of a preference pair: what follows the prompt's tokens is compared."""
+    num_characters = checked_length(tokenizer, whole, limit)
+    prompt_ids, ids = ids_of(tokenizer, prompt, add_generation_prompt=True), ids_of(tokenizer, whole)
+    same = len(list(takewhile(lambda both: both[0] == both[1], zip(prompt_ids, ids, strict=False))))
+    mask = [int(place >= same) for place in range(len(ids))]
+    return {"ids": ids, "mask": mask, "prefix": same == len(prompt_ids), "characters": num_characters}
+
+
+def ids_of(tokenizer, messages, **options):
+    return tokenizer.apply_chat_template(messages, return_dict=True, **options)["input_ids"]
+
+
+def checked_length(tokenizer, messages, limit):
+    """Characters of the rendered text, known before it is tokenized."""
+    num_characters = len(tokenizer.apply_chat_template(messages, tokenize=False))
+    if num_characters > limit:
+        raise TooLargeError(f"renders {num_characters:,} characters; expected at most {limit:,}")
+    return num_characters
+
+
+def spelled_control_tokens(tokenizer, conversations, sequences):
+    """Whether contents spell control tokens, and whether the spelling came out as the real token.
+
+    The same conversations with the spelling broken by a space say how many the template itself writes.
+    """
+    tokens = control_tokens(tokenizer)
+    contents = [message["content"] for messages in conversations for message in messages]
+    if not any(token in content for token in tokens for content in contents):
+        return {"spelled": False, "obeyed": False}
+
+    def broken(text):
+        for token in tokens:
+            text = text.replace(token, f"{token[:1]} {token[1:]}")
+        return text
+
+    control = set(tokenizer.convert_tokens_to_ids(tokens))
+    for messages, sequence in zip(conversations, sequences, strict=True):
+        plain = [{**message, "content": broken(message["content"])} for message in messages]
+        written = sum(id in control for id in ids_of(tokenizer, plain))
+        if sum(id in control for id in sequence["ids"]) > written:
+            return {"spelled": True, "obeyed": True}
+    return {"spelled": True, "obeyed": False}
+
+
+def pieces(tokenizer, sequence, max_length):
+    """The text of the first tokens, cut where training begins or ends: ``[trained, text]``."""
+    tokens = zip(sequence["mask"][:max_length], sequence["ids"][:max_length], strict=True)
+    runs = groupby(tokens, key=lambda token: bool(token[0]))
+    return [[trained, tokenizer.decode([id for _, id in run])] for trained, run in runs]
+
+
+def in_one_line(error):
+    """``TypeName: message``."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+if __name__ == "__main__":
+    # A tokenizer needs no torch, and without it the start takes half the time.
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    main()

@@ -1,0 +1,382 @@
+"""Each silent fault between samples, tokenizer and template is made once and must be found."""
+
+import json
+import subprocess
+import sys
+import time
+from unittest.mock import patch
+
+import pytest
+from tokenizers import processors
+
+from modeling_foundry.data import template_renderer
+from modeling_foundry.data.chat_linter import lint_samples, marked, read_rows
+from modeling_foundry.data.template_process import TemplateLimitError, TemplateProcess
+from modeling_foundry.data.tokenizer import CHAT_TEMPLATE, train_tokenizer
+from modeling_foundry.settings import FoundryError
+from tests.conftest import REPOSITORY
+
+TEXTS = ["Say hello to the world.\nHello, world!\n" * 30, "What is one and one? Two.\n" * 30]
+
+
+def sample(question="Say hello.", answer="Hello, world!"):
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def pair(question="Say hello.", chosen="Hello, world!", rejected="What?"):
+    return {
+        "prompt": [{"role": "user", "content": question}],
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+    }
+
+
+SAMPLES = [sample(), sample("What is one and one?", "Two."), sample("Say hello to the world.", "Hello!")]
+
+
+@pytest.fixture
+def tokenizer():
+    return train_tokenizer(TEXTS, vocab_size=340)
+
+
+class Here:
+    """The renderer's own functions in this process: a child for each template here would cost two seconds."""
+
+    slowest_s, time_limit_s = 0.0, 10.0
+
+    def __init__(self, folder, time_limit_s, memory_bytes, max_length):
+        self.folder, self.tokenizer = str(folder), template_renderer.load(folder)
+        self.order = {"memory_bytes": memory_bytes, "max_characters": 10**6, "max_length": max_length}
+
+    __enter__ = __exit__ = lambda self, *_: None
+
+    def start(self):
+        return json.loads(json.dumps(template_renderer.facts_of(self.tokenizer, self.folder)))
+
+    def render(self, sample, decode=False):
+        return template_renderer.attempt(self.tokenizer, {"sample": sample, "decode": decode}, self.order)
+
+
+def lint(samples, tokenizer, **options):
+    with patch("modeling_foundry.data.chat_linter.TemplateProcess", Here):
+        return by_name(samples, tokenizer, **options)
+
+
+def by_name(samples, tokenizer, **options):
+    return {check.name: check for check in lint_samples(samples, tokenizer, **options).checks}
+
+
+def with_bos(tokenizer):
+    """The tokenizer adds <|bos|> to whatever it encodes."""
+    tokenizer.add_special_tokens({"bos_token": "<|bos|>"})
+    bos = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|bos|> $A", pair="<|bos|> $A $B", special_tokens=[("<|bos|>", bos)]
+    )
+    return tokenizer
+
+
+def test_our_own_template_passes_every_check(tokenizer):
+    report = lint_samples(SAMPLES, tokenizer)
+    assert {check.status for check in report.checks} == {"PASS"}
+    assert not report.failed
+    found = {check.name: check.detail for check in report.checks}
+    assert found["one BOS policy"] == "no BOS: the tokenizer has none"
+    assert found["stop token in the loss"] == "each of 3 answers ends with <|endoftext|> or <|im_end|>"
+    assert report.pieces == [
+        (False, "<|im_start|>user\nSay hello.<|im_end|>\n<|im_start|>assistant\n"),
+        (True, "Hello, world!<|im_end|>"),
+        (False, "\n"),
+    ]
+
+
+def test_trained_tokens_are_those_of_trl(tokenizer, tmp_path):
+    """The tokens that the linter counts and the labels that SFTTrainer would learn are the same."""
+    tokenizer.save_pretrained(tmp_path)
+    expected = tokenizer.apply_chat_template(
+        SAMPLES[0]["messages"], return_dict=True, return_assistant_tokens_mask=True
+    )
+    with TemplateProcess(tmp_path, 10, 1 << 30, 1024) as process:
+        process.start()
+        (sequence,) = process.render(SAMPLES[0])["sequences"]
+    assert sequence["ids"] == expected["input_ids"]
+    assert sequence["mask"] == expected["assistant_masks"]
+
+
+def test_preference_pairs_pass_without_generation_markers(tokenizer):
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    report = lint_samples([pair(), pair("One?", "Two.", "Hello!")], tokenizer)
+    assert {check.status for check in report.checks} == {"PASS"}
+    assert "{% generation %} in the template" not in {check.name for check in report.checks}
+    assert report.pieces[1] == (True, "Hello, world!<|im_end|>\n")
+
+
+def test_a_missing_template_is_the_only_finding(tokenizer):
+    tokenizer.chat_template = None
+    (check,) = lint_samples(SAMPLES, tokenizer).checks
+    assert (check.name, check.status) == ("chat template", "FAIL")
+
+
+def test_a_template_without_generation_markers(tokenizer):
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+    found = lint(SAMPLES, tokenizer)
+    assert found["{% generation %} in the template"].status == "FAIL"
+    assert "write {% generation %} before an answer" in found["{% generation %} in the template"].detail
+    assert found["trained tokens in every row"].detail == "3 of 3 sequences have none"
+    assert found["trained tokens in every row"].status == "FAIL"
+
+
+def test_an_end_of_turn_outside_the_loss(tokenizer):
+    inside = "{{- plain(message['content']) + '<|im_end|>' }}{% endgeneration %}"
+    assert inside in CHAT_TEMPLATE
+    tokenizer.chat_template = CHAT_TEMPLATE.replace(
+        inside, "{{- plain(message['content']) }}{% endgeneration %}{{- '<|im_end|>' }}"
+    )
+    check = lint(SAMPLES, tokenizer)["stop token in the loss"]
+    assert check.status == "FAIL"
+    assert check.detail == "3 of 3 answers do not end with <|endoftext|> or <|im_end|>"
+
+
+def test_a_line_end_trained_after_the_stop_is_fine(tokenizer):
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("'<|im_end|>' }}{% endgen", "'<|im_end|>\\n' }}{% endgen")
+    assert lint(SAMPLES, tokenizer)["stop token in the loss"].status == "PASS"
+
+
+def test_stops_of_the_generation_config_count(tokenizer, tmp_path):
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<|stop|>"]}, replace_extra_special_tokens=False
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("'<|im_end|>' }}{% endgen", "'<|stop|>' }}{% endgen")
+    tokenizer.save_pretrained(tmp_path)
+    assert lint(SAMPLES, tmp_path)["stop token in the loss"].status == "FAIL"
+    stop = tokenizer.convert_tokens_to_ids("<|stop|>")
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [stop]}))
+    check = lint(SAMPLES, tmp_path)["stop token in the loss"]
+    assert (check.status, check.detail[-8:]) == ("PASS", "<|stop|>")
+
+
+@pytest.mark.parametrize(
+    ("adds", "writes", "status", "detail"),
+    [
+        (False, "", "PASS", "no BOS"),
+        (False, "<|bos|>", "PASS", "one <|bos|>, from the template"),
+        (True, "", "WARN", "training sees none, but tokenizer(text) adds <|bos|>"),
+        (True, "<|bos|>", "FAIL", "double: template and tokenizer both write <|bos|>"),
+        (False, "<|bos|><|bos|>", "FAIL", "the template writes 2 <|bos|> at the start"),
+    ],
+)
+def test_bos_policies(tokenizer, adds, writes, status, detail):
+    tokenizer.add_special_tokens({"bos_token": "<|bos|>"})
+    if adds:
+        tokenizer = with_bos(tokenizer)
+    tokenizer.chat_template = "{{- '%s' }}%s" % (writes, CHAT_TEMPLATE)  # noqa: UP031
+    check = lint(SAMPLES, tokenizer)["one BOS policy"]
+    assert (check.status, check.detail[: len(detail)]) == (status, detail)
+
+
+def test_a_bos_for_some_rows_only_is_no_policy(tokenizer):
+    tokenizer.add_special_tokens({"bos_token": "<|bos|>"})
+    tokenizer.chat_template = (
+        "{%- if messages[0]['content'] == 'Say hello.' %}{{- '<|bos|>' }}{%- endif %}" + CHAT_TEMPLATE
+    )
+    check = lint(SAMPLES, tokenizer)["one BOS policy"]
+    assert check.status == "FAIL"
+    assert "2 begin with 0, 1 begin with 1 <|bos|>" in check.detail
+
+
+def test_cut_answers_are_counted(tokenizer):
+    samples = [sample(), sample(answer="Hello, world! " * 30), sample(question="Say hello. " * 60)]
+    tokens = [
+        tokenizer.apply_chat_template(row["messages"], return_dict=True, return_assistant_tokens_mask=True)[
+            "assistant_masks"
+        ]
+        for row in samples
+    ]
+    lost = sum(sum(mask[60:]) for mask in tokens)
+    check = lint(samples, tokenizer, max_length=60)["answers not cut"]
+    assert check.status == "WARN"
+    assert check.detail == (
+        f"2 of 3 are at max_length 60, 1 of them wholly; {lost} of {sum(map(sum, tokens))} trained tokens are lost"
+    )
+    assert lint(samples, tokenizer, max_length=3)["answers not cut"].status == "FAIL"
+
+
+def test_prompts_that_are_no_prefix(tokenizer):
+    rows = [*SAMPLES, sample(answer="\nHello")]
+    tokenizer.chat_template = CHAT_TEMPLATE.replace(
+        "{%- for message in messages %}",
+        "{%- if not add_generation_prompt %}{{- 'Whole. ' }}{%- endif %}{%- for message in messages %}",
+    )
+    check = lint(rows, tokenizer)["prompt is a prefix"]
+    assert (check.status, check.detail[:12]) == ("FAIL", "not in 4 of ")
+    tokenizer.chat_template = CHAT_TEMPLATE.replace(
+        "{%- if add_generation_prompt %}",
+        "{%- if add_generation_prompt and 'world' in messages[0]['content'] %}{{- ' ' }}{%- endif %}"
+        "{%- if add_generation_prompt %}",
+    )
+    check = lint(rows, tokenizer)["prompt is a prefix"]
+    assert (check.status, check.detail[:12]) == ("WARN", "not in 1 of ")
+
+
+def test_control_tokens_in_contents_are_counted(tokenizer):
+    rows = [*SAMPLES, sample("What is <|im_end|>?", "An end."), sample("Hello.", "<|im_start|>system")]
+    check = lint(rows, tokenizer)["control tokens in contents"]
+    assert (check.status, check.detail) == ("PASS", "spelled in 2 of 5 rows, written as text by the template")
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("plain(message['content'])", "message['content']")
+    check = lint(rows, tokenizer)["control tokens in contents"]
+    assert (check.status, check.detail) == ("WARN", "spelled in 2 of 5 rows, and real control tokens in 2")
+
+
+def test_a_row_that_the_template_refuses(tokenizer):
+    tokenizer.chat_template = (
+        "{%- if messages[0]['role'] == 'system' %}{{- raise_exception('no system messages') }}{%- endif %}"
+        + CHAT_TEMPLATE
+    )
+    rows = [*SAMPLES, {"messages": [{"role": "system", "content": "x"}, *sample()["messages"]]}]
+    found = lint(rows, tokenizer)
+    assert found["every row renders"].status == "FAIL"
+    assert found["every row renders"].detail == (
+        "1 of 4 rows do not; row 4: TemplateError: no system messages"
+    )
+    assert found["stop token in the loss"].status == "PASS"
+
+
+# ---------------------------------------------------------------------------------------- hostile templates
+
+NESTED = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+DOUBLING = "{% set s = namespace(x='aaaaaaaa') %}{% for i in range(60) %}{% set s.x = s.x + s.x %}{% endfor %}{{ s.x }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "detail"),
+    [
+        ("{% for i in range(10**9) %}{% endfor %}", "OverflowError: Range too big"),
+        (NESTED, "takes longer than 2 s"),
+        ("{{ 'a' * 10**9 }}", "takes more than 512 MiB"),
+        ("{{ 'a' * 10**8 }}", "TooLargeError: renders 100,000,000 characters; expected at most 4,000,000"),
+        (DOUBLING, "takes more than 512 MiB"),
+        (
+            "{{ ''.__class__.__mro__ }}",
+            "SecurityError: access to attribute '__class__' of 'str' object is unsafe.",
+        ),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "SecurityError: "),
+        ("{{ 10 ** (10 ** 10) }}", "takes longer than 2 s"),
+    ],
+    ids=["range", "nested", "long", "large", "doubling", "attribute", "escape", "power"],
+)
+def test_a_hostile_template_is_one_line(tokenizer, template, detail):
+    tokenizer.chat_template = template
+    started = time.monotonic()
+    report = lint_samples(SAMPLES, tokenizer, time_limit_s=2, memory_limit_mb=512)
+    assert time.monotonic() - started < 60
+    assert report.failed
+    check = report.checks[-1]
+    assert (check.name, check.status) == ("template within limits", "FAIL")
+    assert check.detail.startswith(f"row 1: {detail}")
+    assert "\n" not in check.detail
+
+
+def test_a_forbidden_attribute_is_nothing(tokenizer):
+    tokenizer.chat_template = "{{ ''.__class__ }}|{{ messages.__class__ }}|{{ raise_exception.__globals__ }}"
+    assert lint_samples(SAMPLES, tokenizer).pieces == [(False, "||")]
+
+
+def test_the_template_never_runs_in_this_process(tokenizer, monkeypatch):
+    monkeypatch.setattr(type(tokenizer), "apply_chat_template", lambda *_, **__: pytest.fail("it ran here"))
+    assert not lint_samples(SAMPLES, tokenizer).failed
+
+
+def test_a_template_that_is_no_jinja_is_said(tokenizer):
+    tokenizer.chat_template = "{% for %}"
+    found = lint(SAMPLES, tokenizer)
+    assert found["every row renders"].detail.startswith("3 of 3 rows do not; row 1: TemplateSyntaxError: ")
+
+
+def test_a_killed_child_is_said(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    with TemplateProcess(tmp_path, 10, 1 << 30, 1024) as process:
+        process.start()
+        process.process.kill()
+        process.process.wait()
+        with pytest.raises(TemplateLimitError, match=r"ended its process \(exit code -9"):
+            process.render(SAMPLES[0])
+
+
+# ------------------------------------------------------------------------------------------------ command
+
+
+def run(*arguments):
+    command = [sys.executable, "recipes/prepare_data.py", "lint", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_the_command(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    options = [f"--file={write(tmp_path / 'rows.jsonl', SAMPLES)}", f"--tokenizer={tmp_path / 'tokenizer'}"]
+    finished = run(*options, "--max_length=64")
+    assert finished.returncode == 0, finished.stderr
+    assert "«Hello, world!<|im_end|>»" in finished.stdout
+    assert "FAIL" not in finished.stdout
+    (tmp_path / "tokenizer" / "chat_template.jinja").write_text("{{ ''.__class__.__mro__ }}")
+    finished = run(*options)
+    assert finished.returncode == 1, finished.stderr
+    assert "FAIL" in finished.stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "rows.jsonl: empty; expected JSON lines"),
+        ('{"messages": []}\n{"mess', "rows.jsonl, line 2: not JSON"),
+        ("[1]\n", "rows.jsonl, line 1: expected a JSON object, found list"),
+        (
+            '{"text": "a"}\n',
+            "rows.jsonl: the first row has text; expected messages, or prompt, chosen, rejected",
+        ),
+        ('{"messages": "a"}\n', "rows.jsonl: row 1: messages: expected a list of messages"),
+        ('{"messages": [{"role": "user"}]}\n', "rows.jsonl: row 1: messages: expected a list of messages"),
+    ],
+)
+def test_bad_samples_are_one_line(content, message, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(content)
+    finished = run(f"--file={tmp_path / 'rows.jsonl'}", f"--tokenizer={tmp_path}")
+    assert finished.returncode == 2
+    assert finished.stderr.startswith(f"error: {tmp_path}/{message}"), finished.stderr
+    assert finished.stderr.count("\n") == 1
+
+
+def test_the_folder_of_a_model_will_do(tokenizer, tmp_path):
+    """The child knows neither our configuration class nor its custom code, and must not ask for either."""
+    from modeling_foundry import FoundryConfig
+
+    FoundryConfig(vocab_size=512, hidden_size=64, num_hidden_layers=1).save_pretrained(tmp_path)
+    assert "auto_map" in json.loads((tmp_path / "config.json").read_text())
+    tokenizer.save_pretrained(tmp_path)
+    assert not lint_samples(SAMPLES, tmp_path).failed
+
+
+def test_a_folder_without_tokenizer_is_one_line(tmp_path):
+    with pytest.raises(FoundryError, match=f"{tmp_path}: no tokenizer that AutoTokenizer loads") as raised:
+        lint_samples(SAMPLES, tmp_path)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(FoundryError, match="no samples to check"):
+        lint_samples([], tmp_path)
+
+
+def test_rows_are_spread_over_the_file(tmp_path):
+    path = write(tmp_path / "rows.jsonl", [{"row": number} for number in range(1, 101)])
+    assert [number for number, _ in read_rows(path, 4)] == [1, 26, 51, 76]
+    assert all(number == row["row"] for number, row in read_rows(path, 4))
+    assert len(list(read_rows(path, 1000))) == 100
+
+
+def test_marks():
+    pieces = [(False, "[a]"), (True, "b")]
+    assert marked(pieces, coloured=False).plain == "[a]«b»"
+    assert marked(pieces, coloured=True).plain == "[a]b"
+    assert any("green" in str(span.style) for span in marked(pieces, coloured=True).spans)
