@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,7 +117,7 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -
         disable=num_characters < BATCH_CHARACTERS,
     )  # fmt: skip
     with progress:
-        for batch in _batches(texts):
+        for batch in batches_of(texts):
             pieces = [pieces_of(text) for text in batch]
             encodings = iter(backend.encode_batch_fast(list(chain(*pieces)), add_special_tokens=False))
             for text, own in zip(batch, pieces, strict=True):
@@ -125,7 +125,8 @@ def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -
                 progress.update(len(text))
 
 
-def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+def batches_of(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Texts in lists of about a million characters: enough to work side by side, little to hold."""
     batch, num_characters = [], 0
     for text in texts:
         batch.append(text)
