@@ -175,7 +175,7 @@ def end_of_document(settings: TokenizeSettings, encoder: Any) -> int:
     """
     if settings.eos_token is None:
         return int(encoder.eos_token_id)
-    id = encoder.token_to_id(settings.eos_token)
+    id = encoder.token_id(settings.eos_token)
     if id is None:
         raise FoundryError(f"eos_token: {settings.eos_token} is not a token of {settings.tokenizer}")
     return int(id)

@@ -148,6 +148,10 @@ class DocumentEncoder:
             raise FoundryError(f"{path}: eos_token: {token!r} is not in the vocabulary")
         return int(id)
 
+    def token_id(self, token: str) -> int | None:
+        """Id of one token of the vocabulary, special ones too."""
+        return self._reference.backend.token_to_id(token)
+
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """Ids of each document, uint32, shape (tokens of the document,), without special tokens.
 

@@ -1,5 +1,3 @@
-"""The keys of ``prepare_data.py``'s commands."""
-
 """The settings of each command of ``prepare_data.py``."""
 
 from __future__ import annotations

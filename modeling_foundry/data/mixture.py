@@ -1,0 +1,141 @@
+"""Several corpora in given shares, each sample placed by arithmetic alone.
+
+Samples come in periods.  Over any number of periods source s has floor(W_s n) - floor(W_{s-1} n) of the first n
+samples, where W is the running sum of the weights as fractions: the shares are exact to one sample, and how many
+samples of a source came before sample i is known without counting them.  Inside a period the order is shuffled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from itertools import accumulate
+from math import floor
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..settings import FoundryError
+from .order import shuffled_position
+from .packing import PackedDataset
+from .token_corpus import TokenSource
+
+PERIOD_SAMPLES = 4096
+SMALLEST_WEIGHT = Fraction(1, PERIOD_SAMPLES)  # a smaller share could be owed a sample less than none
+
+
+class Mixture:
+    """Which source, and which of its samples, each sample of a run is.
+
+    Args:
+        weights: any positive numbers; their shares of the sum are what counts.
+
+    Raises:
+        FoundryError: a weight that is not positive or too small a share.
+    """
+
+    def __init__(self, weights: Mapping[str, float], seed: int) -> None:
+        for name, weight in weights.items():
+            if (
+                isinstance(weight, bool)
+                or not isinstance(weight, int | float)
+                or not 0 < weight < float("inf")
+            ):
+                raise FoundryError(f"mixture: {name}: expected a positive weight, found {weight!r}")
+        self.names, self.seed = list(weights), seed
+        total = sum((Fraction(str(weight)) for weight in weights.values()), Fraction())
+        shares = [Fraction(str(weight)) / total for weight in weights.values()]
+        for name, share in zip(self.names, shares, strict=True):
+            if share < SMALLEST_WEIGHT:
+                raise FoundryError(
+                    f"mixture: {name}: a share of {float(share):.2g} is below 1/{PERIOD_SAMPLES}; leave it out"
+                )
+        self._running = [Fraction(), *accumulate(shares)]
+        self._period: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
+
+    def place(self, index: int) -> tuple[int, int]:
+        """The source of a sample and its number among the samples of that source."""
+        number, place = divmod(index, PERIOD_SAMPLES)
+        if self._period is None or self._period[0] != number:
+            self._period = number, *self._arranged(number)
+        return int(self._period[1][place]), int(self._period[2][place])
+
+    def counts(self, num_samples: int) -> list[int]:
+        """How many of the first ``num_samples`` each source gives."""
+        number, rest = divmod(num_samples, PERIOD_SAMPLES)
+        sources, _ = self._arranged(number)
+        inside = np.bincount(sources[:rest], minlength=len(self.names))
+        return [before + int(here) for before, here in zip(self._before(number), inside, strict=True)]
+
+    def _before(self, number: int) -> list[int]:
+        """Samples of each source in the first ``number`` periods."""
+        ends = [floor(running * number * PERIOD_SAMPLES) for running in self._running]
+        return [end - start for start, end in zip(ends[:-1], ends[1:], strict=True)]
+
+    def _arranged(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """For each place of a period its source, and the number of the sample within that source."""
+        before, after = self._before(number), self._before(number + 1)
+        quotas = [end - start for start, end in zip(before, after, strict=True)]
+        order = shuffled_position(np.arange(PERIOD_SAMPLES), PERIOD_SAMPLES, self.seed, number)
+        sources = np.repeat(np.arange(len(quotas)), quotas)[order]
+        within = np.empty(PERIOD_SAMPLES, dtype=np.int64)
+        for source, start in enumerate(before):
+            here = np.flatnonzero(sources == source)
+            within[here] = start + np.arange(len(here))
+        return sources, within
+
+
+class MixedDataset(Dataset):
+    """Packed sequences of several sources; sample i is a function of (seed, i) alone.
+
+    Args:
+        sources: by name, in the order of ``weights``.
+        num_samples: length of the run in sequences.
+        max_epochs: how often a source may be repeated.
+
+    Raises:
+        FoundryError: the run would repeat a source more often than that; said with what would fit.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, TokenSource],
+        weights: Mapping[str, float],
+        sequence_length: int,
+        num_samples: int,
+        seed: int = 0,
+        max_epochs: float = 1.0,
+        document_mask: bool = False,
+    ) -> None:
+        self.mixture, self.num_samples = Mixture(weights, seed), num_samples
+        counts = self.mixture.counts(num_samples)
+        self.parts = [
+            PackedDataset(sources[name], sequence_length, max(1, count), seed + 1 + number, document_mask)
+            for number, (name, count) in enumerate(zip(self.mixture.names, counts, strict=True))
+        ]
+        for name, part, count in zip(self.mixture.names, self.parts, counts, strict=True):
+            if count > max_epochs * part.num_blocks:
+                raise FoundryError(
+                    f"mixture: {name}: {num_samples:,} sequences would repeat it {count / part.num_blocks:.2f} times "
+                    f"and max_epochs is {max_epochs:g}; lower its weight or max_steps, or raise max_epochs"
+                )
+        self.tokens_by_source = {
+            name: count * sequence_length for name, count in zip(self.mixture.names, counts, strict=True)
+        }
+
+    @property
+    def num_corpus_tokens(self) -> int:
+        """Tokens of all sources, once."""
+        return sum(part.num_corpus_tokens for part in self.parts)
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """As :meth:`PackedDataset.__getitem__`."""
+        if not 0 <= index < self.num_samples:
+            raise IndexError(f"sample {index} of {self.num_samples}")
+        source, number = self.mixture.place(index)
+        return self.parts[source][number]
