@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datatrove.pipeline.base import PipelineStep
+from loguru import logger
 
 from ..settings import FoundryError
 
@@ -29,6 +30,7 @@ def run_on_this_machine(steps: Sequence[PipelineStep], tasks: int, workers: int,
     """Run and wait; what is finished is for the steps to know, so no task is skipped by datatrove."""
     from datatrove.executor import LocalPipelineExecutor
 
+    logger.disable("datatrove")  # the progress bar says it; the tasks' own logs are in ``logs``
     LocalPipelineExecutor(
         pipeline=list(steps), tasks=tasks, workers=min(num_workers(workers), tasks), logging_dir=str(logs),
         skip_completed=False,

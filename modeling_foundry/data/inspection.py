@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def coloured_sample(corpus: TokenCorpus, split: CorpusSplit, sequence_length: in
     ids, positions = row["input_ids"].tolist(), row["position_ids"].tolist()
     starts = [place for place, position in enumerate(positions) if position == 0] + [len(ids)]
     text = Text()
-    for number, (start, stop) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+    for number, (start, stop) in enumerate(pairwise(starts)):
         style = DOCUMENT_STYLES[number % len(DOCUMENT_STYLES)]
         text.append(tokenizer.decode(ids[start:stop], skip_special_tokens=False), style=style)
     return text
@@ -99,7 +100,7 @@ def draw(folder: Path, corpus: TokenCorpus, lengths: NDArray[np.int64]) -> list[
     paths = [folder / "document_lengths.png", folder / "tokens_by_split.png"]
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     longest = max(2, int(lengths.max(initial=2)))
-    axes.hist(lengths, bins=np.geomspace(1, longest, 50), color="#4477aa")
+    axes.hist(lengths, bins=list(np.geomspace(1, longest, 50)), color="#4477aa")
     axes.set(xscale="log", xlabel="tokens of a document", ylabel="documents", title="Length of the documents")
     _finish(figure, axes, paths[0])
     figure, axes = pyplot.subplots(figsize=(7, 1.2 + 0.5 * len(corpus.splits)), layout="constrained")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import floor
 
 import numpy as np
@@ -72,7 +72,7 @@ class Mixture:
     def _before(self, number: int) -> list[int]:
         """Samples of each source in the first ``number`` periods."""
         ends = [floor(running * number * PERIOD_SAMPLES) for running in self._running]
-        return [end - start for start, end in zip(ends[:-1], ends[1:], strict=True)]
+        return [end - start for start, end in pairwise(ends)]
 
     def _arranged(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """For each place of a period its source, and the number of the sample within that source."""
@@ -118,7 +118,7 @@ class MixedDataset(Dataset):
         for name, part, count in zip(self.mixture.names, self.parts, counts, strict=True):
             if count > max_epochs * part.num_blocks:
                 raise FoundryError(
-                    f"mixture: {name}: {num_samples:,} sequences would repeat it {count / part.num_blocks:.2f} times "
+                    f"mixture: {name}: {num_samples:,} sequences would repeat it {count / part.num_blocks:.3g} times "
                     f"and max_epochs is {max_epochs:g}; lower its weight or max_steps, or raise max_epochs"
                 )
         self.tokens_by_source = {

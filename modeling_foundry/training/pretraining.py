@@ -11,10 +11,9 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
 from .. import FoundryForCausalLM
-from ..data.folder import load_prepared
-from ..data.packing import PackedDataset
 from ..data.preparation import prepare
 from ..data.settings import DataSettings
+from ..data.training_data import TrainingData, open_mixture, open_training_data
 from ..settings import FoundryError
 from .model_settings import (
     ModelSettings,
@@ -33,6 +32,14 @@ class PretrainDataSettings:
     """Where the tokens come from."""
 
     data_dir: str | None = field(default=None, metadata={"help": "folder written by prepare_data.py"})
+    mixture: dict[str, Any] | None = field(
+        default=None,
+        metadata={"help": "several such folders with weights: {runs/a/data: 0.7, runs/b/data: 0.3}"},
+    )
+    max_epochs: float = field(
+        default=4.0,
+        metadata={"help": "most repeats of a corpus in a mixture; more teaches little (Muennighoff 2023)"},
+    )
     text_file: str | None = field(
         default=None, metadata={"help": "any plain-text file: tokenizer and shards are made from it first"}
     )
@@ -105,8 +112,7 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
     with arguments.main_process_first(desc="data preparation"):
         if arguments.overwrite and arguments.process_index == 0:
             discard_run(Path(arguments.output_dir))
-        data_dir = prepared_data(data, arguments)
-    prepared = load_prepared(data_dir)
+        prepared = training_data(data, arguments)
     settings = {"model": model_settings, "data": data, "training": arguments}
     session = TrainingSession(
         Path(arguments.output_dir), settings, {"data": prepared.fingerprint}, "pretrain"
@@ -131,12 +137,17 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
     return session.model_folder
 
 
-def prepared_data(data: PretrainDataSettings, arguments: TrainingArguments) -> Path:
-    """The data folder; made inside the run's own folder when the recipe names a ``text_file``."""
-    if (data.data_dir is None) == (data.text_file is None):
-        raise FoundryError("data: give exactly one of data_dir and text_file")
+def training_data(data: PretrainDataSettings, arguments: TrainingArguments) -> TrainingData:
+    """The tokens of the run, verified; made inside its own folder when the recipe names a ``text_file``."""
+    given = [name for name in ("data_dir", "mixture", "text_file") if getattr(data, name) is not None]
+    if len(given) != 1:
+        raise FoundryError(
+            f"data: give exactly one of data_dir, mixture and text_file, found {given or 'none'}"
+        )
+    if data.mixture is not None:
+        return open_mixture(data.mixture, data.max_epochs)
     if data.data_dir is not None:
-        return Path(data.data_dir)
+        return open_training_data(data.data_dir)
     folder = Path(arguments.output_dir) / "data"
     if arguments.process_index == 0:
         prepare(
@@ -145,7 +156,7 @@ def prepared_data(data: PretrainDataSettings, arguments: TrainingArguments) -> P
                 overwrite=arguments.overwrite,
             )
         )  # fmt: skip
-    return folder
+    return open_training_data(folder)
 
 
 def new_model(
@@ -164,21 +175,19 @@ def new_model(
 def pretrain_trainer(
     model: FoundryForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
-    prepared: Any,
+    prepared: TrainingData,
     data: PretrainDataSettings,
     arguments: PretrainArguments,
 ) -> PretrainTrainer:
     """Trainer over the packed shards of a prepared folder, in an order that depends on the seed alone."""
     sequences = arguments.max_steps * arguments.train_batch_size * arguments.world_size
     sequences *= arguments.gradient_accumulation_steps
-    train = PackedDataset(
-        prepared.shard("train"), data.sequence_length, num_samples=sequences, seed=arguments.seed,
-        document_mask=data.document_mask,
-    )  # fmt: skip
-    held_out = PackedDataset(
-        prepared.shard("heldout"), data.sequence_length, document_mask=data.document_mask
-    )
-    held_out = torch.utils.data.Subset(held_out, range(min(len(held_out), data.max_eval_sequences)))
+    train = prepared.train_dataset(data.sequence_length, sequences, arguments.seed, data.document_mask)
+    held_out = None
+    if arguments.eval_strategy != "no":
+        held_out = prepared.held_out_dataset(
+            data.sequence_length, data.max_eval_sequences, data.document_mask
+        )
     if arguments.compile_layers:
         for layer in model.model.layers:
             layer.compile()

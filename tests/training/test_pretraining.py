@@ -129,7 +129,7 @@ def test_two_ranks_see_what_one_rank_sees(text_file, tmp_path, launch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--data_dir=elsewhere"], "give exactly one of data_dir and text_file"),
+        (["--data_dir=elsewhere"], "give exactly one of data_dir, mixture and text_file"),
         (["--num_key_value_heads=3"], "num_key_value_heads"),
         (["--max_steps=-1"], "max_steps: expected at least 1, found -1"),
         (["--per_device_train_batch_size=0"], "per_device_train_batch_size: expected at least 1, found 0"),

@@ -1,0 +1,110 @@
+"""Documents of every kind of file, and each row that gives none counted by its reason."""
+
+import gzip
+import json
+from collections import Counter
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modeling_foundry.data import documents
+from modeling_foundry.data.documents import DamagedFileError, read_documents
+from modeling_foundry.data.manifest import SourceFile
+from modeling_foundry.settings import FoundryError
+
+TEXTS = ["first", "zweiter Text\nin two lines", "第三 🙂", "e\u0301 and é", "x" * 3_000_000]
+JSON_LINES = "".join(json.dumps({"text": text, "meta": {}}) + "\n" for text in TEXTS).encode()
+
+
+def read(folder, name, format, compression="none", text_key="text"):
+    bad_rows = Counter()
+    file = SourceFile("train", name, 0, format, compression)
+    return list(read_documents(str(folder), file, text_key, bad_rows)), dict(bad_rows)
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
+@pytest.mark.parametrize("last_newline", [True, False])
+def test_json_lines(tmp_path, compression, last_newline):
+    content = JSON_LINES if last_newline else JSON_LINES[:-1]
+    packed = {"none": bytes, "gzip": gzip.compress, "zstd": zstandard.compress}[compression](content)
+    (tmp_path / "a").write_bytes(packed)
+    assert read(tmp_path, "a", "jsonl", compression) == (TEXTS, {})
+
+
+def test_frames_one_after_the_other(tmp_path):
+    half = len(JSON_LINES) // 2
+    (tmp_path / "a").write_bytes(
+        zstandard.compress(JSON_LINES[:half]) + zstandard.compress(JSON_LINES[half:])
+    )
+    assert read(tmp_path, "a", "jsonl", "zstd") == (TEXTS, {})
+
+
+def test_parquet_and_plain_text(tmp_path):
+    table = pyarrow.table({"content": [*TEXTS, None, ""], "id": range(len(TEXTS) + 2)})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=2)
+    found = read(tmp_path, "a.parquet", "parquet", text_key="content")
+    assert found == (TEXTS, {documents.NO_TEXT: 1, documents.EMPTY_TEXT: 1})
+    with pytest.raises(FoundryError, match="no column text; it has content, id; give --text_key"):
+        read(tmp_path, "a.parquet", "parquet")
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + TEXTS[2].encode())
+    assert read(tmp_path, "a.txt", "text") == ([TEXTS[2]], {})
+
+
+def test_every_bad_row_is_counted(tmp_path):
+    lines = [
+        b'{"text": "good"}', b'{"text": "cut', b"", b'{"other": "key"}', b'{"text": 7}', b'["text"]', b'"text"',
+        b'{"text": ""}', b'{"text": "\xff\xfe"}', b'{"text": "\\ud800"}', b'{"text": "good too", "n": NaN}',
+        b"[" * 100_000,
+    ]  # fmt: skip
+    (tmp_path / "a").write_bytes(b"\n".join(lines))
+    texts, bad_rows = read(tmp_path, "a", "jsonl")
+    assert texts == ["good", "good too"]
+    assert bad_rows == {
+        documents.BROKEN_JSON: 2, documents.NO_TEXT: 4, documents.EMPTY_TEXT: 1, documents.NOT_UTF8: 1,
+        documents.LONE_SURROGATE: 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("compression", "pack"), [("gzip", gzip.compress), ("zstd", zstandard.compress)])
+def test_a_stream_cut_anywhere_is_damage_never_an_end(tmp_path, compression, pack):
+    """zstandard's own reader takes a truncated frame for the end of the file."""
+    content = "".join(json.dumps({"text": f"row {number}" * 50}) + "\n" for number in range(200)).encode()
+    packed = pack(content)
+    for end in range(1, len(packed), max(1, len(packed) // 20)):
+        (tmp_path / "a").write_bytes(packed[:end])
+        with pytest.raises(DamagedFileError, match=r"/a: corrupt"):
+            read(tmp_path, "a", "jsonl", compression)
+
+
+def test_corrupt_bytes_are_damage(tmp_path):
+    packed = bytearray(zstandard.ZstdCompressor(write_checksum=True).compress(JSON_LINES))
+    packed[len(packed) // 2] ^= 0xFF
+    (tmp_path / "a").write_bytes(bytes(packed))
+    with pytest.raises(DamagedFileError):
+        read(tmp_path, "a", "jsonl", "zstd")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(DamagedFileError, match="not a whole Parquet file"):
+        read(tmp_path, "a.parquet", "parquet")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FoundryError, match="nowhere: cannot be read"):
+        read(tmp_path, "nowhere", "jsonl")
+
+
+@given(st.lists(st.binary(max_size=40)), st.lists(st.integers(1, 30)))
+def test_lines_do_not_depend_on_the_blocks(lines, sizes):
+    content = b"\n".join(line.replace(b"\n", b" ") for line in lines)
+    blocks, start = [], 0
+    for size in sizes:
+        blocks.append(content[start : start + size])
+        start += size
+    blocks.append(content[start:])
+    expected = content.split(b"\n")
+    if expected[-1] == b"":
+        expected.pop()
+    assert list(documents._split_lines(iter(block for block in blocks if block))) == expected
