@@ -122,24 +122,19 @@ def start(folder: Path, plan: dict[str, Any], overwrite: bool) -> bool:
         FoundryError: it holds, or was becoming, another corpus.
     """
     path = folder / PLAN_NAME
-    wanted = json.dumps(plan, indent=1, ensure_ascii=False) + "\n"
     try:
         if path.is_file() and overwrite:
             clear(folder)
+        elif not path.is_file() and folder.exists() and any(folder.iterdir()):
+            raise FoundryError(f"{folder}: holds other files; give an empty or new --output_dir")
         if not path.is_file():
-            if folder.exists() and any(folder.iterdir()):
-                raise FoundryError(f"{folder}: holds other files; give an empty or new --output_dir")
-            write_atomically(path, wanted)
+            write_atomically(path, json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
             return False
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FoundryError(
-            f"{path}: not valid JSON; give another --output_dir or --overwrite=true"
-        ) from error
     except OSError as error:
         raise FoundryError(
             f"{folder}: cannot write there ({error.strerror}); give another --output_dir"
         ) from error
+    found = read_plan(path)
     changed = [key for key in plan if plan[key] != found.get(key)]
     if changed:
         differences = ", ".join(f"{key}: {found.get(key)} -> {plan[key]}" for key in changed)
@@ -149,11 +144,25 @@ def start(folder: Path, plan: dict[str, Any], overwrite: bool) -> bool:
     return (folder / CORPUS_NAME).is_file() and bool(TokenCorpus.open(folder))
 
 
+def read_plan(path: Path) -> dict[str, Any]:
+    """What the folder is known to be becoming.
+
+    Raises:
+        FoundryError: the file cannot be read as that.
+    """
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise FoundryError(
+            f"{path}: not valid JSON; remove the folder or give another --output_dir"
+        ) from error
+
+
 def clear(folder: Path) -> None:
     """Remove what this command writes, the index first and the plan last, and nothing else."""
     (folder / CORPUS_NAME).unlink(missing_ok=True)
-    plan = json.loads((folder / PLAN_NAME).read_text(encoding="utf-8"))
-    for name in [*plan.get("splits", []), TOKENIZER_FOLDER, FAILED_FOLDER, "logs", "tokenizer_proof"]:
+    splits = read_plan(folder / PLAN_NAME).get("splits", [])
+    for name in [*splits, TOKENIZER_FOLDER, FAILED_FOLDER, "logs", "tokenizer_proof"]:
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / PLAN_NAME).unlink()
 
@@ -246,6 +255,8 @@ def seal(folder: Path, plan: dict[str, Any], tasks: list[ShardTask]) -> None:
     for task, header in headers.items():
         if header is not None:
             splits.setdefault(task.file.split, []).append((task.shard, header))
+    for leftover in [path for name in splits for path in (folder / name).glob(".*.tmp")]:
+        leftover.unlink()  # of a task that was killed
     counts = {name: counted([header for _, header in shards]) for name, shards in splits.items()}
     write_corpus(folder, splits, {"plan": plan, "counts": counts})
     _print(folder, counts)

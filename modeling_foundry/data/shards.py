@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -64,17 +65,22 @@ def write_shard(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     dtype, ends, num_tokens, digest = token_dtype(vocab_size), [], 0, hashlib.sha256()
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        for number, ids in enumerate(documents):
-            data = _document_bytes(ids, eos_token_id, vocab_size, dtype, f"{path}: document {number}")
-            digest.update(data)
-            file.write(data)
-            num_tokens += len(data) // dtype.itemsize
-            ends.append(num_tokens)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    # A name of its own: two tasks that make the same shard write the same bytes without meeting.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            for number, ids in enumerate(documents):
+                data = _document_bytes(ids, eos_token_id, vocab_size, dtype, f"{path}: document {number}")
+                digest.update(data)
+                file.write(data)
+                num_tokens += len(data) // dtype.itemsize
+                ends.append(num_tokens)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     index = np.asarray(ends, dtype="<u8").tobytes()
     write_atomically(index_path(path), index)
     header = ShardHeader(

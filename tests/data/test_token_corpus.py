@@ -1,0 +1,149 @@
+"""Many shards as one row of tokens, verified once and then looked at, opened without being read."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modeling_foundry.data.packing import PackedDataset
+from modeling_foundry.data.settings import VerifySettings
+from modeling_foundry.data.shards import write_shard
+from modeling_foundry.data.token_corpus import TokenCorpus, write_corpus
+from modeling_foundry.data.training_data import open_mixture, open_training_data
+from modeling_foundry.data.verification import verify, verify_corpus
+from modeling_foundry.files import sha256_of_file
+from modeling_foundry.settings import FoundryError
+
+
+def make_corpus(folder, shards, tokenizer="{}", vocab_size=300):
+    """A corpus whose documents are given; the end of text is id 0."""
+    (folder / "tokenizer").mkdir(parents=True)
+    (folder / "tokenizer" / "tokenizer.json").write_text(tokenizer)
+    digest = sha256_of_file(folder / "tokenizer" / "tokenizer.json")
+    splits = {"train": [], "validation": []}
+    for number, documents in enumerate(shards):
+        name = f"train/{number:06d}.ds"
+        splits["train"].append((name, write_shard(folder / name, documents, vocab_size, 0, digest)))
+    splits["validation"].append(
+        (
+            "validation/000000.ds",
+            write_shard(folder / "validation/000000.ds", [[1] * 50], vocab_size, 0, digest),
+        )
+    )
+    write_corpus(folder, splits, {})
+    return TokenCorpus.open(folder)
+
+
+DOCUMENTS = st.lists(st.lists(st.integers(1, 299), max_size=9), max_size=4)
+
+
+@settings(max_examples=40)
+@given(st.lists(DOCUMENTS, min_size=1, max_size=5), st.data())
+def test_shards_read_as_one(tmp_path_factory, shards, data):
+    train = make_corpus(tmp_path_factory.mktemp("corpus") / "c", shards).split("train")
+    documents = [document for shard in shards for document in shard]
+    tokens = [id for document in documents for id in [*document, 0]]
+    assert train.num_tokens == len(tokens)
+    if not tokens:
+        return
+    start = data.draw(st.integers(0, len(tokens) - 1))
+    stop = data.draw(st.integers(start + 1, len(tokens)))
+    assert train.read(start, stop).tolist() == tokens[start:stop]
+    ends = np.cumsum([len(document) + 1 for document in documents])
+    assert train.document_ends_in(start, stop).tolist() == [end for end in ends if start < end < stop]
+
+
+def test_a_block_inside_one_shard_is_not_copied(tmp_path):
+    train = make_corpus(tmp_path / "c", [[[1] * 20], [[2] * 20]]).split("train")
+    assert np.shares_memory(train.read(3, 9), train.shard(0).read(0, 21))
+    assert train.read(18, 24).tolist() == [1, 1, 0, 2, 2, 2]
+
+
+def test_few_files_are_open_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_foundry.data.token_corpus.MAX_OPEN_SHARDS", 3)
+    train = make_corpus(tmp_path / "c", [[[number + 1] * 7] for number in range(20)]).split("train")
+    data = PackedDataset(train, 8, num_samples=60, seed=1)
+    assert sorted(int(data[index]["input_ids"][0]) for index in range(20)) == list(range(1, 21))
+    assert len(train._open) <= 3
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return make_corpus(tmp_path / "c", [[[1, 2, 3]] * 20, [[4, 5]] * 30])
+
+
+def test_verified_once_then_looked_at(corpus):
+    first = verify_corpus(corpus)
+    assert (first.num_tokens, first.num_shards_read, first.num_shards_known) == (221, 3, 0)
+    assert verify_corpus(corpus).num_shards_read == 0
+    path = corpus.folder / "train" / "000001.ds"
+    os.utime(path, ns=(1, 1))
+    assert verify_corpus(corpus).num_shards_read == 3 - 2
+    (corpus.folder / "verified.json").write_text("not JSON")
+    assert verify_corpus(corpus).num_shards_read == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("train/000000.ds", lambda data: data[:-2], "expected 160 bytes, found 158"),
+        ("train/000000.ds", lambda data: b"\x09" + data[1:], "does not match the SHA-256"),
+        ("train/000001.ds.index", lambda data: b"\x09" + data[1:], "does not match the SHA-256"),
+        (
+            "train/000001.ds.json",
+            lambda data: data.replace(b'"eos_token_id": 0', b'"eos_token_id": 1'),
+            "eos_token_id",
+        ),
+        ("train/000001.ds.json", lambda data: b"{", "not a shard header"),
+        ("tokenizer/tokenizer.json", lambda data: data + b" ", "not the tokenizer that corpus.json lists"),
+        ("corpus.json", lambda data: data.replace(b"80", b"81"), "it was changed since it was written"),
+        ("corpus.json", lambda data: data[:40], "not a corpus index"),
+        ("train/000000.ds", None, "missing, though corpus.json lists it"),
+    ],
+)
+def test_any_fault_is_found_before_training(corpus, name, damage, message):
+    verify_corpus(corpus)
+    path = corpus.folder / name
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(FoundryError, match=message) as error:
+        open_training_data(corpus.folder)
+    assert str(corpus.folder) in str(error.value)
+
+
+def test_shards_of_two_corpora_do_not_mix(corpus, tmp_path):
+    other = make_corpus(tmp_path / "other", [[[7, 8, 9]] * 20])
+    for suffix in ("", ".index", ".json"):
+        source = other.folder / f"train/000000.ds{suffix}"
+        (corpus.folder / f"train/000000.ds{suffix}").write_bytes(source.read_bytes())
+    with pytest.raises(FoundryError, match="not the shard that corpus.json lists"):
+        corpus.split("train").read(0, 4)
+    with pytest.raises(FoundryError, match="tokens_sha256"):
+        verify_corpus(corpus)
+
+
+def test_the_command_compares_with_the_model(corpus, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 384}))
+    verify(VerifySettings(data_dir=str(corpus.folder), model=str(tmp_path)))
+    assert "221 tokens in 3 shards are as they were written" in capsys.readouterr().out
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 256}))
+    with pytest.raises(FoundryError, match="300 ids, the embedding only 256 rows"):
+        verify(VerifySettings(data_dir=str(corpus.folder), model=str(tmp_path)))
+    with pytest.raises(FoundryError, match=r"no tokenized corpus here|no prepared data here"):
+        verify(VerifySettings(data_dir=str(tmp_path)))
+
+
+def test_a_mixture_of_two_tokenizers_is_refused(corpus, tmp_path):
+    make_corpus(tmp_path / "same", [[[1, 2]] * 40])
+    make_corpus(tmp_path / "other", [[[1, 2]] * 40], tokenizer="[]")
+    weights = {str(corpus.folder): 1.0, str(tmp_path / "same"): 2.0}
+    data = open_mixture(weights, 4.0)
+    assert len(data.train_dataset(8, 30, 0, True)) == 30
+    assert data.fingerprint != open_mixture({**weights, str(corpus.folder): 2.0}, 4.0).fingerprint
+    with pytest.raises(FoundryError, match="were made with different tokenizers"):
+        open_mixture({**weights, str(tmp_path / "other"): 1.0}, 4.0)

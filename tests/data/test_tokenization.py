@@ -1,0 +1,328 @@
+"""Tokenizing a corpus of many files: whole, killed at random moments, on SLURM, with files that are broken."""
+
+import json
+import os
+import random
+import signal
+import stat
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import zstandard
+
+from modeling_foundry.data.corpus_build import tokenize
+from modeling_foundry.data.manifest_scan import make_manifest
+from modeling_foundry.data.settings import ManifestSettings, TokenizeSettings
+from modeling_foundry.data.shards import TokenShard
+from modeling_foundry.data.token_corpus import TokenCorpus
+from modeling_foundry.data.tokenization import batches
+from modeling_foundry.data.tokenizer import load_tokenizer, train_tokenizer
+from modeling_foundry.settings import FoundryError
+from tests.conftest import REPOSITORY
+
+SOURCE = (REPOSITORY / "modeling_foundry" / "settings.py").read_text()
+NUM_FILES, NUM_DOCUMENTS = 9, 12
+
+
+def document(file, number):
+    start = (file * 977 + number * 131) % 12_000
+    return f"file {file} document {number} spells <|im_end|>\n{SOURCE[start : start + 900]}"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer([SOURCE], 400).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    root = tmp_path_factory.mktemp("source")
+    for file in range(NUM_FILES):
+        split = "validation" if file == NUM_FILES - 1 else "train"
+        (root / split).mkdir(exist_ok=True)
+        lines = [json.dumps({"text": document(file, number)}) + "\n" for number in range(NUM_DOCUMENTS)]
+        (root / split / f"part_{file}.jsonl.zst").write_bytes(zstandard.compress("".join(lines).encode()))
+    return root
+
+
+@pytest.fixture(scope="module")
+def manifest(source, tmp_path_factory):
+    path = tmp_path_factory.mktemp("manifest") / "manifest.jsonl"
+    make_manifest(ManifestSettings(source=str(source), output=str(path)))
+    return path
+
+
+def wanted(manifest, tokenizer, folder, **changes):
+    return TokenizeSettings(
+        **{
+            "manifest": str(manifest), "tokenizer": str(tokenizer), "output_dir": str(folder), "workers": 1,
+            "engine": "reference", **changes,
+        }
+    )  # fmt: skip
+
+
+def content(folder):
+    """Every file of a corpus that its tokens are made of, by name."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*.ds*"))
+        if not path.name.endswith(".tmp")
+    }
+
+
+@pytest.fixture(scope="module")
+def corpus(manifest, tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "data"
+    tokenize(wanted(manifest, tokenizer, folder))
+    return folder
+
+
+def test_ids_are_those_of_the_tokenizers_library(corpus, tokenizer):
+    """One document is its ids and the end of text; spelling a control token does not make one."""
+    backend = load_tokenizer(tokenizer).backend_tokenizer
+    backend.encode_special_tokens = True
+    train = TokenCorpus.open(corpus).split("train")
+    expected = [
+        [*backend.encode(document(file, number), add_special_tokens=False).ids, 0]
+        for file in range(NUM_FILES - 1)
+        for number in range(NUM_DOCUMENTS)
+    ]
+    assert train.num_documents == len(expected)
+    assert train.read(0, train.num_tokens).tolist() == [id for ids in expected for id in ids]
+    control = {id for token, id in load_tokenizer(tokenizer).get_vocab().items() if token.startswith("<|im_")}
+    assert not control & set(train.read(0, train.num_tokens).tolist())
+    assert TokenCorpus.open(corpus).splits == ["train", "validation"]
+
+
+@pytest.mark.parametrize("changes", [{"workers": 3}, {"workers": 64, "num_tasks": 4}, {"num_tasks": 2}])
+def test_workers_and_tasks_change_nothing(corpus, manifest, tokenizer, tmp_path, changes):
+    """More workers than shards too."""
+    tokenize(wanted(manifest, tokenizer, tmp_path / "data", **changes))
+    assert content(tmp_path / "data") == content(corpus)
+    assert (tmp_path / "data" / "corpus.json").read_bytes() == (corpus / "corpus.json").read_bytes()
+
+
+def test_both_engines_give_the_same_corpus(corpus, manifest, tokenizer, tmp_path):
+    tokenize(wanted(manifest, tokenizer, tmp_path / "data", engine="auto"))
+    for name, data in content(corpus).items():
+        if not name.endswith(".json"):
+            assert content(tmp_path / "data")[name] == data
+    shard = TokenShard.open(tmp_path / "data" / "train" / "000000.ds")
+    assert shard.header.source["engine"] == "tiktoken"
+
+
+def test_complete_means_nothing_is_done(corpus, manifest, tokenizer, capsys):
+    before = {path: path.stat().st_mtime_ns for path in corpus.rglob("*") if path.is_file()}
+    tokenize(wanted(manifest, tokenizer, corpus))
+    assert "nothing to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in corpus.rglob("*") if path.is_file()} == before
+
+
+def test_another_corpus_is_refused_and_overwrite_replaces_it(manifest, tokenizer, tmp_path):
+    folder = tmp_path / "data"
+    tokenize(wanted(manifest, tokenizer, folder, splits=["validation"]))
+    (folder / "notes.md").write_text("mine")
+    with pytest.raises(FoundryError, match=r"holds another corpus \(num_files: 1 -> 9, splits"):
+        tokenize(wanted(manifest, tokenizer, folder))
+    tokenize(wanted(manifest, tokenizer, folder, overwrite=True))
+    assert TokenCorpus.open(folder).splits == ["train", "validation"]
+    assert (folder / "notes.md").read_text() == "mine"
+
+
+def test_a_folder_of_other_files_is_left_alone(manifest, tokenizer, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(FoundryError, match="holds other files"):
+        tokenize(wanted(manifest, tokenizer, tmp_path, overwrite=True))
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_the_same(corpus, manifest, tokenizer, tmp_path):
+    """kill -9 of the whole process group, many times: shards that were whole are kept, no token twice, none lost."""
+    chance = random.Random(17)
+    folder = tmp_path / "data"
+    command = [
+        sys.executable, "recipes/prepare_data.py", "tokenize", f"--manifest={manifest}", f"--output_dir={folder}",
+        f"--tokenizer={tokenizer}", "--workers=2", "--engine=reference",
+    ]  # fmt: skip
+    kept: dict[str, int] = {}
+    kills = 0
+    for attempt in range(40):
+        child = subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        target = chance.randint(0, 2) if attempt < 6 else NUM_FILES
+        before = len(kept)
+        while child.poll() is None:
+            whole = list(folder.glob("*/*.ds.json"))
+            if len(whole) - before > target and not (folder / "corpus.json").exists():
+                time.sleep(chance.random() * 0.05)
+                os.killpg(child.pid, signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.005)
+        if child.wait() == 0:
+            break
+        for path in folder.glob("*/*.ds.json"):
+            times = kept.setdefault(str(path), path.stat().st_mtime_ns)
+            assert times == path.stat().st_mtime_ns, f"{path} was made twice"
+    assert child.returncode == 0
+    assert kills >= 2
+    assert content(folder) == content(corpus)
+    assert not list(folder.rglob(".*.tmp"))
+
+
+def broken_source(root):
+    (root / "train").mkdir(parents=True)
+    good = "".join(json.dumps({"text": document(0, number)}) + "\n" for number in range(500)).encode()
+    (root / "train" / "a_good.jsonl").write_bytes(good)
+    (root / "train" / "b_empty.jsonl").write_bytes(b"")
+    (root / "train" / "c_rows.jsonl").write_bytes(
+        b'{"text": "fine"}\n{"text": \n{"no": 1}\n{"text": "\xff"}\n'
+    )
+    whole = zstandard.compress(good)
+    (root / "train" / "d_cut.jsonl.zst").write_bytes(whole[: len(whole) // 2])
+    make_manifest(ManifestSettings(source=str(root), output=str(root / "manifest.jsonl")))
+    return root / "manifest.jsonl"
+
+
+def test_what_is_broken_is_counted_and_a_damaged_file_stops(tokenizer, tmp_path, capsys):
+    """The other files are done first; then the run ends with the file's name, and a mended file finishes it."""
+    manifest = broken_source(tmp_path / "source")
+    folder = tmp_path / "data"
+    with pytest.raises(FoundryError) as error:
+        tokenize(wanted(manifest, tokenizer, folder))
+    assert "1 of 4 files have no shard" in str(error.value)
+    assert "d_cut.jsonl.zst: corrupt zstd data (ends inside a frame)" in str(error.value)
+    assert not (folder / "corpus.json").exists()
+    assert len(list(folder.glob("train/*.ds.json"))) == 3
+
+    with pytest.raises(FoundryError, match="holds another corpus"):
+        tokenize(wanted(manifest, tokenizer, folder, damaged_files="keep"))
+    tokenize(wanted(manifest, tokenizer, tmp_path / "kept", damaged_files="keep"))
+    counts = TokenCorpus.open(tmp_path / "kept").content["counts"]["train"]
+    assert counts["bad_rows"] == {"broken JSON": 1, "invalid UTF-8": 1, "no text": 1}
+    assert counts["empty_files"] == 1
+    assert len(counts["damaged"]) == 1
+    assert 501 < counts["documents"] + 0 <= 1001 or counts["documents"] == 501
+    printed = capsys.readouterr().out
+    assert "1 rows with broken JSON, 1 rows with invalid UTF-8, 1 rows with no text" in printed
+    assert "kept up to the damage" in printed
+
+
+def test_bad_rows_may_stop(tokenizer, tmp_path):
+    manifest = broken_source(tmp_path / "source")
+    with pytest.raises(FoundryError, match=r"2 of 4 files have no shard; the first, train/c_rows\.jsonl"):
+        tokenize(wanted(manifest, tokenizer, tmp_path / "data", bad_rows="stop"))
+
+
+def test_a_file_changed_after_the_scan_is_refused(tokenizer, tmp_path):
+    root = tmp_path / "source"
+    root.mkdir()
+    (root / "a.jsonl").write_text('{"text": "before"}\n')
+    make_manifest(ManifestSettings(source=str(root), output=str(tmp_path / "m.jsonl"), sha256=True))
+    (root / "a.jsonl").write_text('{"text": "behind"}\n')
+    with pytest.raises(FoundryError, match=r"a\.jsonl: not the file of the manifest"):
+        tokenize(wanted(tmp_path / "m.jsonl", tokenizer, tmp_path / "data"))
+
+
+def test_one_large_document(tokenizer, tmp_path, monkeypatch):
+    """Larger than a batch: one document, with the ids of the whole."""
+    root = tmp_path / "source"
+    root.mkdir()
+    monkeypatch.setattr("modeling_foundry.data.tokenization.BATCH_CHARACTERS", 100_000)
+    text = (SOURCE + "\n") * (500_000 // len(SOURCE))
+    (root / "a.txt").write_text(text)
+    make_manifest(ManifestSettings(source=str(root), output=str(tmp_path / "m.jsonl")))
+    tokenize(wanted(tmp_path / "m.jsonl", tokenizer, tmp_path / "data", engine="auto"))
+    train = TokenCorpus.open(tmp_path / "data").split("train")
+    assert train.num_documents == 1
+    backend = load_tokenizer(tokenizer).backend_tokenizer
+    expected = backend.encode(text, add_special_tokens=False).ids
+    assert np.array_equal(train.read(0, train.num_tokens), np.array([*expected, 0]))
+
+
+def test_batches_keep_order_and_lose_nothing(monkeypatch):
+    monkeypatch.setattr("modeling_foundry.data.tokenization.BATCH_CHARACTERS", 10)
+    texts = ["aaaa", "bbbbbb", "c", "d" * 30, "", "e"]
+    found = list(batches(texts))
+    assert [text for batch in found for text in batch] == texts
+    assert all(len(batch) == 1 or sum(map(len, batch)) <= 10 for batch in found)
+
+
+FAKE_SBATCH = """#!{python}
+import os, re, subprocess, sys
+script = open(sys.argv[-1]).read()
+last = int(re.search(r"--array=0-(\\d+)", script).group(1))
+for number in range(last + 1):
+    subprocess.run(["bash", "-c", script], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                   env={{**os.environ, "SLURM_ARRAY_TASK_ID": str(number), "SLURM_NODELIST": "node1"}})
+print("Submitted batch job 4711")
+"""
+
+
+@pytest.mark.slow
+def test_slurm_gets_a_job_array(corpus, manifest, tokenizer, tmp_path):
+    """A stand-in for sbatch that runs the very script datatrove submits, one array place after the other."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in (
+        ("sbatch", FAKE_SBATCH.format(python=sys.executable)),
+        ("scontrol", "#!/bin/bash\necho node1\n"),
+        ("srun", '#!/bin/bash\nshift 3\nexec "$@"\n'),
+    ):
+        (programs / name).write_text(text)
+        (programs / name).chmod((programs / name).stat().st_mode | stat.S_IEXEC)
+    command = [
+        sys.executable, "recipes/prepare_data.py", "tokenize", f"--manifest={manifest}",
+        f"--output_dir={tmp_path / 'data'}", f"--tokenizer={tokenizer}", "--engine=reference", "--executor=slurm",
+        "--num_tasks=2", "--slurm={partition: cpu, time: '1:00:00'}",
+    ]  # fmt: skip
+    path = os.pathsep.join([str(programs), os.path.dirname(sys.executable), os.environ["PATH"]])
+    first = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, env={**os.environ, "PATH": path}
+    )
+    assert first.returncode == 0, first.stderr
+    assert "SLURM job 4711 with 2 tasks makes 9 shards" in first.stdout
+    assert not (tmp_path / "data" / "corpus.json").exists()
+    second = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, env={**os.environ, "PATH": path}
+    )
+    assert second.returncode == 0, second.stderr
+    assert content(tmp_path / "data") == content(corpus)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"splits": ["nope"]}, "splits: nope is not in the manifest; it has train, validation"),
+        ({"tokenizer": "no/such"}, "no/such is neither a folder nor in the local Hub cache"),
+        ({"eos_token": "<eos>"}, "eos_token: <eos> is not a token of"),
+        ({"manifest": "nowhere.jsonl"}, "nowhere.jsonl: cannot read the manifest"),
+    ],
+)
+def test_bad_input_is_named(manifest, tokenizer, tmp_path, changes, message):
+    with pytest.raises(FoundryError, match=message):
+        tokenize(replace(wanted(manifest, tokenizer, tmp_path / "data"), **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"workers": 0}, "workers: expected -1 or at least 1"),
+        ({"executor": "slurm"}, "slurm: expected at least partition and time"),
+        ({"num_tasks": 0}, "num_tasks: expected at least 1"),
+    ],
+)
+def test_settings_without_sense_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        wanted("m", "t", "f", **changes)
