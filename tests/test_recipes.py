@@ -10,6 +10,8 @@ from modeling_foundry import settings
 from tests.conftest import REPOSITORY
 
 EXPERIMENTS = sorted(path.name for path in (REPOSITORY / "recipes").iterdir() if path.is_dir())
+# recipes/<experiment>/<file>.yaml -> the command of prepare_data.py that reads it
+DATA_COMMANDS = {"data": "prepare", "manifest": "manifest", "tokenize": "tokenize"}
 RECIPES = sorted((REPOSITORY / "recipes").glob("*.py"))
 YAMLS = sorted((REPOSITORY / "recipes").rglob("*.yaml"))
 
@@ -25,10 +27,10 @@ def dataclasses_of(stage: str) -> tuple[type, ...]:
         from modeling_foundry.training.alignment import AlignmentSettings, DPOArguments, SFTArguments
 
         return AlignmentSettings, SFTArguments if stage == "sft" else DPOArguments
-    if stage == "data":
-        from modeling_foundry.data.settings import DataSettings
+    if stage in DATA_COMMANDS:
+        from modeling_foundry.data.commands import COMMANDS
 
-        return (DataSettings,)
+        return (COMMANDS[DATA_COMMANDS[stage]].settings,)
     if stage == "evaluate":
         from modeling_foundry.evaluation.settings import EvaluationSettings
 

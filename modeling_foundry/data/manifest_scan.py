@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,7 +37,7 @@ def make_manifest(settings: ManifestSettings) -> Manifest:
     """
     root = root_of(settings)
     console = Console(highlight=False, soft_wrap=True)
-    files, left_out = scan(root, settings.split)
+    files, left_out = scan(root, settings.split, settings.include)
     if settings.max_files is not None:
         files = files[: settings.max_files]
     files = hold_out(files, settings.held_out_files)
@@ -80,10 +81,11 @@ def root_of(settings: ManifestSettings) -> str:
         ) from error
 
 
-def scan(root: str, split: str | None = None) -> tuple[list[SourceFile], Counter[str]]:
+def scan(root: str, split: str | None = None, include: str | None = None) -> tuple[list[SourceFile], Counter[str]]:
     """Every file under ``root`` that holds documents, in natural order, and what was left out by suffix.
 
     Args:
+        include: shell pattern of the relative path; ``*`` matches folders too.
         split: of all files; None takes it from a folder or file name (``train/chunk1/...``), else ``train``.
 
     Raises:
@@ -99,6 +101,9 @@ def scan(root: str, split: str | None = None) -> tuple[list[SourceFile], Counter
         relative = PurePosixPath(name).relative_to(PurePosixPath(path.rstrip("/") or "/"))
         if any(part.startswith((".", "_")) for part in relative.parts):
             left_out["hidden"] += 1
+            continue
+        if include is not None and not fnmatchcase(str(relative), include):
+            left_out["not included"] += 1
             continue
         kind, compression = _kind(relative)
         if kind is None:

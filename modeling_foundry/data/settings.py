@@ -55,6 +55,7 @@ class ManifestSettings:
         "instead of source: a dataset in the local Hub cache, ORGANIZATION/NAME", None
     )
     revision: str | None = _help("of hub_name; default what main was when it was fetched", None)
+    include: str | None = _help("only paths that match this pattern, as in sample/100BT/*", None)
     output: str = _help("manifest to write", "runs/corpus/manifest.jsonl")
     split: str | None = _help("split of every file; default from folder and file names, else train", None)
     held_out_files: int = _help("train files to move to validation, where the corpus has none", 0)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ..files import write_atomically
 from ..settings import FoundryError
 from .documents import DamagedFileError, read_documents
-from .fast_tokenizer import DocumentEncoder, Engine
+from .fast_tokenizer import DocumentEncoder, Engine, UnencodableText
 from .manifest import SourceFile
 from .manifest_scan import sha256_of
 from .shards import ShardHeader, TokenShard, header_path, write_shard
@@ -170,7 +170,19 @@ def _documents(
     texts = _keep_before_damage(job, read_documents(job.root, task.file, job.text_key, bad_rows), facts)
     for batch in batches(texts):
         facts["text_bytes"] += sum(len(text.encode()) for text in batch)
-        yield from encoder.encode(batch)
+        yield from _encoded(encoder, batch, bad_rows)
+
+
+def _encoded(
+    encoder: DocumentEncoder, batch: list[str], bad_rows: Counter[str]
+) -> list[NDArray[np.unsignedinteger]]:
+    """Ids of the documents of a batch; one that no tokenizer takes is counted and left out."""
+    while True:
+        try:
+            return encoder.encode(batch)
+        except UnencodableText as error:
+            bad_rows[error.reason] += 1
+            batch = [*batch[: error.number], *batch[error.number + 1 :]]
 
 
 def _keep_before_damage(job: TokenizeJob, texts: Iterator[str], facts: dict[str, Any]) -> Iterator[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 import modeling_foundry  # noqa: F401  (registers the Auto classes)
 
 from ..configuration_foundry import attention_implementation
+from ..data.chat_linter import lint_samples
 from ..files import sha256_of_file
 from ..settings import FoundryError
 from .model_settings import AttentionBackend, refuse_backend_without_gpu
@@ -21,6 +24,7 @@ from .ranges import check_length, check_ranges
 from .session import TrainingSession, console, discard_run, model_hash
 
 END_OF_TURN = "<|im_end|>"
+NUM_LINTED_SAMPLES = 200  # a second or two; prepare_data.py lint reads as many as it is told
 
 
 @dataclass
@@ -82,6 +86,7 @@ def sft(settings: AlignmentSettings, arguments: SFTArguments) -> Path:
         peft_config=lora(settings),
     )  # fmt: skip
     assert_stop_is_learned(trainer, tokenizer)
+    lint_on_main(settings.train_file, tokenizer, arguments)
     run(session, trainer, settings)
     return session.model_folder
 
@@ -99,6 +104,7 @@ def dpo(settings: AlignmentSettings, arguments: DPOArguments) -> Path:
         model=model, ref_model=reference, args=arguments, train_dataset=train, eval_dataset=held_out,
         processing_class=tokenizer, peft_config=lora(settings),
     )  # fmt: skip
+    lint_on_main(settings.train_file, tokenizer, arguments)
     run(session, trainer, settings)
     return session.model_folder
 
@@ -189,6 +195,22 @@ def assert_stop_is_learned(trainer: SFTTrainer, tokenizer: PreTrainedTokenizerBa
             f"sft: {END_OF_TURN} is in no label; the chat template must close "
             "{% generation %} after it, and max_length must not cut every answer"
         )
+
+
+def lint_on_main(train_file: str, tokenizer: PreTrainedTokenizerBase, arguments: Any) -> None:
+    """The chat linter over the first samples, by one process, before a step is taken.
+
+    Raises:
+        FoundryError: the first check that fails; ``prepare_data.py lint`` shows all of them.
+    """
+    if arguments.process_index != 0:
+        return
+    with open(train_file, encoding="utf-8") as lines:
+        samples = [json.loads(line) for line in islice(lines, NUM_LINTED_SAMPLES)]
+    length = arguments.max_length or tokenizer.model_max_length
+    failed = next((check for check in lint_samples(samples, tokenizer, length).checks if check.status == "FAIL"), None)
+    if failed is not None:
+        raise FoundryError(f"{train_file}: {failed.name}: {failed.detail}; prepare_data.py lint shows all checks")
 
 
 def run(session: TrainingSession, trainer: Trainer, settings: AlignmentSettings) -> None:

@@ -119,6 +119,12 @@ def test_files_are_found_in_natural_order_with_their_splits(corpus):
     assert left_out == {"hidden": 1, ".md": 1, ".json": 1}
 
 
+def test_a_pattern_chooses_the_files(corpus):
+    found, left_out = scan(str(corpus), include="train/chunk1/*_1*")
+    assert [file.path[-7:] for file in found] == ["1.jsonl.zst"[-7:]] * 2
+    assert left_out["not included"] == 6
+
+
 def test_made_once_and_then_complete(corpus, tmp_path, capsys):
     output = tmp_path / "manifest.jsonl"
     wanted = ManifestSettings(source=str(corpus), output=str(output), sha256=True)

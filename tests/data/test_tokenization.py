@@ -251,6 +251,19 @@ def test_one_large_document(tokenizer, tmp_path, monkeypatch):
     assert np.array_equal(train.read(0, train.num_tokens), np.array([*expected, 0]))
 
 
+def test_a_document_no_tokenizer_takes_is_counted(tokenizer, tmp_path):
+    """Oniguruma, under the tokenizers library, gives up on a run of millions of blanks."""
+    root = tmp_path / "source"
+    root.mkdir()
+    rows = [{"text": "before"}, {"text": "x" + " " * 6_000_000 + "y"}, {"text": "after"}]
+    (root / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    make_manifest(ManifestSettings(source=str(root), output=str(tmp_path / "m.jsonl")))
+    tokenize(wanted(tmp_path / "m.jsonl", tokenizer, tmp_path / "data"))
+    counts = TokenCorpus.open(tmp_path / "data").content["counts"]["train"]
+    assert counts["documents"] == 2
+    assert sum(counts["bad_rows"].values()) == 1
+
+
 def test_batches_keep_order_and_lose_nothing(monkeypatch):
     monkeypatch.setattr("modeling_foundry.data.tokenization.BATCH_CHARACTERS", 10)
     texts = ["aaaa", "bbbbbb", "c", "d" * 30, "", "e"]
