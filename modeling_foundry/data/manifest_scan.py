@@ -81,7 +81,9 @@ def root_of(settings: ManifestSettings) -> str:
         ) from error
 
 
-def scan(root: str, split: str | None = None, include: str | None = None) -> tuple[list[SourceFile], Counter[str]]:
+def scan(
+    root: str, split: str | None = None, include: str | None = None
+) -> tuple[list[SourceFile], Counter[str]]:
     """Every file under ``root`` that holds documents, in natural order, and what was left out by suffix.
 
     Args:

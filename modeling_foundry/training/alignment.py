@@ -208,9 +208,13 @@ def lint_on_main(train_file: str, tokenizer: PreTrainedTokenizerBase, arguments:
     with open(train_file, encoding="utf-8") as lines:
         samples = [json.loads(line) for line in islice(lines, NUM_LINTED_SAMPLES)]
     length = arguments.max_length or tokenizer.model_max_length
-    failed = next((check for check in lint_samples(samples, tokenizer, length).checks if check.status == "FAIL"), None)
+    failed = next(
+        (check for check in lint_samples(samples, tokenizer, length).checks if check.status == "FAIL"), None
+    )
     if failed is not None:
-        raise FoundryError(f"{train_file}: {failed.name}: {failed.detail}; prepare_data.py lint shows all checks")
+        raise FoundryError(
+            f"{train_file}: {failed.name}: {failed.detail}; prepare_data.py lint shows all checks"
+        )
 
 
 def run(session: TrainingSession, trainer: Trainer, settings: AlignmentSettings) -> None:
