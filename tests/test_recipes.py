@@ -29,6 +29,10 @@ def dataclasses_of(stage: str) -> tuple[type, ...]:
         from modeling_foundry.data.settings import DataSettings
 
         return (DataSettings,)
+    if stage == "clean":
+        from modeling_foundry.data.settings import CleanSettings
+
+        return (CleanSettings,)
     if stage == "evaluate":
         from modeling_foundry.evaluation.settings import EvaluationSettings
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from ..settings import parse, parse_command
-from .settings import DataSettings
+from .settings import CleanSettings, DataSettings
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,9 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "prepare": Command(
         DataSettings, "a small corpus in one go: tokenizer, token shards, samples", "preparation:prepare"
+    ),
+    "clean": Command(
+        CleanSettings, "filter, deduplicate and decontaminate documents, with a report", "cleaning:clean"
     ),
 }
 

@@ -8,11 +8,11 @@ from datatrove.data import Document
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modeling_foundry.data.cleaning_report import contamination_report
 from modeling_foundry.data.decontamination import (
     EvaluationIndex,
     EvaluationItem,
     NGramFilter,
-    contamination_report,
     cut_passages,
     items_as_lines,
     load_index,
@@ -231,7 +231,7 @@ def test_the_report_adds_up():
     )
     note = {"num_items": 1, "items": [0], "matches": [{"task": "quiz", "item": "1", "ngram": "…"}]}
     row = {"id": "d1", "metadata": {"contamination": note, "clean_source": "a.jsonl:3"}}
-    report = contamination_report(index, 13, "remove", iter([row, row]), iter([]))
+    report = contamination_report(index, [row, row], [])
     assert report["tasks"] == {
         "quiz": {"items": 2, "uncheckable": 1, "matched": 1, "documents": 2},
         "exam": {"items": 1, "uncheckable": 0, "matched": 0, "documents": 0},
