@@ -27,6 +27,10 @@ MANIFEST_NAME = "clean.json"
 PLAN_NAME = "cleaning.json"
 REPORT_NAME = "decontamination.json"
 FOLDERS = ("documents", "removed", "logs", "work")
+DECISIVE_KEYS = (
+    "text_key", "id_key", "filters", "filter_options", "language", "dedup",
+    "decontaminate", "decontaminate_mode", "ngram_size",
+)  # fmt: skip
 NEEDED_PACKAGES = ("datatrove", "spacy", "regex", "xxhash", "orjson", "pyarrow", "zstandard")
 
 
@@ -107,13 +111,7 @@ def content_of(settings: CleanSettings, plan: Plan, versions: dict[str, str]) ->
         "cleaning": CLEANING_VERSION,
         **versions,
         "input": plan.files.description(),
-        **{
-            name: getattr(settings, name)
-            for name in ("text_key", "id_key", "filters", "filter_options", "language", "dedup")
-        },
-        "decontaminate": settings.decontaminate,
-        "decontaminate_mode": settings.decontaminate_mode,
-        "ngram_size": settings.ngram_size,
+        **{name: getattr(settings, name) for name in DECISIVE_KEYS},
         "evaluation_items_sha256": hashlib.sha256(plan.items.encode()).hexdigest(),
     }
 

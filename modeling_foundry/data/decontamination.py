@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -122,9 +123,14 @@ def items_as_lines(items: Sequence[EvaluationItem]) -> str:
     return "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
 
 
-@lru_cache(maxsize=1)
 def load_index(path: str, ngram_size: int) -> EvaluationIndex:
-    """The index of a file of :func:`items_as_lines`, built once a process."""
+    """The index of a file of :func:`items_as_lines`, built once a process as long as the file is the same."""
+    status = os.stat(path)
+    return _load_index(path, ngram_size, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=1)
+def _load_index(path: str, ngram_size: int, state: tuple[int, ...]) -> EvaluationIndex:
     with open(path, encoding="utf-8") as file:
         return EvaluationIndex([EvaluationItem(**json.loads(line)) for line in file], ngram_size)
 

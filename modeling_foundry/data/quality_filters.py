@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..settings import FoundryError
@@ -24,24 +25,27 @@ class Download:
     """A filter that reads a file which datatrove would download at the first document.
 
     Args:
-        file: where datatrove keeps it, below Hugging Face's assets cache: namespace, subfolder, file name.
+        file: where datatrove keeps it, below its folder in Hugging Face's assets cache.
+        has_mark: whether an empty file ``FILE.completed`` must stand beside it, or it is downloaded again.
     """
 
     class_name: str
     what: str
-    file: tuple[str, str, str]
+    file: str
+    has_mark: bool = False
 
 
 DOWNLOADED_FILTERS = {
     "language": Download(
         "LanguageFilter",
         "the fastText model lid.176.bin",
-        ("lid", "ft176", "dl.fbaipublicfiles.com_fasttext_supervised-models_lid.176.bin"),
+        "lid/ft176/https:__dl.fbaipublicfiles.com_fasttext_supervised-models_lid.176.bin",
+        has_mark=True,
     ),
     "unigram_log_prob": Download(
         "UnigramLogProbFilter",
         "the word frequencies unigram_freq.csv",
-        ("filters", "unigram_logprob_filter", "unigram_freq.csv"),
+        "filters/unigram_logprob_filter/unigram_freq.csv",
     ),
 }
 
@@ -80,13 +84,12 @@ def _class_of(name: str) -> Any:
             f"filters: {name}: unknown; accepted: {', '.join([*OFFLINE_FILTERS, *DOWNLOADED_FILTERS])}"
         )
     needed = DOWNLOADED_FILTERS[name]
-    from pathlib import Path
-
-    path = Path(HF_ASSETS_CACHE, "datatrove", *needed.file)
-    if not path.is_file():
-        raise FoundryError(
-            f"filters: {name}: needs {needed.what}, which is not at {path}; put it there or leave it out"
-        )
+    path = Path(HF_ASSETS_CACHE, "datatrove", needed.file)
+    for wanted in (path, *([Path(f"{path}.completed")] if needed.has_mark else [])):
+        if not wanted.is_file():
+            raise FoundryError(
+                f"filters: {name}: needs {needed.what}; {wanted} is missing; put it there or leave the filter out"
+            )
     return getattr(filters, needed.class_name)
 
 

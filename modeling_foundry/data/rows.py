@@ -102,7 +102,7 @@ class JsonlRows(RowReader, JsonlReader):
                         yield document
         except (OSError, EOFError, zlib.error) as error:
             raise FoundryError(
-                f"{filepath}: cannot be read to its end ({error}); mend or remove it"
+                f"{self.data_folder.resolve_paths(filepath)}: cannot be read to its end ({error}); mend or remove it"
             ) from error
 
     def _read_line(self, line: bytes, path: str, number: int) -> Document | None:
@@ -165,7 +165,7 @@ class ParquetRows(RowReader, ParquetReader):
 
         try:
             with self.data_folder.open(filepath, "rb") as file, pyarrow.parquet.ParquetFile(file) as parquet:
-                _check_columns(parquet.schema_arrow, filepath)
+                _check_columns(parquet.schema_arrow, self.data_folder.resolve_paths(filepath))
                 number = 0
                 for batch in parquet.iter_batches(batch_size=self.batch_size):
                     for row in _rows_of(batch):
@@ -177,7 +177,7 @@ class ParquetRows(RowReader, ParquetReader):
         except (OSError, ArrowException) as error:
             reason = " ".join(str(error).split())
             raise FoundryError(
-                f"{filepath}: cannot be read as Parquet ({reason}); mend or remove it"
+                f"{self.data_folder.resolve_paths(filepath)}: cannot be read as Parquet ({reason}); mend or remove it"
             ) from error
 
     def _read_row(self, row: dict[str, Any], path: str, number: int) -> Document | None:

@@ -74,8 +74,11 @@ BROKEN = {
 
 @pytest.fixture
 def corpus(tmp_path):
+    return write_corpus(tmp_path / "corpus")
+
+
+def write_corpus(folder):
     """Three files: prose, broken rows, what each filter removes, duplicates and near duplicates."""
-    folder = tmp_path / "corpus"
     first = [{"text": prose(i), "id": i, "rank": "../../stolen", "filter_reason": "old"} for i in range(6)]
     write_lines(folder / "a.jsonl", [*first, *BROKEN])
     second = [
@@ -320,6 +323,18 @@ def test_decontamination_and_its_report(tmp_path, capsys, mode):
     assert (step["cut_bytes"] > 400) == (mode == "cut")
 
 
+def test_other_items_in_the_same_place_are_other_items(tmp_path):
+    folder, quiz = tmp_path / "corpus", tmp_path / "quiz.jsonl"
+    write_lines(folder / "a.jsonl", [{"text": prose(1)}, {"text": prose(2)}])
+    for seed in (1, 2):
+        write_lines(quiz, [{"text": prose(seed)}])
+        out = cleaned(folder, tmp_path, filters=[], decontaminate=[str(quiz)], overwrite=seed == 2)
+        assert [row["text"] for row in rows(out)] == [prose(3 - seed)]
+    write_lines(quiz, [{"text": prose(5)}])
+    with pytest.raises(FoundryError, match=r"cleaned otherwise \(evaluation_items_sha256: "):
+        cleaned(folder, tmp_path, filters=[], decontaminate=[str(quiz)])
+
+
 # ------------------------------------------------------------------------------------------------ going on
 
 
@@ -327,9 +342,17 @@ class Killed(BaseException):
     """As little caught as a signal."""
 
 
-@pytest.mark.parametrize("survived", [0, 1, 3, 6, 12, 20])
-def test_killed_after_any_task_it_goes_on_and_gives_the_same(corpus, tmp_path, monkeypatch, capsys, survived):
-    whole = contents(cleaned(corpus, tmp_path, "whole", dedup="minhash"))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What is made without interruption."""
+    folder = tmp_path_factory.mktemp("whole")
+    return contents(cleaned(write_corpus(folder / "corpus"), folder, dedup="minhash"))
+
+
+@pytest.mark.parametrize("survived", [0, 2, 4, 12, 20, 22])
+def test_killed_after_any_task_it_goes_on_and_gives_the_same(
+    corpus, whole, tmp_path, monkeypatch, capsys, survived
+):
     allowed, real = iter(range(survived)), QuietExecutor.mark_rank_as_completed
 
     def mark(self, rank):
@@ -351,26 +374,19 @@ def test_killed_after_any_task_it_goes_on_and_gives_the_same(corpus, tmp_path, m
     assert len(marked) + survived == 3 + 3 + 14 + 1 + 3, "no task that was complete is done again"
 
 
-def command(corpus, out, *more):
-    arguments = [
-        sys.executable,
-        "recipes/prepare_data.py",
-        "clean",
-        f"--input={corpus}",
-        f"--output_dir={out}",
-    ]
-    return [*arguments, "--filters", *FILTERS, "--dedup=exact", *more]
-
-
 @pytest.mark.slow
 def test_killed_outright_it_goes_on_and_leaves_no_worker_behind(tmp_path, capsys):
-    corpus = tmp_path / "corpus"
+    corpus, out, quiz = tmp_path / "corpus", tmp_path / "killed", tmp_path / "quiz.jsonl"
     for name in range(8):
-        write_lines(corpus / f"{name}.jsonl", [{"text": prose(1000 * name + i)} for i in range(80)])
-    out = tmp_path / "killed"
-    process = subprocess.Popen(
-        command(corpus, out, "--workers=2"), cwd=REPOSITORY, start_new_session=True, stderr=subprocess.DEVNULL
-    )
+        texts = [f"{prose(1000 * name + i)} {QUESTION if i % 50 == 0 else ''}" for i in range(400)]
+        write_lines(corpus / f"{name}.jsonl", [{"text": text} for text in texts])
+    write_lines(quiz, [{"text": QUESTION}])
+    options = {"filters": [], "decontaminate": [str(quiz)], "dedup": "exact"}
+    command = [
+        sys.executable, "recipes/prepare_data.py", "clean", f"--input={corpus}", f"--output_dir={out}",
+        f"--decontaminate={quiz}", "--dedup=exact", "--workers=2",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, stderr=subprocess.DEVNULL)
     completions = out / "logs" / "filter" / "completions"
     try:
         until = time.monotonic() + 120
@@ -389,15 +405,19 @@ def test_killed_outright_it_goes_on_and_leaves_no_worker_behind(tmp_path, capsys
     finally:
         os.killpg(process.pid, signal.SIGKILL)
     capsys.readouterr()
-    cleaned(corpus, tmp_path, "killed", dedup="exact")
+    cleaned(corpus, tmp_path, "killed", **options)
     assert "going on with" in capsys.readouterr().out
-    assert manifest_of(out)["summary"]["rows"] == 640
-    whole = subprocess.run(
-        command(corpus, tmp_path / "whole", "--workers=2"), cwd=REPOSITORY, capture_output=True, text=True
-    )
-    assert whole.returncode == 0, whole.stderr
-    assert contents(out) == contents(tmp_path / "whole")
-    assert "datatrove" not in whole.stderr, "the log is in files"
+    assert manifest_of(out)["summary"]["rows"] == 3200
+    assert manifest_of(out)["decontamination"]["quiz.jsonl"]["documents"] == 64
+    whole = cleaned(corpus, tmp_path, "whole", **options)
+    assert contents(out) == contents(whole)
+
+
+def test_the_log_of_workers_is_in_files(corpus, tmp_path, capfd):
+    out = cleaned(corpus, tmp_path, filters=[], workers=2)
+    assert "datatrove" not in capfd.readouterr().err
+    assert "Processing done" in (out / "logs" / "filter" / "logs" / "task_00001.log").read_text()
+    assert contents(out) == contents(cleaned(corpus, tmp_path, "one", filters=[]))
 
 
 def test_other_settings_are_refused(corpus, tmp_path, capsys):
@@ -470,9 +490,9 @@ def test_a_file_removed_behind_its_back_is_found(corpus, tmp_path, monkeypatch):
         ({"filters": ["gopher"]}, "filters: gopher: unknown; accepted: gopher_repetition, gopher_quality"),
         (
             {"filters": ["language"]},
-            r"filters: language: needs the fastText model lid\.176\.bin, which is not at",
+            r"filters: language: needs the fastText model lid\.176\.bin; .* is missing",
         ),
-        ({"filters": ["unigram_log_prob"]}, r"needs the word frequencies unigram_freq\.csv, which is not at"),
+        ({"filters": ["unigram_log_prob"]}, r"needs the word frequencies unigram_freq\.csv; .* is missing"),
         (
             {"filter_options": {"gopher_quality": {"min_words": 1}}},
             "filter_options: gopher_quality: min_words: unknown; accepted: min_doc_words",
@@ -494,6 +514,50 @@ def test_what_cannot_run_is_refused_by_name(corpus, tmp_path, monkeypatch, optio
     with pytest.raises(FoundryError, match=message) as error:
         cleaned(corpus, tmp_path, **options)
     assert "\n" not in str(error.value)
+
+
+def test_a_filter_whose_model_is_there_still_needs_its_package(corpus, tmp_path, monkeypatch):
+    from modeling_foundry.data.quality_filters import DOWNLOADED_FILTERS
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "assets"))
+    model = tmp_path / "assets" / "datatrove" / DOWNLOADED_FILTERS["language"].file
+    model.parent.mkdir(parents=True)
+    model.write_bytes(b"a model")
+    with pytest.raises(FoundryError, match=r"lid\.176\.bin\.completed is missing"):
+        cleaned(corpus, tmp_path, filters=["language"])
+    Path(f"{model}.completed").touch()
+    with pytest.raises(
+        FoundryError, match=r"filters: language: Please install `fasttext` to use LanguageFilter"
+    ):
+        cleaned(corpus, tmp_path, filters=["language"])
+
+
+def test_the_place_of_a_download_is_datatroves(tmp_path, monkeypatch):
+    """A fresh cache: datatrove looks at the very paths that are checked, and finds the files put there."""
+    from datatrove.pipeline.filters import UnigramLogProbFilter
+    from datatrove.utils import lid
+
+    from modeling_foundry.data.quality_filters import DOWNLOADED_FILTERS
+
+    def place(name):
+        return tmp_path / "assets" / "datatrove" / DOWNLOADED_FILTERS[name].file
+
+    for module in ("datatrove.io", "datatrove.pipeline.filters.unigram_log_probs"):
+        monkeypatch.setattr(
+            f"{module}.cached_assets_path",
+            lambda library_name, namespace, subfolder: (
+                tmp_path / "assets" / library_name / namespace / subfolder
+            ),
+        )
+    for name in DOWNLOADED_FILTERS:
+        place(name).parent.mkdir(parents=True)
+        place(name).write_text("word,count\nthe,3\n")
+        Path(f"{place(name)}.completed").touch()
+    assert UnigramLogProbFilter().unigram_frequencies == {"the": 1.0}
+    found = lid.cached_asset_path_or_download(
+        lid.FT176LID.MODEL_URL, namespace="lid", subfolder=lid.FT176LID.MODEL_SUBFOLDER
+    )
+    assert Path(found) == place("language")
 
 
 def test_a_missing_package_is_named(corpus, tmp_path, monkeypatch):

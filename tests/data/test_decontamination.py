@@ -170,7 +170,6 @@ def test_every_item_that_is_held_is_named():
 def items_path(tmp_path):
     path = tmp_path / "items.jsonl"
     path.write_text(items_as_lines([EvaluationItem("quiz", "q1", QUESTION)]))
-    load_index.cache_clear()
     return str(path)
 
 
