@@ -47,11 +47,14 @@ STEPS = "--max_steps=4 --warmup_steps=1"
 LIFE = ["plan.py", "prepare_data.py", "pretrain.py", "sft.py", "dpo.py", "evaluate.py", "publish.py"]
 
 
+def blocks_of(page: Path) -> list[tuple[str, str]]:
+    """Language and text of each fenced block of a page."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
 def commands_of(page: Path) -> list[str]:
     """The shell commands in the fenced blocks of a page, continued lines joined, comments cut off."""
-    blocks = re.findall(
-        r"^```(?!console|python|json)\w*\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE
-    )
+    blocks = [text for language, text in blocks_of(page) if language not in ("console", "python", "json")]
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     found = [shlex.join(shlex.split(line, comments=True)) for line in lines if line.startswith(PROGRAMS)]
     return [command for command in found if not any(text in command for text in ELSEWHERE)]
@@ -122,6 +125,23 @@ def test_the_commands_of_a_whole_life(checkout):
     for command in ALL:
         if script_of(command) == "app/app.py":
             answer_of_the_app(command, checkout)
+
+
+@pytest.mark.slow
+def test_the_commands_of_cleaning(checkout):
+    """On the corpus that the page's own lines write, against the prepared data of the page's own command."""
+    page = REPOSITORY / "docs" / "data.md"
+    (lines,) = (text for language, text in blocks_of(page) if language == "python" and "corpus/" in text)
+    run(shlex.join([sys.executable, "-c", lines]), checkout)
+    commands = commands_of(page)
+    (cleaning,) = (command for command in commands if " clean " in command and "--config" in command)
+    for command in commands[: commands.index(cleaning) + 1]:
+        if "--config" in command:
+            printed = run(command, checkout)
+    assert "stdlib_bits_per_byte: " in printed
+    books = json.loads((checkout / "runs/clean/data/clean.json").read_text())
+    assert 0 < books["summary"]["left"]["documents"] < books["summary"]["rows"]
+    assert books["decontamination"]["stdlib_bits_per_byte"]["matched"] > 5
 
 
 def answer_of_the_app(command: str, checkout: Path) -> None:

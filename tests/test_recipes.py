@@ -11,7 +11,7 @@ from tests.conftest import REPOSITORY
 
 EXPERIMENTS = sorted(path.name for path in (REPOSITORY / "recipes").iterdir() if path.is_dir())
 # recipes/<experiment>/<file>.yaml -> the command of prepare_data.py that reads it
-DATA_COMMANDS = {"data": "prepare", "manifest": "manifest", "tokenize": "tokenize"}
+DATA_COMMANDS = {"data": "prepare", "manifest": "manifest", "tokenize": "tokenize", "clean": "clean"}
 RECIPES = sorted((REPOSITORY / "recipes").glob("*.py"))
 YAMLS = sorted((REPOSITORY / "recipes").rglob("*.yaml"))
 

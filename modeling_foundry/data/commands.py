@@ -10,6 +10,7 @@ from importlib import import_module
 from ..settings import parse, parse_command
 from .settings import (
     ChatSettings,
+    CleanSettings,
     DataSettings,
     InspectSettings,
     LintSettings,
@@ -42,6 +43,9 @@ COMMANDS: dict[str, Command] = {
     "tokenize": Command(TokenizeSettings, "the files of a manifest to token shards", "corpus_build:tokenize"),
     "verify": Command(VerifySettings, "check every byte of a corpus", "verification:verify"),
     "inspect": Command(InspectSettings, "statistics, pictures and a packed sample", "inspection:inspect"),
+    "clean": Command(
+        CleanSettings, "filter, deduplicate and decontaminate documents, with a report", "cleaning:clean"
+    ),
     "chat": Command(
         ChatSettings, "a public chat or preference dataset in TRL's formats", "chat_preparation:prepare_chat"
     ),

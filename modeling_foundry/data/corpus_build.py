@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import threading
@@ -71,9 +72,9 @@ def tokenize(settings: TokenizeSettings) -> Path:
     encoder = encoder_of(folder, settings.engine)  # here, so that the workers find its proof
     job = TokenizeJob(
         folder.resolve(), manifest.root, settings.text_key, end_of_document(settings, encoder), settings.engine,
-        settings.bad_rows, settings.damaged_files,
+        settings.bad_rows, settings.damaged_files, plan_hash(plan),
     )  # fmt: skip
-    left = [task for task in tasks if finished_shard(folder, task) is None]
+    left = [task for task in tasks if finished_shard(folder, task, job.plan) is None]
     if len(left) < len(tasks):
         console.print(f"tokenize: going on, {len(tasks) - len(left):,} of {len(tasks):,} shards are whole")
     if left and not run(settings, job, left):
@@ -113,6 +114,11 @@ def plan_of(
         "text_key": settings.text_key, "bad_rows": settings.bad_rows,
         "damaged_files": settings.damaged_files, "engine": settings.engine,
     }  # fmt: skip
+
+
+def plan_hash(plan: dict[str, Any]) -> str:
+    """A short name of a plan, kept in each shard."""
+    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def start(folder: Path, plan: dict[str, Any], overwrite: bool) -> bool:
@@ -193,7 +199,7 @@ def end_of_document(settings: TokenizeSettings, encoder: Any) -> int:
 def run(settings: TokenizeSettings, job: TokenizeJob, tasks: list[ShardTask]) -> bool:
     """Run the executor; False when the work was handed to SLURM and is not done yet."""
     number = number_of_tasks(len(tasks), settings.num_tasks)
-    step, logs = TokenizeFiles(job, tasks, quiet=settings.executor == "local"), job.folder / "logs"
+    step, logs = TokenizeFiles(job, tasks), job.folder / "logs"
     if settings.executor == "slurm":
         job_id = submit_to_slurm([step], number, settings.slurm or {}, logs, "tokenize")
         console.print(
@@ -241,7 +247,7 @@ def seal(folder: Path, plan: dict[str, Any], tasks: list[ShardTask]) -> None:
     Raises:
         FoundryError: files have none; the first is named with its reason.
     """
-    headers = {task: finished_shard(folder, task) for task in tasks}
+    headers = {task: finished_shard(folder, task, plan_hash(plan)) for task in tasks}
     missing = [task for task, header in headers.items() if header is None]
     if missing:
         first = missing[0]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from datatrove.pipeline.base import PipelineStep
-from loguru import logger
 
 from ..settings import FoundryError
 
@@ -28,13 +27,13 @@ def number_of_tasks(num_files: int, num_tasks: int | None) -> int:
 
 def run_on_this_machine(steps: Sequence[PipelineStep], tasks: int, workers: int, logs: Path) -> None:
     """Run and wait; what is finished is for the steps to know, so no task is skipped by datatrove."""
-    from datatrove.executor import LocalPipelineExecutor
+    from .pipeline import QuietExecutor, quiet
 
-    logger.disable("datatrove")  # the progress bar says it; the tasks' own logs are in ``logs``
-    LocalPipelineExecutor(
-        pipeline=list(steps), tasks=tasks, workers=min(num_workers(workers), tasks), logging_dir=str(logs),
-        skip_completed=False,
-    ).run()  # fmt: skip
+    with quiet():
+        QuietExecutor(
+            pipeline=list(steps), tasks=tasks, workers=min(num_workers(workers), tasks), logging_dir=str(logs),
+            skip_completed=False,
+        ).run()  # fmt: skip
 
 
 def run_on_ray(steps: Sequence[PipelineStep], tasks: int, workers: int, logs: Path) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
-from loguru import logger as datatrove_logger
 from numpy.typing import NDArray
 
 from ..files import write_atomically
@@ -55,6 +54,7 @@ class TokenizeJob:
     Args:
         folder: the corpus folder, with the tokenizer in ``tokenizer/``.
         root: folder or fsspec URL of the manifest.
+        plan: hash of all settings that decide the tokens; a shard of another plan is made again.
     """
 
     folder: Path
@@ -64,6 +64,7 @@ class TokenizeJob:
     engine: Engine
     bad_rows: str
     damaged_files: str
+    plan: str
 
 
 def shard_tasks(files: list[SourceFile]) -> list[ShardTask]:
@@ -82,19 +83,13 @@ class TokenizeFiles(PipelineStep):
     name = "files to token shards"
     type = "tokenizer"
 
-    def __init__(self, job: TokenizeJob, tasks: list[ShardTask], quiet: bool) -> None:
+    def __init__(self, job: TokenizeJob, tasks: list[ShardTask]) -> None:
         super().__init__()
-        self.job, self.tasks, self.quiet = job, tasks, quiet
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """A local worker prints nothing: the main process shows one progress bar."""
-        self.__dict__.update(state)
-        if self.quiet:
-            datatrove_logger.disable("datatrove")
+        self.job, self.tasks = job, tasks
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         for task in self.tasks[rank::world_size]:
-            header = finished_shard(self.job.folder, task)
+            header = finished_shard(self.job.folder, task, self.job.plan)
             if header is None:
                 header = tokenize_file(self.job, task)
             if header is not None:
@@ -102,8 +97,8 @@ class TokenizeFiles(PipelineStep):
         yield from ()
 
 
-def finished_shard(folder: Path, task: ShardTask) -> ShardHeader | None:
-    """The header of a shard that is whole and of this very file; None when there is work to do."""
+def finished_shard(folder: Path, task: ShardTask, plan: str) -> ShardHeader | None:
+    """The header of a shard that is whole, of this very file and plan; None when there is work to do."""
     if not header_path(folder / task.shard).is_file():
         return None
     try:
@@ -111,7 +106,8 @@ def finished_shard(folder: Path, task: ShardTask) -> ShardHeader | None:
     except FoundryError:
         return None
     source = header.source
-    same = source.get("path") == task.file.path and source.get("num_bytes") == task.file.num_bytes
+    expected = {"path": task.file.path, "num_bytes": task.file.num_bytes, "plan": plan}
+    same = {key: source.get(key) for key in expected} == expected
     known = task.file.sha256
     return header if same and (known is None or source.get("sha256") == known) else None
 
@@ -149,7 +145,9 @@ def _write(job: TokenizeJob, task: ShardTask) -> ShardHeader:
 
 def _write_with(job: TokenizeJob, task: ShardTask, encoder: DocumentEncoder, sha256: str) -> ShardHeader:
     bad_rows: Counter[str] = Counter()
-    facts: dict[str, Any] = {"path": task.file.path, "num_bytes": task.file.num_bytes, "sha256": sha256}
+    facts: dict[str, Any] = {
+        "path": task.file.path, "num_bytes": task.file.num_bytes, "sha256": sha256, "plan": job.plan
+    }  # fmt: skip
 
     def source() -> dict[str, Any]:
         if bad_rows and job.bad_rows == "stop":

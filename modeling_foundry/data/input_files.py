@@ -1,0 +1,94 @@
+"""The files of a corpus: a folder, one file, or a glob."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..settings import FoundryError
+
+KINDS = {".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".jsonl.zst": "jsonl", ".parquet": "parquet"}
+# A task is a file; where there are more, a task takes several.
+MAX_TASKS = 1000
+
+
+@dataclass(frozen=True)
+class InputFiles:
+    """The files of a corpus, in the order of their names.
+
+    Args:
+        paths: ``jsonl`` and ``parquet`` -> paths relative to ``root``.
+    """
+
+    root: Path
+    paths: dict[str, list[str]]
+
+    @property
+    def num_tasks(self) -> int:
+        """Tasks of a stage that reads them: no more than files of the kind that has the most."""
+        return min(MAX_TASKS, max(map(len, self.paths.values())))
+
+    def description(self) -> dict[str, Any]:
+        """Number, size and fingerprint: names, sizes and times of change.  Hashing terabytes takes hours."""
+        facts = []
+        for path in sorted(path for paths in self.paths.values() for path in paths):
+            status = os.stat(self.root / path)
+            facts.append((path, status.st_size, status.st_mtime_ns))
+        text = "".join(f"{name}\t{size}\t{changed}\n" for name, size, changed in facts)
+        return {
+            "files": len(facts),
+            "bytes": sum(size for _, size, _ in facts),
+            "fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16],
+        }
+
+
+def kind_of(name: str) -> str | None:
+    """``jsonl`` or ``parquet`` by a file's ending; None for another."""
+    return next((kind for ending, kind in KINDS.items() if name.endswith(ending)), None)
+
+
+def find_files(pattern: str, output_dir: Path) -> InputFiles:
+    """The files of a folder and the folders in it, one file, or what a glob finds.
+
+    Raises:
+        FoundryError: there are none, a file has another ending, or the output would become input.
+    """
+    accepted = ", ".join(KINDS)
+    if glob.has_magic(pattern) and not Path(pattern).exists():
+        root, found = _glob(pattern)
+    elif Path(pattern).is_dir():
+        root = Path(pattern)
+        found = [path for path in sorted(root.rglob("*")) if path.is_file() and kind_of(path.name)]
+        if output_dir.resolve().is_relative_to(root.resolve()):
+            raise FoundryError(
+                f"output_dir: {output_dir} is inside input {pattern}; give a folder outside of it"
+            )
+    else:
+        root, found = Path(pattern).parent, [path for path in [Path(pattern)] if path.is_file()]
+    if not found:
+        raise FoundryError(f"input: {pattern}: no file ending in {accepted} there")
+    paths: dict[str, list[str]] = {"jsonl": [], "parquet": []}
+    for path in found:
+        kind = kind_of(path.name)
+        if kind is None:
+            raise FoundryError(f"input: {path}: expected a file ending in {accepted}")
+        if path.resolve().is_relative_to(output_dir.resolve()):
+            raise FoundryError(f"input: {path}: is inside output_dir {output_dir}; give another")
+        if "\n" in str(path) or str(path) != str(path).strip():
+            raise FoundryError(
+                f"input: {str(path)!r}: a line break or a space at an end of its name; rename it"
+            )
+        paths[kind].append(path.relative_to(root).as_posix())
+    return InputFiles(root, paths)
+
+
+def _glob(pattern: str) -> tuple[Path, list[Path]]:
+    """The folder before the first wildcard, and the files found."""
+    parts = Path(pattern).parts
+    fixed = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    found = sorted(Path(path) for path in glob.glob(pattern, recursive=True))
+    return Path(*parts[:fixed]), [path for path in found if path.is_file()]
