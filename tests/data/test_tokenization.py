@@ -339,3 +339,10 @@ def test_bad_input_is_named(manifest, tokenizer, tmp_path, changes, message):
 def test_settings_without_sense_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         wanted("m", "t", "f", **changes)
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_corpus(corpus, manifest, tokenizer, tmp_path):
+    pytest.importorskip("ray", reason="needs the data-ray extra")
+    tokenize(wanted(manifest, tokenizer, tmp_path / "data", executor="ray", workers=2, num_tasks=3))
+    assert content(tmp_path / "data") == content(corpus)
