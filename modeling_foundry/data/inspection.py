@@ -36,7 +36,8 @@ def inspect(settings: InspectSettings) -> None:
         console.print("\none packed sequence, a colour a document:", style="bold")
         console.print(coloured_sample(corpus, split, settings.sequence_length, settings.seed))
     if settings.plot is not None:
-        for path in draw(Path(settings.plot), corpus, lengths):
+        others = [TokenCorpus.open(folder) for folder in settings.compare or []]
+        for path in draw(Path(settings.plot), [corpus, *others], lengths):
             console.print(f"drew {path}")
 
 
@@ -82,8 +83,8 @@ def coloured_sample(corpus: TokenCorpus, split: CorpusSplit, sequence_length: in
     return text
 
 
-def draw(folder: Path, corpus: TokenCorpus, lengths: NDArray[np.int64]) -> list[Path]:
-    """``document_lengths.png`` and ``tokens_by_split.png``.
+def draw(folder: Path, corpora: list[TokenCorpus], lengths: NDArray[np.int64]) -> list[Path]:
+    """``document_lengths.png`` of the first corpus and ``tokens_by_source.png`` of all.
 
     Raises:
         FoundryError: the folder cannot be written.
@@ -97,17 +98,21 @@ def draw(folder: Path, corpus: TokenCorpus, lengths: NDArray[np.int64]) -> list[
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FoundryError(f"plot: cannot write to {folder} ({error.strerror})") from error
-    paths = [folder / "document_lengths.png", folder / "tokens_by_split.png"]
+    paths = [folder / "document_lengths.png", folder / "tokens_by_source.png"]
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     longest = max(2, int(lengths.max(initial=2)))
     axes.hist(lengths, bins=list(np.geomspace(1, longest, 50)), color="#4477aa")
     axes.set(xscale="log", xlabel="tokens of a document", ylabel="documents", title="Length of the documents")
     _finish(figure, axes, paths[0])
-    figure, axes = pyplot.subplots(figsize=(7, 1.2 + 0.5 * len(corpus.splits)), layout="constrained")
-    tokens = [corpus.content["counts"][name]["tokens"] for name in corpus.splits]
-    bars = axes.barh(corpus.splits, tokens, color="#4477aa")
-    axes.bar_label(bars, labels=[f"{count:,}" for count in tokens], padding=4)
-    axes.set(xlabel="tokens", title="Tokens of each split", xlim=(0, max(tokens) * 1.2 or 1))
+    rows = {
+        f"{corpus.folder}\n{name}": corpus.content["counts"][name]["tokens"]
+        for corpus in reversed(corpora)
+        for name in reversed(corpus.splits)
+    }
+    figure, axes = pyplot.subplots(figsize=(7, 1.2 + 0.5 * len(rows)), layout="constrained")
+    bars = axes.barh(list(rows), list(rows.values()), color="#4477aa")
+    axes.bar_label(bars, labels=[f"{count:,}" for count in rows.values()], padding=4)
+    axes.set(xlabel="tokens", title="Tokens by source and split", xlim=(0, max(rows.values()) * 1.25 or 1))
     _finish(figure, axes, paths[1])
     return paths
 

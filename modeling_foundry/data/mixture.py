@@ -125,6 +125,15 @@ class MixedDataset(Dataset):
             name: count * sequence_length for name, count in zip(self.mixture.names, counts, strict=True)
         }
 
+    def accounting(self) -> str:
+        """One line: for each source its tokens in this run, their share, and how often it is read."""
+        total = sum(self.tokens_by_source.values())
+        said = [
+            f"{name} {tokens:,} tokens ({tokens / max(1, total):.2%}, {tokens / part.num_corpus_tokens:.3g} epochs)"
+            for (name, tokens), part in zip(self.tokens_by_source.items(), self.parts, strict=True)
+        ]
+        return "mixture: " + "; ".join(said)
+
     @property
     def num_corpus_tokens(self) -> int:
         """Tokens of all sources, once."""

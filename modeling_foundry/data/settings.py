@@ -112,7 +112,9 @@ class VerifySettings:
     """Which corpus to check, and against what."""
 
     data_dir: str = _help("folder written by prepare or tokenize", "runs/corpus/data")
-    model: str | None = _help("checkpoint folder or config.json whose embedding must hold every id", None)
+    model: str | None = _help(
+        "checkpoint folder or config.json: its embedding must hold every id, its tokenizer be the same", None
+    )
     workers: int = _help("threads that hash; -1 is one a core", -1)
 
 
@@ -126,6 +128,7 @@ class InspectSettings:
     seed: int = _help("of the shuffle the shown sequence comes from", 0)
     sample_shards: int = _help("shards whose document lengths are read", 200)
     plot: str | None = _help("folder for pictures; none without it", None)
+    compare: list[str] | None = _help("other corpora whose tokens are drawn beside this one's", None)
 
 
 class ChatSettings:

@@ -25,6 +25,7 @@ from .shards import TokenShard, header_path, index_path
 from .token_corpus import CORPUS_NAME, CorpusSplit, ShardEntry, TokenCorpus
 
 VERIFIED_NAME = "verified.json"
+SAMPLE_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def verify(settings: VerifySettings) -> None:
         for split in ("train", "heldout"):
             prepared.shard(split).verify()
         check_rows(folder, vocab_size, rows)
+        check_tokenizer(prepared.tokenizer_folder, settings.model)
         console.print(
             f"verify: {folder}: all {len(prepared.manifest['files'])} files are as they were written"
         )
@@ -58,11 +60,19 @@ def verify(settings: VerifySettings) -> None:
     (folder / VERIFIED_NAME).unlink(missing_ok=True)
     verdict = verify_corpus(corpus, num_workers(settings.workers))
     check_rows(folder, int(corpus.content["vocab_size"]), rows)
+    check_tokenizer(corpus.tokenizer_folder, settings.model)
     console.print(
         f"verify: {folder}: {verdict.num_tokens:,} tokens in {verdict.num_shards_read:,} shards are as they were "
         f"written; every document ends with id {corpus.content['eos_token_id']}, every id is below "
         f"{corpus.content['vocab_size']:,}" + (f", the model has {rows:,} rows" if rows else "")
     )
+    from .inspection import coloured_sample
+
+    shown = corpus.split("train" if "train" in corpus.splits else corpus.splits[0])
+    length = min(SAMPLE_TOKENS, shown.num_tokens)
+    if length:
+        console.print("\none packed sequence, a colour a document:", style="bold")
+        console.print(coloured_sample(corpus, shown, length, seed=0))
 
 
 def embedding_rows(model: str) -> int:
@@ -87,6 +97,34 @@ def check_rows(folder: Path, vocab_size: int, rows: int | None) -> None:
         raise FoundryError(
             f"{folder}: its tokenizer has {vocab_size:,} ids, the embedding only {rows:,} rows; give at least as many"
         )
+
+
+def check_tokenizer(folder: Path, model: str | None) -> None:
+    """Raise FoundryError where the model's folder holds a tokenizer that gives other ids.
+
+    Compared is what decides ids; a library that saves a tokenizer again may write its other keys otherwise.
+    """
+    if model is None or not (Path(model) / "tokenizer.json").is_file():
+        return
+    ours, theirs = (json.loads((Path(path) / "tokenizer.json").read_text()) for path in (folder, model))
+    for key in ("model", "normalizer", "pre_tokenizer"):
+        if _without_flags(ours.get(key)) != _without_flags(theirs.get(key)):
+            raise FoundryError(
+                f"{folder}: not the tokenizer of {model}: their {key} differs; tokenize with the model's"
+            )
+    added = [
+        {token["id"]: token["content"] for token in each.get("added_tokens", [])} for each in (ours, theirs)
+    ]
+    if added[0] != added[1]:
+        raise FoundryError(f"{folder}: not the tokenizer of {model}: their added tokens differ")
+
+
+def _without_flags(part: Any) -> Any:
+    """A part of tokenizer.json with merges in one form ("a b" and ["a", "b"] are the same)."""
+    if isinstance(part, dict) and "merges" in part:
+        merges = [pair.split(" ") if isinstance(pair, str) else pair for pair in part["merges"]]
+        return {"vocab": part["vocab"], "merges": merges}
+    return part
 
 
 def verify_corpus(corpus: TokenCorpus, workers: int = 1) -> Verdict:

@@ -63,6 +63,7 @@ def test_tokens_are_accounted_for_exactly():
     found = Counter(int(data[index]["input_ids"][0]) for index in range(len(data)))
     assert {"a": found[1] * 8, "b": found[2] * 8} == data.tokens_by_source
     assert abs(found[1] - 6750) <= 20
+    assert data.accounting().startswith("mixture: a 54,")
     blocks = [tuple(data[index]["input_ids"].tolist()) for index in range(len(data))]
     assert len(set(blocks)) == len(blocks)  # nothing is seen twice in one epoch
 

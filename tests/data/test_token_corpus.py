@@ -127,8 +127,10 @@ def test_shards_of_two_corpora_do_not_mix(corpus, tmp_path):
         verify_corpus(corpus)
 
 
-def test_the_command_compares_with_the_model(corpus, tmp_path, capsys):
+def test_the_command_compares_with_the_model(corpus, tmp_path, capsys, monkeypatch):
+    """These shards have no real tokenizer; tests/data/test_tokenization.py decodes the sample."""
     (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 384}))
+    monkeypatch.setattr("modeling_foundry.data.inspection.coloured_sample", lambda *_, **__: "sample")
     verify(VerifySettings(data_dir=str(corpus.folder), model=str(tmp_path)))
     assert "221 tokens in 3 shards are as they were written" in capsys.readouterr().out
     (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 256}))

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import stat
 import subprocess
@@ -15,12 +16,14 @@ import pytest
 import zstandard
 
 from modeling_foundry.data.corpus_build import tokenize
+from modeling_foundry.data.inspection import inspect
 from modeling_foundry.data.manifest_scan import make_manifest
-from modeling_foundry.data.settings import ManifestSettings, TokenizeSettings
+from modeling_foundry.data.settings import InspectSettings, ManifestSettings, TokenizeSettings, VerifySettings
 from modeling_foundry.data.shards import TokenShard
 from modeling_foundry.data.token_corpus import TokenCorpus
 from modeling_foundry.data.tokenization import batches
 from modeling_foundry.data.tokenizer import load_tokenizer, train_tokenizer
+from modeling_foundry.data.verification import verify
 from modeling_foundry.settings import FoundryError
 from tests.conftest import REPOSITORY
 
@@ -122,6 +125,31 @@ def test_complete_means_nothing_is_done(corpus, manifest, tokenizer, capsys):
     tokenize(wanted(manifest, tokenizer, corpus))
     assert "nothing to do" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in corpus.rglob("*") if path.is_file()} == before
+
+
+def test_verify_knows_the_models_tokenizer(corpus, tokenizer, tmp_path, capsys):
+    """The same tokenizer saved again passes; another one is refused; a decoded sequence is shown."""
+    model = tmp_path / "model"
+    load_tokenizer(tokenizer).save_pretrained(model)
+    (model / "config.json").write_text(json.dumps({"vocab_size": 512}))
+    verify(VerifySettings(data_dir=str(corpus), model=str(model)))
+    printed = capsys.readouterr().out
+    assert "the model has 512 rows" in printed
+    assert "one packed sequence, a colour a document:" in printed
+    train_tokenizer([SOURCE], 380).save_pretrained(model)
+    with pytest.raises(FoundryError, match="not the tokenizer of"):
+        verify(VerifySettings(data_dir=str(corpus), model=str(model)))
+
+
+def test_what_a_corpus_holds_is_shown_and_drawn(corpus, tmp_path, capsys):
+    inspect(InspectSettings(data_dir=str(corpus), plot=str(tmp_path), compare=[str(corpus)]))
+    printed = capsys.readouterr().out
+    assert re.search(r"documents +96\n", printed)
+    assert "tokens of a document" in printed
+    for name in ("document_lengths.png", "tokens_by_source.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(FoundryError, match="has no split other; it has train, validation"):
+        inspect(InspectSettings(data_dir=str(corpus), split="other"))
 
 
 def test_another_corpus_is_refused_and_overwrite_replaces_it(manifest, tokenizer, tmp_path):
