@@ -92,7 +92,7 @@ def draw(folder: Path, corpora: list[TokenCorpus], lengths: NDArray[np.int64]) -
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,6 +112,7 @@ def draw(folder: Path, corpora: list[TokenCorpus], lengths: NDArray[np.int64]) -
     figure, axes = pyplot.subplots(figsize=(7, 1.2 + 0.5 * len(rows)), layout="constrained")
     bars = axes.barh(list(rows), list(rows.values()), color="#4477aa")
     axes.bar_label(bars, labels=[f"{count:,}" for count in rows.values()], padding=4)
+    axes.xaxis.set_major_formatter(ticker.EngFormatter())
     axes.set(xlabel="tokens", title="Tokens by source and split", xlim=(0, max(rows.values()) * 1.25 or 1))
     _finish(figure, axes, paths[1])
     return paths

@@ -131,6 +131,7 @@ class InspectSettings:
     compare: list[str] | None = _help("other corpora whose tokens are drawn beside this one's", None)
 
 
+@dataclass
 class ChatSettings:
     """Which public dataset becomes which conversations or preference pairs, and where."""
 
@@ -187,6 +188,7 @@ class LintSettings:
                 raise ValueError(f"{name}: expected more than 0, found {getattr(self, name)}")
 
 
+@dataclass
 class CleanSettings:
     """What ``prepare_data.py clean`` reads, which steps it takes, and where it writes."""
 
