@@ -82,6 +82,11 @@ class PretrainArguments(TrainingArguments):
     save_steps: float = 500
     report_to: str | list[str] | None = "none"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eval_strategy == "no":  # never means at the start too: there may be nothing held out
+            self.eval_on_start = False
+
 
 class PretrainTrainer(Trainer):
     """Trainer whose evaluation never materialises logits either."""
