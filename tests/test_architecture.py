@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,16 @@ def test_planning_needs_no_torch():
     for path in (PACKAGE / "planning").rglob("*.py"):
         tops = {module.split(".")[0] for module in imported_modules(path)}
         assert not tops & {"torch", "transformers", "datasets", "accelerate"}, path
+
+
+def test_training_needs_no_library_of_the_data_stage():
+    """A GPU machine installs the train extra; datatrove and the tokenizing libraries are the data extra's."""
+    code = (
+        "import sys, modeling_foundry.training.pretraining, modeling_foundry.training.alignment;"
+        "print({'datatrove', 'tiktoken', 'spacy', 'orjson', 'lm_eval', 'gradio'} & set(sys.modules))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "set()"
 
 
 def test_shipped_model_code_imports_only_its_neighbours():

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from datatrove.pipeline.base import PipelineStep
+from typing import TYPE_CHECKING, Any
 
 from ..settings import FoundryError
+
+if TYPE_CHECKING:  # a machine that only trains has no datatrove
+    from datatrove.pipeline.base import PipelineStep
 
 # A SLURM array has often no more places, and a folder with a log a file gets slow.
 MAX_TASKS = 1000
