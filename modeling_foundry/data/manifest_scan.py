@@ -38,6 +38,8 @@ def make_manifest(settings: ManifestSettings) -> Manifest:
     root = root_of(settings)
     console = Console(highlight=False, soft_wrap=True)
     files, left_out = scan(root, settings.split, settings.include)
+    output = Path(settings.output)
+    files = [file for file in files if Path(root, file.path) != output.resolve()]  # written there before
     if settings.max_files is not None:
         files = files[: settings.max_files]
     files = hold_out(files, settings.held_out_files)
@@ -45,7 +47,6 @@ def make_manifest(settings: ManifestSettings) -> Manifest:
     if settings.sha256:
         files = hashed(root, files)
     manifest = Manifest(root, tuple(files))
-    output = Path(settings.output)
     if output.exists() and not settings.overwrite:
         if read_manifest(output) != manifest:
             raise FoundryError(

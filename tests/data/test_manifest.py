@@ -144,6 +144,12 @@ def test_made_once_and_then_complete(corpus, tmp_path, capsys):
     assert len(make_manifest(wanted).files) == 7
 
 
+def test_a_manifest_inside_the_folder_is_not_part_of_it(corpus, capsys):
+    wanted = ManifestSettings(source=str(corpus), output=str(corpus / "train" / "manifest.jsonl"))
+    assert make_manifest(wanted) == make_manifest(wanted)
+    assert "nothing to do" in capsys.readouterr().out
+
+
 def test_files_are_held_out_by_their_name(corpus, tmp_path):
     wanted = ManifestSettings(source=str(corpus), output=str(tmp_path / "m.jsonl"), held_out_files=2)
     splits = {file.path: file.split for file in make_manifest(wanted).files}
