@@ -15,7 +15,7 @@ from ..settings import FoundryError
 from .chat_datasets import DATASETS, ChatDataset
 from .chat_selection import Collected, Entry, collect, counts_in_words, select
 from .chat_source import Source, open_source
-from .folder import MANIFEST_NAME
+from .folder import MANIFEST_NAME, differences
 from .settings import ChatSettings
 from .statistics import length_percentiles, print_statistics, side_by_side
 
@@ -154,14 +154,9 @@ def is_complete(folder: Path, content: dict[str, Any]) -> bool:
         raise FoundryError(
             f"{path}: not a record of `chat`; prepare the data again with --overwrite=true"
         ) from error
-    changed = [
-        f"{key}: {found.get(key)} -> {content.get(key)}"
-        for key in {**found, **content}
-        if found.get(key) != content.get(key)
-    ]
-    if changed:
+    if changed := differences(found, content):
         raise FoundryError(
-            f"{folder}: holds data prepared otherwise ({', '.join(changed)}); "
+            f"{folder}: holds data prepared otherwise ({changed}); "
             "give another --output_dir, or --overwrite=true to replace it"
         )
     for name, digest in files.items():

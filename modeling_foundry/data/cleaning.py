@@ -17,6 +17,7 @@ from typing import Any
 
 from ..files import write_atomically
 from ..settings import FoundryError
+from .folder import differences
 from .input_files import InputFiles, find_files
 from .settings import CleanSettings
 
@@ -141,14 +142,9 @@ def _is_complete(folder: Path, content: dict[str, Any]) -> bool:
     found = manifest.get("settings", {}) if manifest is not None else unfinished
     if found is None:
         return False
-    changed = [
-        f"{key}: {found.get(key)} -> {content.get(key)}"
-        for key in {**found, **content}
-        if found.get(key) != content.get(key)
-    ]
-    if changed:
+    if changed := differences(found, content):
         raise FoundryError(
-            f"{folder}: holds documents cleaned otherwise ({', '.join(changed)}); "
+            f"{folder}: holds documents cleaned otherwise ({changed}); "
             "give another --output_dir, or --overwrite=true to replace them"
         )
     if manifest is None:

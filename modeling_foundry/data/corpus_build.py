@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 from ..files import sha256_of_file, write_atomically
 from ..settings import FoundryError
 from .executors import number_of_tasks, run_on_ray, run_on_this_machine, submit_to_slurm
+from .folder import differences
 from .manifest import Manifest, read_manifest
 from .settings import TokenizeSettings
 from .shards import ShardHeader, header_path
@@ -141,11 +142,9 @@ def start(folder: Path, plan: dict[str, Any], overwrite: bool) -> bool:
             f"{folder}: cannot write there ({error.strerror}); give another --output_dir"
         ) from error
     found = read_plan(path)
-    changed = [key for key in plan if plan[key] != found.get(key)]
-    if changed:
-        differences = ", ".join(f"{key}: {found.get(key)} -> {plan[key]}" for key in changed)
+    if changed := differences(found, plan):
         raise FoundryError(
-            f"{folder}: holds another corpus ({differences}); give another --output_dir, or --overwrite=true"
+            f"{folder}: holds another corpus ({changed}); give another --output_dir, or --overwrite=true"
         )
     return (folder / CORPUS_NAME).is_file() and bool(TokenCorpus.open(folder))
 

@@ -84,7 +84,7 @@ def count_rows(root: str, file: SourceFile) -> int:
 def _json_lines(
     stream: IO[bytes], file: SourceFile, text_key: str, bad_rows: Counter[str], name: str
 ) -> Iterator[str]:
-    for line in _split_lines(_blocks(stream, file.compression, name)):
+    for line in lines_of(stream, file.compression, name):
         if not line.strip():
             continue
         row = _parse(line)
@@ -94,6 +94,15 @@ def _json_lines(
             bad_rows[NO_TEXT] += 1
         else:
             yield row[text_key]
+
+
+def lines_of(stream: IO[bytes], compression: str, name: str) -> Iterator[bytes]:
+    """Lines of an open file, decompressed, without their newline.
+
+    Raises:
+        DamagedFileError: the stream breaks or ends inside a frame.
+    """
+    return _split_lines(_blocks(stream, compression, name))
 
 
 def _parse(line: bytes) -> Any:

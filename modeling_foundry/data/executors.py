@@ -21,7 +21,7 @@ def num_workers(workers: int) -> int:
     return len(os.sched_getaffinity(0)) if workers == -1 else workers
 
 
-def number_of_tasks(num_files: int, num_tasks: int | None) -> int:
+def number_of_tasks(num_files: int, num_tasks: int | None = None) -> int:
     """As many as asked for, never more than files."""
     return min(num_files, num_tasks or MAX_TASKS)
 

@@ -98,6 +98,15 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
+def differences(found: dict[str, Any], content: dict[str, Any]) -> str:
+    """What a folder was made with and what is asked for now, where they differ; empty where they do not."""
+    return ", ".join(
+        f"{key}: {found.get(key)} -> {content.get(key)}"
+        for key in {**found, **content}
+        if found.get(key) != content.get(key)
+    )
+
+
 def is_prepared(folder: Path, content: dict[str, Any]) -> bool:
     """Whether the folder holds exactly this data, whole.
 
@@ -111,14 +120,9 @@ def is_prepared(folder: Path, content: dict[str, Any]) -> bool:
     if manifest is None:
         return False
     found = manifest["settings"]
-    changed = [
-        f"{key}: {found.get(key)} -> {content.get(key)}"
-        for key in {**found, **content}
-        if found.get(key) != content.get(key)
-    ]
-    if changed:
+    if changed := differences(found, content):
         raise FoundryError(
-            f"{folder}: holds data prepared otherwise ({', '.join(changed)}); "
+            f"{folder}: holds data prepared otherwise ({changed}); "
             "give another --output_dir, or --overwrite=true to replace it"
         )
     load_prepared(folder)

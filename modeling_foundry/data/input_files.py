@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..settings import FoundryError
+from .executors import number_of_tasks
 
 KINDS = {".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".jsonl.zst": "jsonl", ".parquet": "parquet"}
-# A task is a file; where there are more, a task takes several.
-MAX_TASKS = 1000
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class InputFiles:
     @property
     def num_tasks(self) -> int:
         """Tasks of a stage that reads them: no more than files of the kind that has the most."""
-        return min(MAX_TASKS, max(map(len, self.paths.values())))
+        return number_of_tasks(max(map(len, self.paths.values())))
 
     def description(self) -> dict[str, Any]:
         """Number, size and fingerprint: names, sizes and times of change.  Hashing terabytes takes hours."""

@@ -191,9 +191,14 @@ def sha256_of(root: str, path: str) -> str:
     return digest.hexdigest()
 
 
+def compression_of(name: str) -> str:
+    """``gzip``, ``zstd`` or ``none`` by a file's ending."""
+    return COMPRESSION_SUFFIXES.get(PurePosixPath(name).suffix.lower(), "none")
+
+
 def _kind(path: PurePosixPath) -> tuple[str | None, str]:
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    compression = COMPRESSION_SUFFIXES.get(suffixes[-1], "none") if suffixes else "none"
+    compression = compression_of(path.name)
     if compression != "none":
         suffixes.pop()
     suffix = suffixes[-1] if suffixes else ""

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,8 @@ from datatrove.data import Document
 from datatrove.pipeline.readers import JsonlReader, ParquetReader
 
 from ..settings import FoundryError
+from .documents import DamagedFileError, lines_of
+from .manifest_scan import compression_of
 
 if TYPE_CHECKING:
     from .pipeline import RemovedWriter
@@ -96,11 +97,11 @@ class JsonlRows(RowReader, JsonlReader):
         """
         try:
             with self.data_folder.open(filepath, "rb") as file:
-                for number, line in enumerate(_lines(file, filepath), start=1):
+                for number, line in enumerate(lines_of(file, compression_of(filepath), filepath), start=1):
                     document = self._read_line(line, filepath, number)
                     if document is not None:
                         yield document
-        except (OSError, EOFError, zlib.error) as error:
+        except (OSError, DamagedFileError) as error:
             raise FoundryError(
                 f"{self.data_folder.resolve_paths(filepath)}: cannot be read to its end ({error}); mend or remove it"
             ) from error
@@ -116,29 +117,6 @@ class JsonlRows(RowReader, JsonlReader):
                 self.reject(_why_no_json(line), line, path, number)
                 return None
             return self.document_of(row, line, path, number)
-
-
-def _lines(file: Any, path: str) -> Iterator[bytes]:
-    """The lines of an open file, decompressed by its ending."""
-    import gzip
-    import io
-
-    if path.endswith(".gz"):
-        return iter(gzip.GzipFile(fileobj=file))
-    if path.endswith(".zst"):
-        import zstandard
-
-        # fsspec's own reader stops after the first frame, as pzstd and `cat a.zst b.zst` write several.
-        stream = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-        return _zstd_lines(io.BufferedReader(stream), zstandard.ZstdError)
-    return iter(file)
-
-
-def _zstd_lines(stream: Any, fault: type[Exception]) -> Iterator[bytes]:
-    try:
-        yield from stream
-    except fault as error:
-        raise OSError(str(error)) from error
 
 
 def _why_no_json(line: bytes) -> str:

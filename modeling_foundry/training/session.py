@@ -57,7 +57,7 @@ class TrainingSession:
         return self.output_dir / MODEL_FOLDER
 
     def is_complete(self) -> bool:
-        """Whether this very run is finished; prepares the folder when it is not.
+        """Whether this very run is finished.
 
         Raises:
             FoundryError: the folder holds a run with other settings or other inputs.

@@ -616,6 +616,13 @@ def test_input_that_cannot_be_read_is_refused(corpus, tmp_path):
     with pytest.raises(FoundryError, match=r"torn\.jsonl\.gz: cannot be read to its end"):
         cleaned(corpus, tmp_path, filters=[])
     (corpus / "torn.jsonl.gz").unlink()
+    whole = zstandard.compress(
+        b'{"text": "a"}\n' * 1000
+    )  # zstandard's own reader takes a cut frame for the end
+    (corpus / "torn.jsonl.zst").write_bytes(whole[:-8])
+    with pytest.raises(FoundryError, match=r"torn\.jsonl\.zst: cannot be read to its end"):
+        cleaned(corpus, tmp_path, "cut", filters=[])
+    (corpus / "torn.jsonl.zst").unlink()
     (corpus / "no.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(FoundryError, match=r"no\.parquet: cannot be read as Parquet"):
         cleaned(corpus, tmp_path, "other", filters=[])
