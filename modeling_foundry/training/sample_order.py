@@ -1,0 +1,87 @@
+"""Which samples an optimizer step reads: a function of the step alone, whatever ranks, workers or restarts.
+
+Pretraining reads its dataset in order (the dataset itself is shuffled), ``sequences_per_step`` samples a step.  A
+rolled-back spike leaves samples out: what comes after it moves on by as many.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from ..files import write_atomically
+from ..settings import FoundryError
+
+ORDER_NAME = "sample_order.json"
+
+
+@dataclass(frozen=True)
+class SampleOrder:
+    """Samples of each step.
+
+    Args:
+        sequences_per_step: micro-batch x accumulation x ranks.
+        left_out: (step, number of samples never read) in the order of their steps; step is the first one (from 1)
+            that reads past them.
+    """
+
+    sequences_per_step: int
+    left_out: tuple[tuple[int, int], ...] = ()
+
+    def samples(self, step: int) -> range:
+        """Sample indices of optimizer step ``step``, counted from 1."""
+        first = (step - 1) * self.sequences_per_step + self._num_left_out(step)
+        return range(first, first + self.sequences_per_step)
+
+    def num_samples(self, max_steps: int) -> int:
+        """Samples a run of ``max_steps`` walks over, those left out included."""
+        return self.samples(max_steps).stop
+
+    def without(self, step: int, num_steps: int) -> SampleOrder:
+        """The order in which step ``step`` and those after it read ``num_steps`` steps' worth of samples later."""
+        return replace(self, left_out=(*self.left_out, (step, num_steps * self.sequences_per_step)))
+
+    def _num_left_out(self, step: int) -> int:
+        return sum(number for first_step, number in self.left_out if first_step <= step)
+
+
+class OrderedSamples(Dataset):
+    """The dataset from step ``first_step`` on, so that a resumed run seeks instead of walking over what it read.
+
+    Its length is that of the whole run, whatever ``first_step`` is; indices past the end are never reached.
+    """
+
+    def __init__(self, dataset: Any, order: SampleOrder, first_step: int = 1) -> None:
+        self.dataset, self.order, self.first_step = dataset, order, first_step
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        steps, place = divmod(index, self.order.sequences_per_step)
+        return self.dataset[self.order.samples(self.first_step + steps)[place] % len(self.dataset)]
+
+
+def write_order(output_dir: Path, order: SampleOrder) -> None:
+    write_atomically(output_dir / ORDER_NAME, json.dumps(asdict(order)) + "\n")
+
+
+def read_order(output_dir: Path) -> SampleOrder | None:
+    """The order a run was started with; None where none was written.
+
+    Raises:
+        FoundryError: the file is not one of ours.
+    """
+    path = output_dir / ORDER_NAME
+    try:
+        content = json.loads(path.read_text())
+        left_out = tuple((int(step), int(number)) for step, number in content["left_out"])
+        return SampleOrder(int(content["sequences_per_step"]), left_out)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise FoundryError(f"{path}: not a sample order; take it from a checkpoint of the run") from error
