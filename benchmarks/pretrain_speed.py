@@ -254,8 +254,10 @@ def rates(row: dict[str, Any]) -> tuple[float, float | None, float | None]:
     peak = next((value for name, value in PEAK_FLOPS.items() if name in row["gpu"]), None)
     if peak is None:
         return speed, None, None
+    flagship = architecture_of(FLAGSHIP | {"model_type": "foundry"})
     full, causal = (
-        speed * flops_per_token(row["sequence_length"], causal) / peak for causal in (False, True)
+        speed * training_flops_per_token(flagship, row["sequence_length"], convention) / peak
+        for convention in ("full", "causal")
     )
     return speed, full, causal
 
