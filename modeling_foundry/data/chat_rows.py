@@ -24,6 +24,9 @@ TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 class Reason(StrEnum):
     """Why a row cannot be used."""
 
+    NOT_JSON = "not JSON"
+    NOT_UTF8 = "invalid UTF-8"
+    NOT_A_ROW = "not an object"
     MISSING_KEY = "missing key"
     WRONG_TYPE = "wrong type"
     EMPTY_TEXT = "empty text"

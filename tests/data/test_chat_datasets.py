@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 
+import fsspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -407,7 +408,9 @@ def test_a_local_file_of_each_schema(name, tmp_path, capsys):
     assert DATASETS[name].licence in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("ending", [".json", ".jsonl.gz", ".parquet"])
+@pytest.mark.parametrize(
+    "ending", [".json", ".lines.json", ".jsonl.gz", ".jsonl.zst", ".jsonl.xz", ".parquet"]
+)
 def test_the_same_rows_in_every_kind_of_file(ending, tmp_path):
     from datasets import Dataset
 
@@ -416,7 +419,10 @@ def test_the_same_rows_in_every_kind_of_file(ending, tmp_path):
     if ending == ".parquet":
         Dataset.from_list(rows).to_parquet(path)
     elif ending == ".json":
-        path.write_text(json.dumps(rows))
+        path.write_text("\ufeff\n" + json.dumps(rows, indent=1))
+    elif ending in (".jsonl.zst", ".jsonl.xz"):
+        with fsspec.open(path, "wt", compression="infer") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
     else:
         write(path, rows)
     plain = prepare_chat(ChatSettings("ultrachat", str(tmp_path / "a"), write(tmp_path / "rows.jsonl", rows)))
@@ -537,9 +543,17 @@ def test_a_failed_overwrite_keeps_what_was_there(tmp_path):
     [
         ("rows.csv", "a,b", "expected a .json, .jsonl or .parquet file"),
         ("rows.jsonl", "", "empty; expected rows"),
-        ("rows.jsonl", '{"instruction": "a"\n', "not readable as json"),
+        (
+            "rows.jsonl",
+            '{"instruction": "a"\n',
+            r"1 of 1 rows are malformed \(1 not JSON\), first row 1: not JSON: ",
+        ),
         ("rows.parquet", "PAR1", "not readable as parquet"),
-        ("rows.json", "[]", "rows.json: "),
+        ("rows.json", "[]", r"no sample in 0 rows \(it is empty\)"),
+        ("rows.json", '[{"instruction": "a"}', "not JSON"),
+        ("rows.json", "[" * 100_000, "not JSON"),
+        ("rows.jsonl.gz", "plain text", "not readable to its end"),
+        ("rows.jsonl.zst", "plain text", "corrupt zstd data"),
     ],
 )
 def test_an_unreadable_file_is_one_line(name, content, message, tmp_path):
@@ -549,6 +563,51 @@ def test_an_unreadable_file_is_one_line(name, content, message, tmp_path):
     assert str(raised.value).startswith(str(tmp_path / name))
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"instruction": "cut', "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"instruction": "\xff", "output": "x"}', "invalid UTF-8"),
+        (b"null", "not an object"),
+        (b'["a", "b"]', "not an object"),
+        (b'{"instruction": "\\ud800", "output": "x"}', "wrong type"),
+        (b'{"instruction": NaN, "output": "x"}', "wrong type"),
+        (b'{"instruction": ["a"], "output": "x"}', "wrong type"),
+        (b'{"prompt": "renamed", "output": "x"}', "missing key"),
+    ],
+)
+def test_one_line_that_is_no_row_is_counted_not_the_end_of_the_file(line, reason, tmp_path):
+    rows = [json.dumps(row).encode() for row in many("alpaca", 40)]
+    (tmp_path / "rows.jsonl").write_bytes(b"\n".join([*rows[:20], b"", line, *rows[20:]]))
+    folder = prepare_chat(ChatSettings("alpaca", str(tmp_path / "out"), str(tmp_path / "rows.jsonl")))
+    manifest = json.loads((folder / "chat.json").read_text())
+    assert (manifest["rows"], manifest["malformed"], manifest["different_samples"]) == (41, {reason: 1}, 40)
+    assert manifest["first_malformed"]["row"] == 22
+
+
+def test_no_value_is_made_into_another(tmp_path):
+    """Where ``datasets`` reads JSON by the block it makes dates into timestamps and a late list into text."""
+    rows = [{"instruction": f"2020-01-{day:02d}", "output": f"2021-01-{day:02d}"} for day in range(1, 29)]
+    file = write(tmp_path / "rows.jsonl", [*rows, {"instruction": ["late"], "output": "x"}])
+    folder = prepare_chat(ChatSettings("alpaca", str(tmp_path / "out"), file, validation_fraction=0))
+    assert {"messages": said("2020-01-07", "2021-01-07")} in read(folder, "sft_train.jsonl")
+    assert json.loads((folder / "chat.json").read_text())["malformed"] == {"wrong type": 1}
+
+
+def test_a_parquet_row_that_is_not_utf_8_is_counted(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    texts = pyarrow.array([b"one", b"two", b"\xff", *(b"%d" % number for number in range(30))])
+    column = pyarrow.StringArray.from_buffers(len(texts), *texts.buffers()[1:])
+    table = pyarrow.table({"instruction": column, "output": column})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    folder = prepare_chat(ChatSettings("alpaca", str(tmp_path / "out"), str(tmp_path / "rows.parquet")))
+    manifest = json.loads((folder / "chat.json").read_text())
+    assert (manifest["malformed"], manifest["first_malformed"]["row"]) == ({"invalid UTF-8": 1}, 3)
 
 
 def test_samples_that_open_alike_cannot_be_split(tmp_path):
