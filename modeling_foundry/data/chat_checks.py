@@ -30,6 +30,8 @@ class Tally:
     num_sequences: int = 0
     longest_characters: int = 0
     leading_bos: Counter[int] = field(default_factory=Counter)
+    num_inner_bos: int = 0
+    num_many_bos: int = 0
     num_untrained: int = 0
     num_answers: int = 0
     num_without_stop: int = 0
@@ -47,6 +49,15 @@ class Tally:
         self.num_obeyed += answer["obeyed"]
         for sequence in answer["sequences"]:
             self._add_sequence(sequence, facts, max_length)
+            # A BOS that a content spells is found by another check.
+            if not (answer["obeyed"] or facts["bos"] is None or facts["bos_has_another_use"]):
+                self._add_bos(sequence, facts["bos"])
+
+    def _add_bos(self, sequence: dict[str, Any], bos: int) -> None:
+        """Llama 2 writes BOS before every question; more than that is no policy of anyone's."""
+        count = sequence["ids"].count(bos)
+        self.num_inner_bos += count > _leading(sequence["ids"], bos)
+        self.num_many_bos += count > max(1, sequence["questions"])
 
     def _add_sequence(self, sequence: dict[str, Any], facts: dict[str, Any], max_length: int) -> None:
         ids, mask = sequence["ids"], sequence["mask"]
@@ -106,11 +117,18 @@ def _bos_policy(tally: Tally, facts: dict[str, Any]) -> Check:
         return Check(name, "FAIL", f"not one: of {tally.num_sequences:,} sequences {found} {token}")
     if counts[0] > 1:
         return Check(name, "FAIL", f"the template writes {counts[0]} {token} at the start; keep one")
+    if tally.num_many_bos:
+        detail = f"more {token} than questions in {tally.num_many_bos:,} of {tally.num_sequences:,} sequences; keep one"
+        return Check(name, "FAIL", detail)
     if counts[0] == 1 and facts["adds_bos"]:
         detail = f"double: template and tokenizer both write {token}; set add_bos_token to false"
         return Check(name, "FAIL", detail)
     if facts["adds_bos"]:
         detail = f"training sees none, but tokenizer(text) adds {token}: prompt with chat templates only"
+        return Check(name, "WARN", detail)
+    if tally.num_inner_bos:
+        inside = f"{tally.num_inner_bos:,} of {tally.num_sequences:,} sequences"
+        detail = f"{token} stands inside {inside}, as Llama 2 has it"
         return Check(name, "WARN", detail)
     return Check(name, "PASS", f"one {token}, from the template" if counts[0] else "no BOS")
 

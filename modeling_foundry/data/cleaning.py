@@ -22,7 +22,7 @@ from .input_files import InputFiles, find_files
 from .settings import CleanSettings
 
 # Part of what a folder is known by: raise it when the same settings come to give other documents.
-CLEANING_VERSION = 1
+CLEANING_VERSION = 2
 MANIFEST_NAME = "clean.json"
 # What an unfinished folder is going to hold; gone when clean.json is there.
 PLAN_NAME = "cleaning.json"

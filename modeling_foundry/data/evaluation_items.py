@@ -46,7 +46,7 @@ def items_of_file(path: str, text_keys: Sequence[str]) -> list[EvaluationItem]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FoundryError(f"{path}:{number}: not a JSON object ({error})") from error
         if not isinstance(row, dict):
             raise FoundryError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")

@@ -135,7 +135,7 @@ class InspectSettings:
 class ChatSettings:
     """Which public dataset becomes which conversations or preference pairs, and where."""
 
-    dataset: str = _required("alpaca, alpaca_cleaned, dolly, oasst1, … (docs/data.md lists them)")
+    dataset: str = _required("alpaca, dolly, oasst1, … or its name on the Hub (docs/data.md lists them)")
     output_dir: str = _required("folder to write")
     file: str | None = _help(
         "local json, jsonl or parquet file of the same columns, instead of the Hub", None
@@ -152,6 +152,8 @@ class ChatSettings:
     def __post_init__(self) -> None:
         from .chat_datasets import DATASETS
 
+        by_repository = {dataset.repository.lower(): name for name, dataset in DATASETS.items()}
+        self.dataset = by_repository.get(self.dataset.lower(), self.dataset)
         if self.dataset not in DATASETS:
             raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, found {self.dataset!r}")
         if not 0 <= self.validation_fraction < 1:

@@ -11,7 +11,7 @@ import resource
 import sys
 from itertools import groupby, takewhile
 
-END_OF_TURN = "<|im_end|>"
+START_OF_TURN, END_OF_TURN = "<|im_start|>", "<|im_end|>"
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -57,15 +57,19 @@ def limit_memory(num_bytes):
 
 def facts_of(tokenizer, folder):
     """What the checks must know of tokenizer and template; nothing is rendered."""
-    template = tokenizer.get_chat_template() if tokenizer.chat_template else None
-    bos = tokenizer.bos_token_id
+    template = tokenizer.chat_template
+    if isinstance(template, dict):  # several, by name
+        template = template.get("default")
+    bos, stops = tokenizer.bos_token_id, stop_ids(tokenizer, folder)
     return {
-        "template": template is not None,
+        "template": bool(template),
         "generation": bool(template and GENERATION.search(template)),
         "bos": bos,
         "bos_token": tokenizer.bos_token,
         "adds_bos": bos is not None and tokenizer("a")["input_ids"][:1] == [bos],
-        "stops": {id: tokenizer.convert_ids_to_tokens(id) for id in sorted(stop_ids(tokenizer, folder))},
+        # Some tokenizers have one token for BOS and for the end of text or the start of a turn.
+        "bos_has_another_use": bos in stops or tokenizer.bos_token == START_OF_TURN,
+        "stops": {id: tokenizer.convert_ids_to_tokens(id) for id in sorted(stops)},
         "control_tokens": control_tokens(tokenizer),
     }
 
@@ -114,6 +118,8 @@ def render(tokenizer, request, order):
     else:
         conversations = [sample["prompt"] + sample[side] for side in ("chosen", "rejected")]
         sequences = [after_prompt(tokenizer, sample["prompt"], whole, limit) for whole in conversations]
+    for messages, sequence in zip(conversations, sequences, strict=True):
+        sequence["questions"] = sum(message["role"] == "user" for message in messages)
     answer = {"sequences": sequences, **spelled_control_tokens(tokenizer, conversations, sequences)}
     if request["decode"]:
         answer["pieces"] = pieces(tokenizer, sequences[0], order["max_length"])

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 
 import fsspec
@@ -298,17 +299,42 @@ def test_what_is_wrong_in_a_tree_is_said_and_the_rest_used():
         4: "message id twice: a1",
         5: "parent not in the file: lost",
         6: "parents in a circle: q8",
-        7: "parents in a circle: a8",
+        7: "parents in a circle: q8",
         8: "no assistant turn last",
         9: "empty text: text",
+        10: "LeftOut(reason='below a message that is not used')",
         11: "unknown role: moderator",
         12: "wrong type: rank is str, not a number",
         13: "missing key: message_id",
         14: "LeftOut(reason='deleted')",
+        15: "LeftOut(reason='below a message that is not used')",
         16: "parents in a circle: q14",
     }
     assert dict(found)[2] == {"messages": said("Why?", "Because.")}
     assert Counter(number for number, _ in found).most_common(1)[0][1] == 1, "a row has one outcome"
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan")])
+def test_a_reply_without_a_rank_comes_after_those_with_one(nothing):
+    rows = [
+        message("q", None, "Why?"),
+        message("a1", "q", "Not ranked.", rank=nothing),
+        message("a2", "q", "Best.", rank=0.0),
+        message("a3", "q", "Second.", rank=1.0),
+    ]
+    assert outcomes("oasst1", rows) == [(1, {"messages": said("Why?", "Best.")})]
+
+
+@pytest.mark.parametrize("above", ["circle", "lost"])
+def test_a_long_line_of_parents_takes_no_longer_for_each(above):
+    names = ["q0", *(f"{'qa'[place % 2]}{place}" for place in range(1, 20_000))]
+    parents = [names[-1] if above == "circle" else "elsewhere", *names[:-1]]
+    rows = [message(name, parent, "x") for name, parent in zip(names, parents, strict=True)][::-1]
+    started = time.monotonic()
+    found = outcomes("oasst1", rows)
+    assert time.monotonic() - started < 10
+    assert len({str(outcome) for _, outcome in found}) == 1
+    assert len(found) == len(rows)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.none() | st.integers(0, 9), st.booleans()), max_size=12))
@@ -408,9 +434,16 @@ def test_a_local_file_of_each_schema(name, tmp_path, capsys):
     assert DATASETS[name].licence in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "ending", [".json", ".lines.json", ".jsonl.gz", ".jsonl.zst", ".jsonl.xz", ".parquet"]
-)
+SHAPES = [".json", ".lines.json", ".jsonl.gz", ".jsonl.zst", ".jsonl.xz", ".parquet"]
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_the_name_on_the_hub_will_do(name):
+    settings = ChatSettings(DATASETS[name].repository, "out")
+    assert settings == ChatSettings(name, "out")
+
+
+@pytest.mark.parametrize("ending", SHAPES)
 def test_the_same_rows_in_every_kind_of_file(ending, tmp_path):
     from datasets import Dataset
 
