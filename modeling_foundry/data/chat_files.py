@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from lzma import LZMAError
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +17,7 @@ import fsspec
 
 from ..settings import FoundryError
 from .chat_rows import MalformedRowError, Reason, Row
-from .documents import lines_of
+from .documents import DamagedFileError, lines_of
 from .manifest_scan import compression_of
 
 NumberedRow = tuple[int, Row | MalformedRowError]
@@ -120,8 +121,9 @@ def _unpacked(path: Path) -> Iterator[Iterator[bytes]]:
     try:
         with fsspec.open(path, "rb", compression="infer" if kind == "none" else None) as file:
             yield _without_mark(file, kind, str(path))
-    except (OSError, EOFError) as error:
-        raise FoundryError(f"{path}: not readable to its end ({' '.join(str(error).split())})") from error
+    except (OSError, EOFError, LZMAError, DamagedFileError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise FoundryError(f"{path}: not readable to its end ({reason})") from error
 
 
 def _without_mark(file: IO[bytes], kind: str, name: str) -> Iterator[bytes]:

@@ -176,6 +176,20 @@ def test_a_malformed_row_says_why(name, row, reason):
     assert reason_of(name, row).startswith(reason)
 
 
+@pytest.mark.parametrize("name", ["ultrafeedback", "orca_dpo", "hh_rlhf", "capybara_dpo"])
+def test_answers_that_differ_in_white_space_are_no_pair(name):
+    row = json.loads(json.dumps(ROWS[name][0]))
+    if isinstance(row["chosen"], list):
+        row["rejected"] = [
+            *row["chosen"][:-1],
+            {**row["chosen"][-1], "content": row["chosen"][-1]["content"] + " \n"},
+        ]
+    else:
+        row["rejected"] = row["chosen"] + " \n"
+    ((_, outcome),) = DATASETS[name].samples([(1, row)])
+    assert str(outcome) == "chosen equals rejected"
+
+
 def test_a_dialogue_that_is_the_beginning_of_the_other_is_no_pair():
     start = "\n\nHuman: a\n\nAssistant: b"
     row = {"chosen": start, "rejected": f"{start}\n\nHuman: c\n\nAssistant: d"}
@@ -586,7 +600,8 @@ def test_a_failed_overwrite_keeps_what_was_there(tmp_path):
         ("rows.json", '[{"instruction": "a"}', "not JSON"),
         ("rows.json", "[" * 100_000, "not JSON"),
         ("rows.jsonl.gz", "plain text", "not readable to its end"),
-        ("rows.jsonl.zst", "plain text", "corrupt zstd data"),
+        ("rows.jsonl.zst", "plain text", "not readable to its end"),
+        ("rows.jsonl.xz", "plain text", "not readable to its end"),
     ],
 )
 def test_an_unreadable_file_is_one_line(name, content, message, tmp_path):

@@ -142,6 +142,50 @@ def test_a_line_end_trained_after_the_stop_is_fine(tokenizer):
     assert lint(SAMPLES, tokenizer)["stop token in the loss"].status == "PASS"
 
 
+def test_what_is_trained_after_the_stop_is_not_fine(tokenizer):
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("'<|im_end|>' }}{% endgen", "'<|im_end|>!' }}{% endgen")
+    check = lint(SAMPLES, tokenizer)["stop token in the loss"]
+    assert (check.status, check.detail[:28]) == ("FAIL", "3 of 3 answers do not end wi")
+
+
+UNMARKED = CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+EACH = "{%- for m in messages %}{% if COND %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}{%- endfor %}"  # noqa: E501
+
+
+@pytest.mark.parametrize(
+    ("template", "status", "detail"),
+    [
+        (CHAT_TEMPLATE, "PASS", "5 answers"),
+        ("{% generation %}" + UNMARKED + "{% endgeneration %}", "FAIL", "5 other turns are, too"),
+        (EACH.replace("COND", "m.role == 'user'"), "FAIL", "5 other turns are, too"),
+        (EACH.replace("COND", "loop.last"), "WARN", "of 5 answers 1 are not, 0 are empty"),
+    ],
+    ids=["ours", "all", "questions", "last"],
+)
+def test_a_mask_over_other_turns(tokenizer, template, status, detail):
+    tokenizer.chat_template = template
+    rows = [*SAMPLES, {"messages": sample()["messages"] + sample("One?", "Two.")["messages"]}]
+    check = lint(rows, tokenizer)["answers alone are trained"]
+    assert (check.status, check.detail[: len(detail)]) == (status, detail)
+
+
+def test_an_answer_that_repeats_its_question_is_no_fault(tokenizer):
+    assert lint([sample("Two.", "Two.")], tokenizer)["answers alone are trained"].status == "PASS"
+
+
+def test_empty_answers_are_counted(tokenizer):
+    check = lint([*SAMPLES, sample(answer=" ")], tokenizer)["answers alone are trained"]
+    assert (check.status, check.detail) == ("WARN", "of 4 answers 0 are not, 1 are empty")
+
+
+def test_pairs_of_the_same_answer_are_counted(tokenizer):
+    same = pair(chosen="Hello!", rejected="Hello!")
+    check = lint([pair(), same], tokenizer)["chosen is not rejected"]
+    assert (check.status, check.detail[:14]) == ("WARN", "1 of 2 pairs a")
+    assert lint([same], tokenizer)["chosen is not rejected"].status == "FAIL"
+    assert lint([pair()], tokenizer)["chosen is not rejected"].status == "PASS"
+
+
 def test_stops_of_the_generation_config_count(tokenizer, tmp_path):
     tokenizer.add_special_tokens(
         {"additional_special_tokens": ["<|stop|>"]}, replace_extra_special_tokens=False

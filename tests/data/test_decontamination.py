@@ -51,7 +51,7 @@ def is_found(text, *items, size=13):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("The cat's mat.", ["the", "cat", "s", "mat"]),
+        ("The cat's mat.", ["the", "cats", "mat"]),
         ("STRASSE Straße", ["strasse", "strasse"]),
         ("cafe\u0301 café", ["café", "café"]),
         ("ｆｕｌｌ ﬁne", ["full", "fine"]),
