@@ -45,6 +45,8 @@ def clean(settings: CleanSettings) -> Path:
     """
     versions = _versions()
     folder, plan = Path(settings.output_dir), _plan(settings)
+    if others := plan.files.not_read:
+        print(f"clean: {len(others):,} files of other kinds are not read: {', '.join(others[:3])}")
     content = content_of(settings, plan, versions)
     if not settings.overwrite and _is_complete(folder, content):
         print(f"clean: complete already, {folder} (nothing to do)")

@@ -39,7 +39,7 @@ NUM_MATCHES_SHOWN = 10
 INVISIBLE = regex.compile(r"[\p{Cf}\p{Default_Ignorable_Code_Point}]+")
 # Inside a word it is left out as often as it is written: king's, king’s, kings.
 APOSTROPHE = regex.compile(r"(?<=[\p{L}\p{M}])['’ʼ](?=\p{L})")
-# Scripts written without spaces are compared by the character.
+# Han and kana, written without spaces, are compared by the character; Thai and its like are not split at all.
 WORD = regex.compile(
     r"[\p{Han}\p{Hiragana}\p{Katakana}]\p{M}*|(?:(?![\p{Han}\p{Hiragana}\p{Katakana}])[\p{L}\p{M}\p{N}])+"
 )

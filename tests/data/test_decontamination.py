@@ -318,3 +318,12 @@ def test_a_task_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("FOUNDRY_DATA_DIR", str(tmp_path / "nowhere"))
     with pytest.raises(FoundryError, match=r"stdlib_bits_per_byte: lm-eval cannot load it \(.*no such file"):
         read_items(["stdlib_bits_per_byte"], ["text"], folder)
+
+
+def test_two_files_of_one_name_are_two_tasks(tmp_path):
+    for folder in ("arc", "boolq"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "test.jsonl").write_text(json.dumps({"text": f"{folder} asks"}) + "\n")
+    paths = [str(tmp_path / folder / "test.jsonl") for folder in ("arc", "boolq")]
+    assert [item.task for item in read_items(paths, ["text"], "eval_tasks")] == paths
+    assert [item.task for item in read_items(paths[:1], ["text"], "eval_tasks")] == ["test.jsonl"]
