@@ -166,6 +166,8 @@ class ChatSettings:
             )
         if self.max_samples is not None and self.max_samples < 1:
             raise ValueError(f"max_samples: expected at least 1, found {self.max_samples}")
+        if self.seed < 0:  # Python's generator takes -1 for 1
+            raise ValueError(f"seed: expected at least 0, found {self.seed}")
         if self.language is not None and DATASETS[self.dataset].convert is not None:
             raise ValueError(f"language: {self.dataset} does not say its rows' language; only oasst1 does")
         if self.file is not None and self.revision is not None:

@@ -673,6 +673,7 @@ def test_samples_that_open_alike_cannot_be_split(tmp_path):
     [
         ({"dataset": "alpacca"}, "dataset: expected one of alpaca, "),
         ({"validation_fraction": 1.0}, "validation_fraction: expected a number from 0 to below 1"),
+        ({"seed": -1}, "seed: expected at least 0, found -1"),
         ({"max_samples": 0}, "max_samples: expected at least 1"),
         ({"max_malformed_fraction": 2}, "max_malformed_fraction: expected a number from 0 to 1"),
         ({"language": "en"}, "language: alpaca does not say"),
