@@ -30,6 +30,8 @@ class Tally:
     num_sequences: int = 0
     longest_characters: int = 0
     leading_bos: Counter[int] = field(default_factory=Counter)
+    num_inner_bos: int = 0
+    num_many_bos: int = 0
     num_untrained: int = 0
     num_answers: int = 0
     num_without_stop: int = 0
@@ -40,13 +42,27 @@ class Tally:
     num_no_prefix: int = 0
     num_spelled: int = 0
     num_obeyed: int = 0
+    num_same: int = 0
+    turns: Counter[str] = field(default_factory=Counter)
 
     def add(self, answer: dict[str, Any], facts: dict[str, Any], max_length: int) -> None:
         """Count one rendered row."""
         self.num_spelled += answer["spelled"]
         self.num_obeyed += answer["obeyed"]
+        first, *others = answer["sequences"]
+        self.num_same += any(other["ids"] == first["ids"] for other in others)
+        self.turns.update(first.get("turns", {}))
         for sequence in answer["sequences"]:
             self._add_sequence(sequence, facts, max_length)
+            # A BOS that a content spells is found by another check.
+            if not (answer["obeyed"] or facts["bos"] is None or facts["bos_has_another_use"]):
+                self._add_bos(sequence, facts["bos"])
+
+    def _add_bos(self, sequence: dict[str, Any], bos: int) -> None:
+        """Llama 2 writes BOS before every question; more than that is no policy of anyone's."""
+        count = sequence["ids"].count(bos)
+        self.num_inner_bos += count > _leading(sequence["ids"], bos)
+        self.num_many_bos += count > max(1, sequence["questions"])
 
     def _add_sequence(self, sequence: dict[str, Any], facts: dict[str, Any], max_length: int) -> None:
         ids, mask = sequence["ids"], sequence["mask"]
@@ -64,7 +80,8 @@ class Tally:
         for answer in _answers(ids, mask):
             self.num_answers += 1
             # The last trained token, or the one before a line end that the template trains too.
-            self.num_without_stop += not stops & set(answer[-2:])
+            ends = answer[-2:] if answer[-1] in facts["line_ends"] else answer[-1:]
+            self.num_without_stop += not stops & set(ends)
 
 
 def _leading(ids: Sequence[int], bos: int | None) -> int:
@@ -83,6 +100,10 @@ def checks_of(tally: Tally, facts: dict[str, Any], max_length: int, is_sft: bool
     if is_sft:
         checks.append(_generation_markers(facts))
     checks.append(_trained_tokens(tally))
+    if is_sft and tally.num_trained_tokens:
+        checks.append(_trained_turns(tally))
+    if not is_sft:
+        checks.append(_pairs_differ(tally))
     if tally.num_answers:
         checks += [_stop_is_trained(tally, facts), _cut_answers(tally, max_length)]
     return [*checks, _prompt_is_prefix(tally), _control_tokens(tally)]
@@ -106,11 +127,18 @@ def _bos_policy(tally: Tally, facts: dict[str, Any]) -> Check:
         return Check(name, "FAIL", f"not one: of {tally.num_sequences:,} sequences {found} {token}")
     if counts[0] > 1:
         return Check(name, "FAIL", f"the template writes {counts[0]} {token} at the start; keep one")
+    if tally.num_many_bos:
+        detail = f"more {token} than questions in {tally.num_many_bos:,} of {tally.num_sequences:,} sequences; keep one"
+        return Check(name, "FAIL", detail)
     if counts[0] == 1 and facts["adds_bos"]:
         detail = f"double: template and tokenizer both write {token}; set add_bos_token to false"
         return Check(name, "FAIL", detail)
     if facts["adds_bos"]:
         detail = f"training sees none, but tokenizer(text) adds {token}: prompt with chat templates only"
+        return Check(name, "WARN", detail)
+    if tally.num_inner_bos:
+        inside = f"{tally.num_inner_bos:,} of {tally.num_sequences:,} sequences"
+        detail = f"{token} stands inside {inside}, as Llama 2 has it"
         return Check(name, "WARN", detail)
     return Check(name, "PASS", f"one {token}, from the template" if counts[0] else "no BOS")
 
@@ -131,6 +159,29 @@ def _trained_tokens(tally: Tally) -> Check:
     if not missing:
         detail = f"{tally.num_trained_tokens:,} in {tally.num_sequences:,} sequences"
     return Check("trained tokens in every row", "FAIL" if missing else "PASS", detail)
+
+
+def _trained_turns(tally: Tally) -> Check:
+    name, turns = "answers alone are trained", tally.turns
+    if turns["others_trained"]:
+        detail = (
+            f"{turns['others_trained']:,} other turns are, too; {{% generation %}} belongs around answers"
+        )
+        return Check(name, "FAIL", detail)
+    if turns["not_trained"] or turns["blank"]:
+        detail = (
+            f"of {turns['answers']:,} answers {turns['not_trained']:,} are not, {turns['blank']:,} are empty"
+        )
+        return Check(name, "WARN", detail)
+    return Check(name, "PASS", f"{turns['answers']:,} answers")
+
+
+def _pairs_differ(tally: Tally) -> Check:
+    name, same, rows = "chosen is not rejected", tally.num_same, tally.num_sequences // 2
+    if not same:
+        return Check(name, "PASS", f"in all {rows:,} pairs")
+    detail = f"{same:,} of {rows:,} pairs are the same tokens on both sides"
+    return Check(name, "FAIL" if same == rows else "WARN", detail)
 
 
 def _stop_is_trained(tally: Tally, facts: dict[str, Any]) -> Check:

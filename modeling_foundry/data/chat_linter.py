@@ -100,7 +100,15 @@ def lint_samples(
 def _lint(process: TemplateProcess, rows: dict[str, Any], max_length: int, is_sft: bool) -> Report:
     facts = process.start()
     if not facts["template"]:
-        return Report([Check("chat template", "FAIL", "none; set tokenizer.chat_template and save it again")])
+        return Report(
+            [
+                Check(
+                    "chat template",
+                    "FAIL",
+                    "none (or none named default); set tokenizer.chat_template and save it again",
+                )
+            ]
+        )
     checks = [Check("chat template", "PASS", "present")]
     tally = Tally(len(rows))
     pieces: list[tuple[bool, str]] = []
@@ -156,7 +164,7 @@ def read_rows(path: str | Path, num_rows: int) -> Iterator[tuple[int, dict[str, 
 def _json_object(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FoundryError(f"{where}: not JSON ({error})") from error
     if not isinstance(row, dict):
         raise FoundryError(f"{where}: expected a JSON object, found {type(row).__name__}")

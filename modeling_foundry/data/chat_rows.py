@@ -24,6 +24,9 @@ TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 class Reason(StrEnum):
     """Why a row cannot be used."""
 
+    NOT_JSON = "not JSON"
+    NOT_UTF8 = "invalid UTF-8"
+    NOT_A_ROW = "not an object"
     MISSING_KEY = "missing key"
     WRONG_TYPE = "wrong type"
     EMPTY_TEXT = "empty text"
@@ -119,11 +122,15 @@ def turns_of(row: Row, key: str, role: str = "role", content: str = "content") -
 
 def preference(chosen: list[Message], rejected: list[Message]) -> Sample:
     """Two whole dialogues that differ in their last answer: what they share is the prompt."""
-    if chosen == rejected:
+    if _stripped(chosen) == _stripped(rejected):
         raise MalformedRowError(Reason.SAME_ANSWERS)
     if len(chosen) != len(rejected) or chosen[:-1] != rejected[:-1]:
         raise MalformedRowError(Reason.EARLY_DIFFERENCE)
     return {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
+
+
+def _stripped(messages: list[Message]) -> list[Message]:
+    return [{**message, "content": message["content"].strip()} for message in messages]
 
 
 def with_system_prompt(sample: Sample, system_prompt: str | None) -> Sample:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, NamedTuple
 
@@ -14,12 +14,13 @@ from tqdm.auto import tqdm
 
 from ..settings import FoundryError
 from .chat_datasets import ChatDataset
-from .chat_rows import MalformedRowError, Sample, opening_of, with_system_prompt
+from .chat_files import NumberedRow
+from .chat_rows import MalformedRowError, Row, Sample, opening_of, with_system_prompt
 from .chat_source import Source
 from .message_trees import LeftOut
 from .settings import ChatSettings
 
-MANY_ROWS = 5000
+SILENT_S = 2.0  # a bar is shown for what takes longer
 
 
 class Entry(NamedTuple):
@@ -34,7 +35,7 @@ class Entry(NamedTuple):
 class Collected:
     """What the rows gave; row numbers begin at 1."""
 
-    num_rows: int
+    num_rows: int = 0
     entries: list[Entry] = field(default_factory=list)
     malformed: Counter[str] = field(default_factory=Counter)
     first_malformed: tuple[int, str] | None = None
@@ -58,9 +59,9 @@ def collect(source: Source, dataset: ChatDataset, settings: ChatSettings, spool:
     Raises:
         FoundryError: more rows are malformed than the settings allow, or no sample is left.
     """
-    collected, seen = Collected(len(source)), set()
-    rows = tqdm(source.rows(), "convert", len(source), unit="row", disable=len(source) < MANY_ROWS)
-    for number, outcome in dataset.samples(rows, settings.language):
+    collected, seen = Collected(), set()
+    rows = tqdm(source.rows, "convert", source.num_rows, unit="row", delay=SILENT_S)
+    for number, outcome in dataset.samples(_readable(rows, collected), settings.language):
         if isinstance(outcome, MalformedRowError):
             collected.add_malformed(number, outcome)
             continue
@@ -78,6 +79,15 @@ def collect(source: Source, dataset: ChatDataset, settings: ChatSettings, spool:
         spool.write(line)
     _refuse_unusable(source, collected, settings.max_malformed_fraction)
     return collected
+
+
+def _readable(rows: Iterable[NumberedRow], collected: Collected) -> Iterator[tuple[int, Row]]:
+    for number, row in rows:
+        collected.num_rows += 1
+        if isinstance(row, MalformedRowError):
+            collected.add_malformed(number, row)
+        else:
+            yield number, row
 
 
 def _opening_digest(sample: Sample) -> bytes:

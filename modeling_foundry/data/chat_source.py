@@ -1,19 +1,16 @@
-"""The rows of a chat dataset: from the Hub or its cache, or from a local file, through ``datasets``."""
+"""The rows of a chat dataset: from the Hub or its cache through ``datasets``, or from a local file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..settings import FoundryError
 from .chat_datasets import ChatDataset
-from .chat_rows import Row
+from .chat_files import NumberedRow, rows_of_file
 from .settings import ChatSettings
-
-BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-PACKED = (".gz", ".zst", ".xz", ".bz2")
 
 
 @dataclass(frozen=True)
@@ -22,19 +19,15 @@ class Source:
 
     Args:
         name: what messages call it: the file, or the name on the Hub.
+        rows: each with its number, from 1; a row that cannot be read is the reason why.
+        num_rows: where it is known before they are read.
         facts: goes into ``chat.json``.
     """
 
     name: str
-    table: Any
+    rows: Iterable[NumberedRow]
+    num_rows: int | None
     facts: dict[str, Any]
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def rows(self) -> Iterator[tuple[int, Row]]:
-        """Each row with its number, from 1."""
-        yield from enumerate(self.table, start=1)
 
 
 def open_source(dataset: ChatDataset, settings: ChatSettings) -> Source:
@@ -44,25 +37,9 @@ def open_source(dataset: ChatDataset, settings: ChatSettings) -> Source:
         FoundryError: the Hub cannot be reached and the cache has no copy, or the file is not readable.
     """
     if settings.file is not None:
-        return _local(Path(settings.file))
+        path = Path(settings.file)
+        return Source(str(path), rows_of_file(path), None, {"file": path.name})
     return _from_hub(settings.dataset, dataset, settings.revision)
-
-
-def _local(path: Path) -> Source:
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    suffixes = [suffix for suffix in path.suffixes if suffix not in PACKED]
-    builder = BUILDERS.get(suffixes[-1] if suffixes else "")
-    if builder is None:
-        raise FoundryError(f"{path}: expected a .json, .jsonl or .parquet file, also packed as .gz")
-    if path.stat().st_size == 0:
-        raise FoundryError(f"{path}: empty; expected rows")
-    try:
-        table = load_dataset(builder, data_files=str(path), split="train")
-    except (DatasetGenerationError, ValueError, OSError) as error:
-        raise FoundryError(f"{path}: not readable as {builder} ({_in_one_line(error)})") from error
-    return Source(str(path), table, {"file": path.name})
 
 
 def _from_hub(name: str, dataset: ChatDataset, revision: str | None) -> Source:
@@ -85,7 +62,7 @@ def _from_hub(name: str, dataset: ChatDataset, revision: str | None) -> Source:
             f"{name}: the cache has revision {builder.hash} of {dataset.repository}, not {revision}"
         )
     facts = {"repository": dataset.repository, "split": dataset.split, "revision": builder.hash}
-    return Source(dataset.repository, table, facts)
+    return Source(dataset.repository, enumerate(table, start=1), len(table), facts)
 
 
 def _in_one_line(error: BaseException) -> str:

@@ -35,8 +35,11 @@ MIN_ITEM_WORDS = 8
 CUT_MARGIN, MIN_PIECE, MAX_PIECES = 200, 200, 10
 NUM_MATCHES_SHOWN = 10
 
-INVISIBLE = regex.compile(r"\p{Cf}+")  # soft hyphens, zero-width spaces and joiners, byte order marks
-# Scripts written without spaces are compared by the character.
+# Soft hyphens, zero-width spaces and joiners, byte order marks, variation selectors.
+INVISIBLE = regex.compile(r"[\p{Cf}\p{Default_Ignorable_Code_Point}]+")
+# Inside a word it is left out as often as it is written: king's, king’s, kings.
+APOSTROPHE = regex.compile(r"(?<=[\p{L}\p{M}])['’ʼ](?=\p{L})")
+# Han and kana, written without spaces, are compared by the character; Thai and its like are not split at all.
 WORD = regex.compile(
     r"[\p{Han}\p{Hiragana}\p{Katakana}]\p{M}*|(?:(?![\p{Han}\p{Hiragana}\p{Katakana}])[\p{L}\p{M}\p{N}])+"
 )
@@ -44,10 +47,13 @@ TOKEN = regex.compile(r"\S+")
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text as they are compared: NFKC, case folded, all but letters, marks and digits taken off."""
+    """The words of a text as they are compared: NFKC, case folded, all but letters, marks and digits taken off.
+
+    An apostrophe inside a word is taken out of it; all else that is taken off ends a word.
+    """
     visible = INVISIBLE.sub("", text)
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold())
-    return WORD.findall(folded)
+    return WORD.findall(APOSTROPHE.sub("", folded))
 
 
 def words_with_places(text: str) -> list[tuple[str, int, int]]:

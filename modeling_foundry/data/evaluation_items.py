@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,12 @@ def read_items(sources: Sequence[str], text_keys: Sequence[str], task_dir: str) 
     """
     files = [source for source in sources if source.endswith(FILE_ENDINGS)]
     names = [source for source in sources if source not in files]
-    items = [item for path in files for item in items_of_file(path, text_keys)]
+    known = Counter(Path(path).name for path in files)
+    items = [
+        item
+        for path in files
+        for item in items_of_file(path, text_keys, path if known[Path(path).name] > 1 else Path(path).name)
+    ]
     if names:
         items += items_of_tasks(names, task_dir)
     return items
@@ -34,8 +40,8 @@ def read_items(sources: Sequence[str], text_keys: Sequence[str], task_dir: str) 
 # ------------------------------------------------------------------------------------------------ files
 
 
-def items_of_file(path: str, text_keys: Sequence[str]) -> list[EvaluationItem]:
-    """One item a line; its task is the file's name.
+def items_of_file(path: str, text_keys: Sequence[str], task: str) -> list[EvaluationItem]:
+    """One item a line, known as one of ``task``: the file's name, or its path where two have one name.
 
     Raises:
         FoundryError: naming the file, the line and what is wrong with it.
@@ -46,7 +52,7 @@ def items_of_file(path: str, text_keys: Sequence[str]) -> list[EvaluationItem]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FoundryError(f"{path}:{number}: not a JSON object ({error})") from error
         if not isinstance(row, dict):
             raise FoundryError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
@@ -56,7 +62,7 @@ def items_of_file(path: str, text_keys: Sequence[str]) -> list[EvaluationItem]:
                 f"{path}:{number}: eval_text_keys: expected text under one of {', '.join(text_keys)}; "
                 f"found {', '.join(map(str, row)) or 'nothing'}"
             )
-        items.append(EvaluationItem(Path(path).name, str(row.get("id", number)), "\n".join(texts)))
+        items.append(EvaluationItem(task, str(row.get("id", number)), "\n".join(texts)))
     if not items:
         raise FoundryError(f"{path}: decontaminate: holds no evaluation item")
     return items

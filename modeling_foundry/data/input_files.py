@@ -21,10 +21,12 @@ class InputFiles:
 
     Args:
         paths: ``jsonl`` and ``parquet`` -> paths relative to ``root``.
+        not_read: paths of other kinds in the folder.
     """
 
     root: Path
     paths: dict[str, list[str]]
+    not_read: tuple[str, ...] = ()
 
     @property
     def num_tasks(self) -> int:
@@ -57,11 +59,14 @@ def find_files(pattern: str, output_dir: Path) -> InputFiles:
         FoundryError: there are none, a file has another ending, or the output would become input.
     """
     accepted = ", ".join(KINDS)
+    others: tuple[str, ...] = ()
     if glob.has_magic(pattern) and not Path(pattern).exists():
         root, found = _glob(pattern)
     elif Path(pattern).is_dir():
         root = Path(pattern)
-        found = [path for path in sorted(root.rglob("*")) if path.is_file() and kind_of(path.name)]
+        present = [path for path in sorted(root.rglob("*")) if path.is_file()]
+        found = [path for path in present if kind_of(path.name)]
+        others = tuple(path.relative_to(root).as_posix() for path in present if not kind_of(path.name))
         if output_dir.resolve().is_relative_to(root.resolve()):
             raise FoundryError(
                 f"output_dir: {output_dir} is inside input {pattern}; give a folder outside of it"
@@ -82,7 +87,7 @@ def find_files(pattern: str, output_dir: Path) -> InputFiles:
                 f"input: {str(path)!r}: a line break or a space at an end of its name; rename it"
             )
         paths[kind].append(path.relative_to(root).as_posix())
-    return InputFiles(root, paths)
+    return InputFiles(root, paths, others)
 
 
 def _glob(pattern: str) -> tuple[Path, list[Path]]:

@@ -102,7 +102,7 @@ def _read(number: int, row: Row) -> TreeMessage:
         parent=optional_text_of(row, "parent_id") or None,
         turn=turn,
         language=optional_text_of(row, "lang"),
-        rank=math.inf if rank is None else rank,
+        rank=math.inf if rank is None or math.isnan(rank) else rank,  # Parquet of pandas has NaN for none
         deleted=deleted,
         error=None if deleted else error,
     )
@@ -127,24 +127,39 @@ def _thread(root: TreeMessage, children: Children, language: str | None) -> Outc
 
 
 def _unreached(messages: dict[str, TreeMessage], children: Children) -> Iterator[tuple[int, Outcome]]:
-    """The sound messages that no root leads to: their line of parents leaves the file or runs in a circle."""
-    waiting, reached = list(children[None]), set()
+    """The sound messages that no thread can hold: one above them is not used, or no root leads to them."""
+    waiting, reached = list(children[None]), set[str]()
+    lost: set[str] = set()
     while waiting:
         message = waiting.pop()
         reached.add(message.identity)
+        if message.identity in lost or not message.usable:
+            lost.update(reply.identity for reply in children.get(message.identity, []))
         waiting += children.get(message.identity, [])
+    faults: dict[str, MalformedRowError] = {}
     for message in messages.values():
-        if message.identity not in reached and message.usable:
-            yield message.number, _why_unreached(message, messages)
+        if message.usable and message.identity in lost:
+            yield message.number, LeftOut("below a message that is not used")
+        elif message.usable and message.identity not in reached:
+            yield message.number, _why_unreached(message, messages, faults)
 
 
-def _why_unreached(message: TreeMessage, messages: dict[str, TreeMessage]) -> MalformedRowError:
-    passed, node = {message.identity}, message
-    while node.parent is not None:
+def _why_unreached(
+    message: TreeMessage, messages: dict[str, TreeMessage], faults: dict[str, MalformedRowError]
+) -> MalformedRowError:
+    """Why no root leads to a message; ``faults`` remembers it for every message on the way up."""
+    passed: dict[str, None] = {}
+    node = message
+    while node.identity not in faults:
+        if node.identity in passed:
+            fault = MalformedRowError(Reason.CYCLE, node.identity)
+            break
+        passed[node.identity] = None
         if node.parent not in messages:
-            return MalformedRowError(Reason.NO_PARENT, node.parent)
-        if node.parent in passed:
-            return MalformedRowError(Reason.CYCLE, node.parent)
+            fault = MalformedRowError(Reason.NO_PARENT, str(node.parent))
+            break
         node = messages[node.parent]
-        passed.add(node.identity)
-    raise AssertionError("a line of parents that ends at a root was not reached from it")
+    else:
+        fault = faults[node.identity]
+    faults.update(dict.fromkeys(passed, fault))
+    return fault

@@ -15,7 +15,7 @@ from math import floor
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from ..settings import FoundryError
 from .order import shuffled_position
@@ -24,6 +24,25 @@ from .token_corpus import TokenSource
 
 PERIOD_SAMPLES = 4096
 SMALLEST_WEIGHT = Fraction(1, PERIOD_SAMPLES)  # a smaller share could be owed a sample less than none
+
+
+def shares_of(weights: Mapping[str, float]) -> dict[str, Fraction]:
+    """Each weight's share of their sum, exactly.
+
+    Raises:
+        FoundryError: a weight that is not positive or too small a share.
+    """
+    for name, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
+            raise FoundryError(f"mixture: {name}: expected a positive weight, found {weight!r}")
+    total = sum((Fraction(str(weight)) for weight in weights.values()), Fraction())
+    shares = {name: Fraction(str(weight)) / total for name, weight in weights.items()}
+    for name, share in shares.items():
+        if share < SMALLEST_WEIGHT:
+            raise FoundryError(
+                f"mixture: {name}: a share of {float(share):.2g} is below 1/{PERIOD_SAMPLES}; leave it out"
+            )
+    return shares
 
 
 class Mixture:
@@ -37,22 +56,8 @@ class Mixture:
     """
 
     def __init__(self, weights: Mapping[str, float], seed: int) -> None:
-        for name, weight in weights.items():
-            if (
-                isinstance(weight, bool)
-                or not isinstance(weight, int | float)
-                or not 0 < weight < float("inf")
-            ):
-                raise FoundryError(f"mixture: {name}: expected a positive weight, found {weight!r}")
         self.names, self.seed = list(weights), seed
-        total = sum((Fraction(str(weight)) for weight in weights.values()), Fraction())
-        shares = [Fraction(str(weight)) / total for weight in weights.values()]
-        for name, share in zip(self.names, shares, strict=True):
-            if share < SMALLEST_WEIGHT:
-                raise FoundryError(
-                    f"mixture: {name}: a share of {float(share):.2g} is below 1/{PERIOD_SAMPLES}; leave it out"
-                )
-        self._running = [Fraction(), *accumulate(shares)]
+        self._running = [Fraction(), *accumulate(shares_of(weights).values())]
         self._period: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
 
     def place(self, index: int) -> tuple[int, int]:
@@ -148,3 +153,74 @@ class MixedDataset(Dataset):
             raise IndexError(f"sample {index} of {self.num_samples}")
         source, number = self.mixture.place(index)
         return self.parts[source][number]
+
+
+class HeldOutMixture(ConcatDataset):
+    """The first sequences of every source's held-out side, in file order, as many of each as its weight says.
+
+    The source with the least held out for its weight decides how many there are, so that the shares hold; a
+    source owed less than one sequence gives one.
+
+    Raises:
+        FoundryError: a source does not fill one sequence, or there are more sources than ``max_sequences``.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, TokenSource],
+        weights: Mapping[str, float],
+        sequence_length: int,
+        max_sequences: int,
+        document_mask: bool = False,
+    ) -> None:
+        for name, source in sources.items():
+            if source.num_tokens < sequence_length:
+                raise FoundryError(
+                    f"mixture: {name}: {source.num_tokens} held-out tokens do not fill one sequence of "
+                    f"{sequence_length}; give --eval_strategy=no, or hold more out"
+                )
+        parts = {
+            name: PackedDataset(sources[name], sequence_length, document_mask=document_mask)
+            for name in weights
+        }
+        present = {name: len(part) for name, part in parts.items()}
+        self.sequences_by_source = held_out_counts(shares_of(weights), present, max_sequences)
+        super().__init__(
+            [Subset(part, range(self.sequences_by_source[name])) for name, part in parts.items()]
+        )
+
+    def accounting(self) -> str:
+        """One line: for each source its held-out sequences and their share."""
+        said = [
+            f"{name} {count:,} sequences ({count / len(self):.2%})"
+            for name, count in self.sequences_by_source.items()
+        ]
+        return "held out: " + "; ".join(said)
+
+
+def held_out_counts(
+    shares: Mapping[str, Fraction], present: Mapping[str, int], max_sequences: int
+) -> dict[str, int]:
+    """Sequences of each source: shares of the largest total that every source can serve, by largest remainder.
+
+    Args:
+        present: sequences that each source has, at least one.
+
+    Raises:
+        FoundryError: there are more sources than ``max_sequences``.
+    """
+    if max_sequences < len(shares):
+        raise FoundryError(
+            f"max_eval_sequences: expected at least {len(shares)}, one a corpus, found {max_sequences}"
+        )
+    served = min(floor(present[name] / share) for name, share in shares.items())
+    total = min(max_sequences, served)
+    counts = {name: floor(share * total) for name, share in shares.items()}
+    by_remainder = sorted(shares, key=lambda name: counts[name] - shares[name] * total)
+    for name in by_remainder[: total - sum(counts.values())]:
+        counts[name] += 1
+    for name in [name for name, count in counts.items() if count == 0]:
+        counts[name] = 1
+        largest = max(counts, key=lambda other: counts[other])
+        counts[largest] -= counts[largest] > 1
+    return counts

@@ -135,7 +135,7 @@ class InspectSettings:
 class ChatSettings:
     """Which public dataset becomes which conversations or preference pairs, and where."""
 
-    dataset: str = _required("alpaca, alpaca_cleaned, dolly, oasst1, … (docs/data.md lists them)")
+    dataset: str = _required("alpaca, dolly, oasst1, … or its name on the Hub (docs/data.md lists them)")
     output_dir: str = _required("folder to write")
     file: str | None = _help(
         "local json, jsonl or parquet file of the same columns, instead of the Hub", None
@@ -152,6 +152,8 @@ class ChatSettings:
     def __post_init__(self) -> None:
         from .chat_datasets import DATASETS
 
+        by_repository = {dataset.repository.lower(): name for name, dataset in DATASETS.items()}
+        self.dataset = by_repository.get(self.dataset.lower(), self.dataset)
         if self.dataset not in DATASETS:
             raise ValueError(f"dataset: expected one of {', '.join(DATASETS)}, found {self.dataset!r}")
         if not 0 <= self.validation_fraction < 1:
@@ -164,6 +166,8 @@ class ChatSettings:
             )
         if self.max_samples is not None and self.max_samples < 1:
             raise ValueError(f"max_samples: expected at least 1, found {self.max_samples}")
+        if self.seed < 0:  # Python's generator takes -1 for 1
+            raise ValueError(f"seed: expected at least 0, found {self.seed}")
         if self.language is not None and DATASETS[self.dataset].convert is not None:
             raise ValueError(f"language: {self.dataset} does not say its rows' language; only oasst1 does")
         if self.file is not None and self.revision is not None:

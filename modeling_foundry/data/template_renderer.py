@@ -11,7 +11,7 @@ import resource
 import sys
 from itertools import groupby, takewhile
 
-END_OF_TURN = "<|im_end|>"
+START_OF_TURN, END_OF_TURN = "<|im_start|>", "<|im_end|>"
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -57,15 +57,21 @@ def limit_memory(num_bytes):
 
 def facts_of(tokenizer, folder):
     """What the checks must know of tokenizer and template; nothing is rendered."""
-    template = tokenizer.get_chat_template() if tokenizer.chat_template else None
-    bos = tokenizer.bos_token_id
+    template = tokenizer.chat_template
+    if isinstance(template, dict):  # several, by name
+        template = template.get("default")
+    line_end = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    bos, stops = tokenizer.bos_token_id, stop_ids(tokenizer, folder)
     return {
-        "template": template is not None,
+        "template": bool(template),
         "generation": bool(template and GENERATION.search(template)),
         "bos": bos,
         "bos_token": tokenizer.bos_token,
         "adds_bos": bos is not None and tokenizer("a")["input_ids"][:1] == [bos],
-        "stops": {id: tokenizer.convert_ids_to_tokens(id) for id in sorted(stop_ids(tokenizer, folder))},
+        # Some tokenizers have one token for BOS and for the end of text or the start of a turn.
+        "bos_has_another_use": bos in stops or tokenizer.bos_token == START_OF_TURN,
+        "line_ends": sorted(set(tokenizer("\n\n", add_special_tokens=False)["input_ids"] + line_end)),
+        "stops": {id: tokenizer.convert_ids_to_tokens(id) for id in sorted(stops)},
         "control_tokens": control_tokens(tokenizer),
     }
 
@@ -114,6 +120,8 @@ def render(tokenizer, request, order):
     else:
         conversations = [sample["prompt"] + sample[side] for side in ("chosen", "rejected")]
         sequences = [after_prompt(tokenizer, sample["prompt"], whole, limit) for whole in conversations]
+    for messages, sequence in zip(conversations, sequences, strict=True):
+        sequence["questions"] = sum(message["role"] == "user" for message in messages)
     answer = {"sequences": sequences, **spelled_control_tokens(tokenizer, conversations, sequences)}
     if request["decode"]:
         answer["pieces"] = pieces(tokenizer, sequences[0], order["max_length"])
@@ -126,8 +134,28 @@ def trained_by_mask(tokenizer, messages, limit):
     output = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
     ids = output["input_ids"]
     prompt = ids_of(tokenizer, messages[:-1], add_generation_prompt=True) if messages[:-1] else []
-    prefix = prompt == ids[: len(prompt)]
-    return {"ids": ids, "mask": output["assistant_masks"], "prefix": prefix, "characters": num_characters}
+    sequence = {"ids": ids, "mask": output["assistant_masks"], "prefix": prompt == ids[: len(prompt)]}
+    return {**sequence, "characters": num_characters, "turns": trained_turns(tokenizer, messages, sequence)}
+
+
+def trained_turns(tokenizer, messages, sequence):
+    """Which turns the mask trains, by their text: one that the template rewrote stands nowhere and is not judged."""
+    runs = pieces(tokenizer, sequence, None)
+    sides = [[text for trained, text in runs if trained is wanted] for wanted in (False, True)]
+
+    def only_in(text, is_trained):
+        return any(text in run for run in sides[is_trained]) and not any(
+            text in run for run in sides[not is_trained]
+        )
+
+    answers = [message["content"].strip() for message in messages if message["role"] == "assistant"]
+    others = [message["content"].strip() for message in messages if message["role"] != "assistant"]
+    return {
+        "answers": len(answers),
+        "blank": answers.count(""),
+        "not_trained": sum(bool(text) and only_in(text, False) for text in answers),
+        "others_trained": sum(bool(text) and only_in(text, True) for text in others),
+    }
 
 
 def after_prompt(tokenizer, prompt, whole, limit):
@@ -176,7 +204,7 @@ def spelled_control_tokens(tokenizer, conversations, sequences):
 
 
 def pieces(tokenizer, sequence, max_length):
-    """The text of the first tokens, cut where training begins or ends: ``[trained, text]``."""
+    """The text of the first tokens (None: of all), cut where training begins or ends: ``[trained, text]``."""
     tokens = zip(sequence["mask"][:max_length], sequence["ids"][:max_length], strict=True)
     runs = groupby(tokens, key=lambda token: bool(token[0]))
     return [[trained, tokenizer.decode([id for _, id in run])] for trained, run in runs]

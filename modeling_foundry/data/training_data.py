@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 
 from ..settings import FoundryError
 from .executors import num_workers
 from .folder import MANIFEST_NAME, load_prepared
-from .mixture import MixedDataset
+from .mixture import HeldOutMixture, MixedDataset, shares_of
 from .packing import PackedDataset
 from .token_corpus import CORPUS_NAME, TokenCorpus, TokenSource
 from .verification import verify_corpus
@@ -28,14 +28,14 @@ class TrainingData:
 
     Args:
         train: by folder; more than one with ``weights``.
-        held_out: None where no source has a held-out split; of a mixture, that of the first source that has one.
+        held_out: by folder, of those that have a held-out split.
         fingerprint: changes when any token, weight or limit does.
         max_epochs: most repeats of a source of a mixture.
     """
 
     train: dict[str, TokenSource]
     weights: dict[str, float]
-    held_out: TokenSource | None
+    held_out: dict[str, TokenSource]
     tokenizer_folder: Path
     fingerprint: str
     max_epochs: float | None = None
@@ -51,18 +51,24 @@ class TrainingData:
             self.train, self.weights, sequence_length, num_samples, seed, self.max_epochs, document_mask
         )
 
-    def held_out_dataset(self, sequence_length: int, max_sequences: int, document_mask: bool) -> Dataset:
-        """The first sequences of the held-out side, in file order.
+    def held_out_dataset(
+        self, sequence_length: int, max_sequences: int, document_mask: bool
+    ) -> Subset | HeldOutMixture:
+        """The first sequences of the held-out side, in file order; of a mixture, of every source by its weight.
 
         Raises:
-            FoundryError: there is no held-out side, or it does not fill one sequence.
+            FoundryError: a source has no held-out side, or it does not fill one sequence.
         """
-        if self.held_out is None:
-            raise FoundryError(
-                f"{', '.join(self.train)}: no validation or test split; give --eval_strategy=no, or hold files out "
-                "with prepare_data.py manifest --held_out_files"
-            )
-        dataset = PackedDataset(self.held_out, sequence_length, document_mask=document_mask)
+        for name in self.train:
+            if name not in self.held_out:
+                raise FoundryError(
+                    f"{name}: no validation or test split; give --eval_strategy=no, or hold files out with "
+                    "prepare_data.py manifest --held_out_files"
+                )
+        if self.max_epochs is not None:
+            return HeldOutMixture(self.held_out, self.weights, sequence_length, max_sequences, document_mask)
+        (source,) = self.held_out.values()
+        dataset = PackedDataset(source, sequence_length, document_mask=document_mask)
         return Subset(dataset, range(min(len(dataset), max_sequences)))
 
 
@@ -76,15 +82,15 @@ def open_training_data(folder: str | Path) -> TrainingData:
     if (folder / MANIFEST_NAME).is_file() or not (folder / CORPUS_NAME).is_file():
         prepared = load_prepared(folder)
         return TrainingData(
-            {str(folder): prepared.shard("train")}, {str(folder): 1.0}, prepared.shard("heldout"),
-            prepared.tokenizer_folder, prepared.fingerprint,
+            {str(folder): prepared.shard("train")}, {str(folder): 1.0},
+            {str(folder): prepared.shard("heldout")}, prepared.tokenizer_folder, prepared.fingerprint,
         )  # fmt: skip
     corpus = TokenCorpus.open(folder)
     verify_corpus(corpus, num_workers(-1))
-    name = next((name for name in HELD_OUT_SPLITS if name in corpus.splits), None)
+    names = [name for name in HELD_OUT_SPLITS if name in corpus.splits]
     return TrainingData(
-        {str(folder): corpus.split("train")}, {str(folder): 1.0}, None if name is None else corpus.split(name),
-        corpus.tokenizer_folder, corpus.fingerprint,
+        {str(folder): corpus.split("train")}, {str(folder): 1.0},
+        {str(folder): corpus.split(name) for name in names[:1]}, corpus.tokenizer_folder, corpus.fingerprint,
     )  # fmt: skip
 
 
@@ -92,13 +98,16 @@ def open_mixture(weights: Mapping[str, Any], max_epochs: float) -> TrainingData:
     """Open and verify several folders of one tokenizer.
 
     Raises:
-        FoundryError: as :func:`open_training_data`, or the tokenizers differ, or nothing is mixed.
+        FoundryError: as :func:`open_training_data`, or the tokenizers differ, or a corpus is there twice, or
+            nothing is mixed.
     """
     if not weights:
         raise FoundryError("mixture: expected at least one folder with its weight, found none")
     if not max_epochs > 0:
         raise FoundryError(f"max_epochs: expected more than 0, found {max_epochs}")
+    shares_of(weights)  # a wrong weight is said before any corpus is read
     parts = {name: open_training_data(name) for name in weights}
+    _refuse_twice(parts)
     tokenizers = {
         name: (part.tokenizer_folder / "tokenizer.json").read_bytes() for name, part in parts.items()
     }
@@ -108,10 +117,19 @@ def open_mixture(weights: Mapping[str, Any], max_epochs: float) -> TrainingData:
             raise FoundryError(f"mixture: {name} and {first} were made with different tokenizers")
     content = [(name, part.fingerprint, weights[name]) for name, part in parts.items()]
     return TrainingData(
-        {name: source for part in parts.values() for name, source in part.train.items()},
+        {name: source for name, part in parts.items() for source in part.train.values()},
         dict(weights),
-        next((part.held_out for part in parts.values() if part.held_out is not None), None),
+        {name: source for name, part in parts.items() for source in part.held_out.values()},
         parts[first].tokenizer_folder,
         hashlib.sha256(repr((content, max_epochs)).encode()).hexdigest()[:16],
         max_epochs,
     )
+
+
+def _refuse_twice(parts: Mapping[str, TrainingData]) -> None:
+    """One corpus under two names would be repeated more often than ``max_epochs`` says."""
+    known: dict[str, str] = {}
+    for name, part in parts.items():
+        other = known.setdefault(part.fingerprint, name)
+        if other != name:
+            raise FoundryError(f"mixture: {name} and {other} hold the same tokens; give one of them")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetGenerationError
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Trainer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
@@ -16,7 +15,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 import modeling_foundry  # noqa: F401  (registers the Auto classes)
 
 from ..configuration_foundry import attention_implementation
-from ..data.chat_linter import lint_samples
+from ..data.chat_linter import UnlikeSampleError, lint_samples, read_rows
 from ..files import sha256_of_file
 from ..settings import FoundryError
 from .model_settings import AttentionBackend, refuse_backend_without_gpu
@@ -81,12 +80,12 @@ def sft(settings: AlignmentSettings, arguments: SFTArguments) -> Path:
         return session.model_folder
     model, tokenizer = load_model_and_tokenizer(settings, arguments.device.type)
     train, held_out = load_samples(settings, arguments.seed, ("messages",))
+    lint_on_main(settings.train_file, tokenizer, arguments, "sft")
     trainer = SFTTrainer(
         model=model, args=arguments, train_dataset=train, eval_dataset=held_out, processing_class=tokenizer,
         peft_config=lora(settings),
     )  # fmt: skip
     assert_stop_is_learned(trainer, tokenizer)
-    lint_on_main(settings.train_file, tokenizer, arguments)
     run(session, trainer, settings)
     return session.model_folder
 
@@ -100,11 +99,11 @@ def dpo(settings: AlignmentSettings, arguments: DPOArguments) -> Path:
     # The reference is the same checkpoint, loaded here: TRL would look it up by name.
     reference = None if settings.lora_rank else load_model_and_tokenizer(settings, arguments.device.type)[0]
     train, held_out = load_samples(settings, arguments.seed, ("prompt", "chosen", "rejected"))
+    lint_on_main(settings.train_file, tokenizer, arguments, "preference")
     trainer = DPOTrainer(
         model=model, ref_model=reference, args=arguments, train_dataset=train, eval_dataset=held_out,
         processing_class=tokenizer, peft_config=lora(settings),
     )  # fmt: skip
-    lint_on_main(settings.train_file, tokenizer, arguments)
     run(session, trainer, settings)
     return session.model_folder
 
@@ -158,7 +157,11 @@ def load_samples(
     """Train and held-out samples with exactly the columns TRL reads, shuffled by the seed."""
 
     def load(path: str, limit: int | None) -> Dataset:
-        samples = load_dataset("json", data_files=path, split="train")
+        try:
+            samples = load_dataset("json", data_files=path, split="train")
+        except (DatasetGenerationError, ValueError) as error:
+            reason = " ".join(str(error.__cause__ or error).split())[:200]
+            raise FoundryError(f"{path}: not JSON lines that can be read ({reason})") from error
         missing = [name for name in columns if name not in samples.column_names]
         if missing:
             raise FoundryError(f"{path}: every line needs {', '.join(columns)}; missing {', '.join(missing)}")
@@ -197,24 +200,28 @@ def assert_stop_is_learned(trainer: SFTTrainer, tokenizer: PreTrainedTokenizerBa
         )
 
 
-def lint_on_main(train_file: str, tokenizer: PreTrainedTokenizerBase, arguments: Any) -> None:
-    """The chat linter over the first samples, by one process, before a step is taken.
+def lint_on_main(
+    train_file: str, tokenizer: PreTrainedTokenizerBase, arguments: Any, kind: Literal["sft", "preference"]
+) -> None:
+    """The chat linter over samples of the whole file, by one process, before any other renders the template.
 
     Raises:
         FoundryError: the first check that fails; ``prepare_data.py lint`` shows all of them.
     """
-    if arguments.process_index != 0:
-        return
-    with open(train_file, encoding="utf-8") as lines:
-        samples = [json.loads(line) for line in islice(lines, NUM_LINTED_SAMPLES)]
-    length = arguments.max_length or tokenizer.model_max_length
-    failed = next(
-        (check for check in lint_samples(samples, tokenizer, length).checks if check.status == "FAIL"), None
-    )
-    if failed is not None:
-        raise FoundryError(
-            f"{train_file}: {failed.name}: {failed.detail}; prepare_data.py lint shows all checks"
-        )
+    with arguments.main_process_first(desc="chat linter"):
+        if arguments.process_index != 0:
+            return
+        numbers, samples = zip(*read_rows(train_file, NUM_LINTED_SAMPLES), strict=True)
+        length = arguments.max_length or tokenizer.model_max_length
+        try:
+            checks = lint_samples(samples, tokenizer, length, kind, numbers=numbers).checks
+        except UnlikeSampleError as error:
+            raise FoundryError(f"{train_file}: {error}") from error
+        failed = next((check for check in checks if check.status == "FAIL"), None)
+        if failed is not None:
+            raise FoundryError(
+                f"{train_file}: {failed.name}: {failed.detail}; prepare_data.py lint shows all checks"
+            )
 
 
 def run(session: TrainingSession, trainer: Trainer, settings: AlignmentSettings) -> None:

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
 from .. import FoundryForCausalLM
-from ..data.mixture import MixedDataset
+from ..data.mixture import HeldOutMixture, MixedDataset
 from ..data.preparation import prepare
 from ..data.settings import DataSettings
 from ..data.training_data import TrainingData, open_mixture, open_training_data
@@ -140,7 +140,9 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
         console.print(f"model: {describe_model(model)}")
         console.print(batch_line(trainer, data))
         if isinstance(trainer.train_dataset, MixedDataset):
-            console.print(trainer.train_dataset.accounting())
+            console.print(trainer.train_dataset.accounting(), markup=False)
+        if isinstance(trainer.eval_dataset, HeldOutMixture):
+            console.print(trainer.eval_dataset.accounting(), markup=False)
         if arguments.save_initial_model:
             save_initial(model, tokenizer, session)
     session.train(

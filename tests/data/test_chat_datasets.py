@@ -5,8 +5,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 
+import fsspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -174,6 +176,20 @@ def test_a_malformed_row_says_why(name, row, reason):
     assert reason_of(name, row).startswith(reason)
 
 
+@pytest.mark.parametrize("name", ["ultrafeedback", "orca_dpo", "hh_rlhf", "capybara_dpo"])
+def test_answers_that_differ_in_white_space_are_no_pair(name):
+    row = json.loads(json.dumps(ROWS[name][0]))
+    if isinstance(row["chosen"], list):
+        row["rejected"] = [
+            *row["chosen"][:-1],
+            {**row["chosen"][-1], "content": row["chosen"][-1]["content"] + " \n"},
+        ]
+    else:
+        row["rejected"] = row["chosen"] + " \n"
+    ((_, outcome),) = DATASETS[name].samples([(1, row)])
+    assert str(outcome) == "chosen equals rejected"
+
+
 def test_a_dialogue_that_is_the_beginning_of_the_other_is_no_pair():
     start = "\n\nHuman: a\n\nAssistant: b"
     row = {"chosen": start, "rejected": f"{start}\n\nHuman: c\n\nAssistant: d"}
@@ -297,17 +313,42 @@ def test_what_is_wrong_in_a_tree_is_said_and_the_rest_used():
         4: "message id twice: a1",
         5: "parent not in the file: lost",
         6: "parents in a circle: q8",
-        7: "parents in a circle: a8",
+        7: "parents in a circle: q8",
         8: "no assistant turn last",
         9: "empty text: text",
+        10: "LeftOut(reason='below a message that is not used')",
         11: "unknown role: moderator",
         12: "wrong type: rank is str, not a number",
         13: "missing key: message_id",
         14: "LeftOut(reason='deleted')",
+        15: "LeftOut(reason='below a message that is not used')",
         16: "parents in a circle: q14",
     }
     assert dict(found)[2] == {"messages": said("Why?", "Because.")}
     assert Counter(number for number, _ in found).most_common(1)[0][1] == 1, "a row has one outcome"
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan")])
+def test_a_reply_without_a_rank_comes_after_those_with_one(nothing):
+    rows = [
+        message("q", None, "Why?"),
+        message("a1", "q", "Not ranked.", rank=nothing),
+        message("a2", "q", "Best.", rank=0.0),
+        message("a3", "q", "Second.", rank=1.0),
+    ]
+    assert outcomes("oasst1", rows) == [(1, {"messages": said("Why?", "Best.")})]
+
+
+@pytest.mark.parametrize("above", ["circle", "lost"])
+def test_a_long_line_of_parents_takes_no_longer_for_each(above):
+    names = ["q0", *(f"{'qa'[place % 2]}{place}" for place in range(1, 20_000))]
+    parents = [names[-1] if above == "circle" else "elsewhere", *names[:-1]]
+    rows = [message(name, parent, "x") for name, parent in zip(names, parents, strict=True)][::-1]
+    started = time.monotonic()
+    found = outcomes("oasst1", rows)
+    assert time.monotonic() - started < 10
+    assert len({str(outcome) for _, outcome in found}) == 1
+    assert len(found) == len(rows)
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.none() | st.integers(0, 9), st.booleans()), max_size=12))
@@ -407,7 +448,16 @@ def test_a_local_file_of_each_schema(name, tmp_path, capsys):
     assert DATASETS[name].licence in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("ending", [".json", ".jsonl.gz", ".parquet"])
+SHAPES = [".json", ".lines.json", ".jsonl.gz", ".jsonl.zst", ".jsonl.xz", ".parquet"]
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_the_name_on_the_hub_will_do(name):
+    settings = ChatSettings(DATASETS[name].repository, "out")
+    assert settings == ChatSettings(name, "out")
+
+
+@pytest.mark.parametrize("ending", SHAPES)
 def test_the_same_rows_in_every_kind_of_file(ending, tmp_path):
     from datasets import Dataset
 
@@ -416,7 +466,10 @@ def test_the_same_rows_in_every_kind_of_file(ending, tmp_path):
     if ending == ".parquet":
         Dataset.from_list(rows).to_parquet(path)
     elif ending == ".json":
-        path.write_text(json.dumps(rows))
+        path.write_text("\ufeff\n" + json.dumps(rows, indent=1))
+    elif ending in (".jsonl.zst", ".jsonl.xz"):
+        with fsspec.open(path, "wt", compression="infer") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
     else:
         write(path, rows)
     plain = prepare_chat(ChatSettings("ultrachat", str(tmp_path / "a"), write(tmp_path / "rows.jsonl", rows)))
@@ -537,9 +590,18 @@ def test_a_failed_overwrite_keeps_what_was_there(tmp_path):
     [
         ("rows.csv", "a,b", "expected a .json, .jsonl or .parquet file"),
         ("rows.jsonl", "", "empty; expected rows"),
-        ("rows.jsonl", '{"instruction": "a"\n', "not readable as json"),
+        (
+            "rows.jsonl",
+            '{"instruction": "a"\n',
+            r"1 of 1 rows are malformed \(1 not JSON\), first row 1: not JSON: ",
+        ),
         ("rows.parquet", "PAR1", "not readable as parquet"),
-        ("rows.json", "[]", "rows.json: "),
+        ("rows.json", "[]", r"no sample in 0 rows \(it is empty\)"),
+        ("rows.json", '[{"instruction": "a"}', "not JSON"),
+        ("rows.json", "[" * 100_000, "not JSON"),
+        ("rows.jsonl.gz", "plain text", "not readable to its end"),
+        ("rows.jsonl.zst", "plain text", "not readable to its end"),
+        ("rows.jsonl.xz", "plain text", "not readable to its end"),
     ],
 )
 def test_an_unreadable_file_is_one_line(name, content, message, tmp_path):
@@ -549,6 +611,51 @@ def test_an_unreadable_file_is_one_line(name, content, message, tmp_path):
     assert str(raised.value).startswith(str(tmp_path / name))
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"instruction": "cut', "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"instruction": "\xff", "output": "x"}', "invalid UTF-8"),
+        (b"null", "not an object"),
+        (b'["a", "b"]', "not an object"),
+        (b'{"instruction": "\\ud800", "output": "x"}', "wrong type"),
+        (b'{"instruction": NaN, "output": "x"}', "wrong type"),
+        (b'{"instruction": ["a"], "output": "x"}', "wrong type"),
+        (b'{"prompt": "renamed", "output": "x"}', "missing key"),
+    ],
+)
+def test_one_line_that_is_no_row_is_counted_not_the_end_of_the_file(line, reason, tmp_path):
+    rows = [json.dumps(row).encode() for row in many("alpaca", 40)]
+    (tmp_path / "rows.jsonl").write_bytes(b"\n".join([*rows[:20], b"", line, *rows[20:]]))
+    folder = prepare_chat(ChatSettings("alpaca", str(tmp_path / "out"), str(tmp_path / "rows.jsonl")))
+    manifest = json.loads((folder / "chat.json").read_text())
+    assert (manifest["rows"], manifest["malformed"], manifest["different_samples"]) == (41, {reason: 1}, 40)
+    assert manifest["first_malformed"]["row"] == 22
+
+
+def test_no_value_is_made_into_another(tmp_path):
+    """Where ``datasets`` reads JSON by the block it makes dates into timestamps and a late list into text."""
+    rows = [{"instruction": f"2020-01-{day:02d}", "output": f"2021-01-{day:02d}"} for day in range(1, 29)]
+    file = write(tmp_path / "rows.jsonl", [*rows, {"instruction": ["late"], "output": "x"}])
+    folder = prepare_chat(ChatSettings("alpaca", str(tmp_path / "out"), file, validation_fraction=0))
+    assert {"messages": said("2020-01-07", "2021-01-07")} in read(folder, "sft_train.jsonl")
+    assert json.loads((folder / "chat.json").read_text())["malformed"] == {"wrong type": 1}
+
+
+def test_a_parquet_row_that_is_not_utf_8_is_counted(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    texts = pyarrow.array([b"one", b"two", b"\xff", *(b"%d" % number for number in range(30))])
+    column = pyarrow.StringArray.from_buffers(len(texts), *texts.buffers()[1:])
+    table = pyarrow.table({"instruction": column, "output": column})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    folder = prepare_chat(ChatSettings("alpaca", str(tmp_path / "out"), str(tmp_path / "rows.parquet")))
+    manifest = json.loads((folder / "chat.json").read_text())
+    assert (manifest["malformed"], manifest["first_malformed"]["row"]) == ({"invalid UTF-8": 1}, 3)
 
 
 def test_samples_that_open_alike_cannot_be_split(tmp_path):
@@ -566,6 +673,7 @@ def test_samples_that_open_alike_cannot_be_split(tmp_path):
     [
         ({"dataset": "alpacca"}, "dataset: expected one of alpaca, "),
         ({"validation_fraction": 1.0}, "validation_fraction: expected a number from 0 to below 1"),
+        ({"seed": -1}, "seed: expected at least 0, found -1"),
         ({"max_samples": 0}, "max_samples: expected at least 1"),
         ({"max_malformed_fraction": 2}, "max_malformed_fraction: expected a number from 0 to 1"),
         ({"language": "en"}, "language: alpaca does not say"),

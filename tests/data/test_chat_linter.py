@@ -142,6 +142,50 @@ def test_a_line_end_trained_after_the_stop_is_fine(tokenizer):
     assert lint(SAMPLES, tokenizer)["stop token in the loss"].status == "PASS"
 
 
+def test_what_is_trained_after_the_stop_is_not_fine(tokenizer):
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("'<|im_end|>' }}{% endgen", "'<|im_end|>!' }}{% endgen")
+    check = lint(SAMPLES, tokenizer)["stop token in the loss"]
+    assert (check.status, check.detail[:28]) == ("FAIL", "3 of 3 answers do not end wi")
+
+
+UNMARKED = CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+EACH = "{%- for m in messages %}{% if COND %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}{%- endfor %}"  # noqa: E501
+
+
+@pytest.mark.parametrize(
+    ("template", "status", "detail"),
+    [
+        (CHAT_TEMPLATE, "PASS", "5 answers"),
+        ("{% generation %}" + UNMARKED + "{% endgeneration %}", "FAIL", "5 other turns are, too"),
+        (EACH.replace("COND", "m.role == 'user'"), "FAIL", "5 other turns are, too"),
+        (EACH.replace("COND", "loop.last"), "WARN", "of 5 answers 1 are not, 0 are empty"),
+    ],
+    ids=["ours", "all", "questions", "last"],
+)
+def test_a_mask_over_other_turns(tokenizer, template, status, detail):
+    tokenizer.chat_template = template
+    rows = [*SAMPLES, {"messages": sample()["messages"] + sample("One?", "Two.")["messages"]}]
+    check = lint(rows, tokenizer)["answers alone are trained"]
+    assert (check.status, check.detail[: len(detail)]) == (status, detail)
+
+
+def test_an_answer_that_repeats_its_question_is_no_fault(tokenizer):
+    assert lint([sample("Two.", "Two.")], tokenizer)["answers alone are trained"].status == "PASS"
+
+
+def test_empty_answers_are_counted(tokenizer):
+    check = lint([*SAMPLES, sample(answer=" ")], tokenizer)["answers alone are trained"]
+    assert (check.status, check.detail) == ("WARN", "of 4 answers 0 are not, 1 are empty")
+
+
+def test_pairs_of_the_same_answer_are_counted(tokenizer):
+    same = pair(chosen="Hello!", rejected="Hello!")
+    check = lint([pair(), same], tokenizer)["chosen is not rejected"]
+    assert (check.status, check.detail[:14]) == ("WARN", "1 of 2 pairs a")
+    assert lint([same], tokenizer)["chosen is not rejected"].status == "FAIL"
+    assert lint([pair()], tokenizer)["chosen is not rejected"].status == "PASS"
+
+
 def test_stops_of_the_generation_config_count(tokenizer, tmp_path):
     tokenizer.add_special_tokens(
         {"additional_special_tokens": ["<|stop|>"]}, replace_extra_special_tokens=False
@@ -172,6 +216,40 @@ def test_bos_policies(tokenizer, adds, writes, status, detail):
     tokenizer.chat_template = "{{- '%s' }}%s" % (writes, CHAT_TEMPLATE)  # noqa: UP031
     check = lint(SAMPLES, tokenizer)["one BOS policy"]
     assert (check.status, check.detail[: len(detail)]) == (status, detail)
+
+
+@pytest.mark.parametrize(
+    ("before", "each_question", "status", "detail"),
+    [
+        ("<|bos|>\\n<|bos|>", "", "FAIL", "more <|bos|> than questions in 3 of 4 sequences"),
+        ("Chat: <|bos|>x<|bos|>y<|bos|>", "", "FAIL", "more <|bos|> than questions in 4 of 4 sequences"),
+        ("", "<|bos|>", "WARN", "<|bos|> stands inside 1 of 4 sequences, as Llama 2 has it"),
+    ],
+)
+def test_a_bos_further_in_is_found_too(tokenizer, before, each_question, status, detail):
+    tokenizer.add_special_tokens({"bos_token": "<|bos|>"})
+    tokenizer.chat_template = f"{{{{- '{before}' }}}}" + CHAT_TEMPLATE.replace(
+        "{%- for message in messages %}",
+        "{%- for message in messages %}{%- if message['role'] == 'user' %}{{- '"
+        + each_question
+        + "' }}{%- endif %}",
+    )
+    rows = [*SAMPLES, {"messages": 2 * sample()["messages"]}]
+    check = lint(rows, tokenizer)["one BOS policy"]
+    assert (check.status, check.detail[: len(detail)]) == (status, detail)
+
+
+def test_a_bos_that_also_opens_turns_is_one_policy(tokenizer):
+    tokenizer.bos_token = "<|im_start|>"  # as SmolLM2 has it
+    assert lint(SAMPLES, tokenizer)["one BOS policy"].status == "PASS"
+
+
+def test_templates_by_name_need_a_default(tokenizer):
+    tokenizer.chat_template = {"tool_use": CHAT_TEMPLATE}
+    (check,) = lint_samples(SAMPLES, tokenizer).checks
+    assert (check.name, check.status) == ("chat template", "FAIL")
+    tokenizer.chat_template = {"tool_use": "{{ 1 }}", "default": CHAT_TEMPLATE}
+    assert not lint_samples(SAMPLES, tokenizer).failed
 
 
 def test_a_bos_for_some_rows_only_is_no_policy(tokenizer):
@@ -253,7 +331,7 @@ DOUBLING = "{% set s = namespace(x='aaaaaaaa') %}{% for i in range(60) %}{% set 
         ("{% for i in range(10**9) %}{% endfor %}", "OverflowError: Range too big"),
         (NESTED, "takes longer than 2 s"),
         ("{{ 'a' * 10**9 }}", "takes more than 512 MiB"),
-        ("{{ 'a' * 10**8 }}", "TooLargeError: renders 100,000,000 characters; expected at most 4,000,000"),
+        ("{{ 'a' * 10**7 }}", "TooLargeError: renders 10,000,000 characters; expected at most 4,000,000"),
         (DOUBLING, "takes more than 512 MiB"),
         (
             "{{ ''.__class__.__mro__ }}",
@@ -261,8 +339,23 @@ DOUBLING = "{% set s = namespace(x='aaaaaaaa') %}{% for i in range(60) %}{% set 
         ),
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "SecurityError: "),
         ("{{ 10 ** (10 ** 10) }}", "takes longer than 2 s"),
+        ("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", "RecursionError: "),
+        ("{{ cycler.__init__.__globals__.os.popen('id').read() }}", "SecurityError: "),
+        ("{{ messages.append({'role': 'user'}) }}", "SecurityError: "),
     ],
-    ids=["range", "nested", "long", "large", "doubling", "attribute", "escape", "power"],
+    ids=[
+        "range",
+        "nested",
+        "long",
+        "large",
+        "doubling",
+        "attribute",
+        "escape",
+        "power",
+        "macro",
+        "globals",
+        "change",
+    ],
 )
 def test_a_hostile_template_is_one_line(tokenizer, template, detail):
     tokenizer.chat_template = template
@@ -284,6 +377,16 @@ def test_a_forbidden_attribute_is_nothing(tokenizer):
 def test_the_template_never_runs_in_this_process(tokenizer, monkeypatch):
     monkeypatch.setattr(type(tokenizer), "apply_chat_template", lambda *_, **__: pytest.fail("it ran here"))
     assert not lint_samples(SAMPLES, tokenizer).failed
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{% import 'os' as os %}{{ os.listdir() }}", "{% include '/etc/hostname' %}", "{% extends 'x' %}"],
+)
+def test_a_template_reads_no_other_file(tokenizer, template):
+    tokenizer.chat_template = template
+    check = lint(SAMPLES, tokenizer)["every row renders"]
+    assert check.detail.startswith("3 of 3 rows do not; row 1: TypeError: no loader")
 
 
 def test_a_template_that_is_no_jinja_is_said(tokenizer):
@@ -333,6 +436,7 @@ def test_the_command(tokenizer, tmp_path):
     [
         ("", "rows.jsonl: empty; expected JSON lines"),
         ('{"messages": []}\n{"mess', "rows.jsonl, line 2: not JSON"),
+        ("[" * 100_000, "rows.jsonl, line 1: not JSON"),
         ("[1]\n", "rows.jsonl, line 1: expected a JSON object, found list"),
         (
             '{"text": "a"}\n',

@@ -247,6 +247,13 @@ def test_parquet_rows_are_accounted_for(tmp_path):
     assert len(rows(out, "removed/malformed/*.gz")) == 4
 
 
+def test_files_that_are_not_read_are_said(corpus, tmp_path, capsys):
+    (corpus / "notes.txt").write_text("not read")
+    (corpus / "more.JSONL").write_text("not read")
+    cleaned(corpus, tmp_path, filters=[])
+    assert "clean: 2 files of other kinds are not read: more.JSONL, notes.txt" in capsys.readouterr().out
+
+
 def test_a_glob_and_a_single_file(corpus, tmp_path):
     out = cleaned(f"{corpus}/**/*.jsonl.gz", tmp_path, filters=[])
     assert {row["metadata"]["clean_source"].split(":")[0] for row in rows(out)} == {"sub/b.jsonl.gz"}

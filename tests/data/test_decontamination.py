@@ -51,11 +51,14 @@ def is_found(text, *items, size=13):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("The cat's mat.", ["the", "cat", "s", "mat"]),
+        ("The cat's mat.", ["the", "cats", "mat"]),
         ("STRASSE Straße", ["strasse", "strasse"]),
         ("cafe\u0301 café", ["café", "café"]),
         ("ｆｕｌｌ ﬁne", ["full", "fine"]),
         ("zero\u200bwidth so\u00adft", ["zerowidth", "soft"]),
+        ("king's king’s kingʼs kings KING＇S", ["kings"] * 5),
+        ("'quoted' rock 'n' roll's", ["quoted", "rock", "n", "rolls"]),
+        ("fox\ufe0f f\u034fox", ["fox", "fox"]),
         ("snake_case, a—b", ["snake", "case", "a", "b"]),
         ("日本語 text", ["日", "本", "語", "text"]),
         ("हिन्दी", ["हिन्दी"]),
@@ -315,3 +318,12 @@ def test_a_task_that_cannot_be_had_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("FOUNDRY_DATA_DIR", str(tmp_path / "nowhere"))
     with pytest.raises(FoundryError, match=r"stdlib_bits_per_byte: lm-eval cannot load it \(.*no such file"):
         read_items(["stdlib_bits_per_byte"], ["text"], folder)
+
+
+def test_two_files_of_one_name_are_two_tasks(tmp_path):
+    for folder in ("arc", "boolq"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "test.jsonl").write_text(json.dumps({"text": f"{folder} asks"}) + "\n")
+    paths = [str(tmp_path / folder / "test.jsonl") for folder in ("arc", "boolq")]
+    assert [item.task for item in read_items(paths, ["text"], "eval_tasks")] == paths
+    assert [item.task for item in read_items(paths[:1], ["text"], "eval_tasks")] == ["test.jsonl"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_foundry.data.mixture import PERIOD_SAMPLES, MixedDataset, Mixture
+from modeling_foundry.data.mixture import PERIOD_SAMPLES, HeldOutMixture, MixedDataset, Mixture
 from modeling_foundry.settings import FoundryError
 
 WEIGHTS = st.dictionaries(st.sampled_from("abcdef"), st.floats(0.05, 20), min_size=1)
@@ -91,3 +91,56 @@ def test_a_repeat_beyond_the_limit_is_refused_by_name():
 def test_weights_without_sense_are_refused(weights, message):
     with pytest.raises(FoundryError, match=message):
         Mixture(weights, 0)
+
+
+# --------------------------------------------------------------------------------------------- held out
+
+
+def held_out(sizes, weights, most, sequence_length=8):
+    sources = {name: Numbers(place, size) for place, (name, size) in enumerate(sizes.items())}
+    return HeldOutMixture(sources, weights, sequence_length, most)
+
+
+def counted(data):
+    """How many sequences of each source the dataset really gives."""
+    found = Counter(int(data[index]["input_ids"][0]) for index in range(len(data)))
+    return [found[number] for number in range(len(data.sequences_by_source))]
+
+
+def test_every_corpus_is_held_out_by_its_weight():
+    data = held_out({"a": 4000, "b": 4000, "c": 4000}, {"a": 5, "b": 3, "c": 2}, 40)
+    assert counted(data) == [20, 12, 8] == list(data.sequences_by_source.values())
+    assert data.accounting() == (
+        "held out: a 20 sequences (50.00%); b 12 sequences (30.00%); c 8 sequences (20.00%)"
+    )
+    again = held_out({"a": 4000, "b": 4000, "c": 4000}, {"a": 5, "b": 3, "c": 2}, 40)
+    assert all(data[index]["input_ids"].equal(again[index]["input_ids"]) for index in range(40))
+    assert [data[index]["input_ids"][1] for index in (0, 1, 20, 21)] == [0, 8, 0, 8]  # from each one's start
+
+
+def test_the_shortest_held_out_side_keeps_the_shares():
+    assert counted(held_out({"a": 8 * 100, "b": 8 * 5}, {"a": 0.75, "b": 0.25}, 512)) == [15, 5]
+
+
+def test_a_light_corpus_is_held_out_too():
+    assert counted(held_out({"a": 8000, "b": 8000}, {"a": 999, "b": 1}, 16)) == [15, 1]
+
+
+@given(WEIGHTS, st.lists(st.integers(8, 3000), min_size=6, max_size=6), st.integers(6, 200))
+def test_held_out_shares_are_within_a_sequence(weights, lengths, most):
+    sizes = dict(zip(weights, lengths, strict=False))
+    data = held_out(sizes, weights, most)
+    counts, total = list(data.sequences_by_source.values()), sum(weights.values())
+    assert counted(data) == counts
+    assert len(data) == sum(counts) <= max(most, len(weights))
+    for (name, weight), count in zip(weights.items(), counts, strict=True):
+        assert 1 <= count <= sizes[name] // 8
+        # Within one, and one more for each corpus that was lifted to its first sequence.
+        assert abs(count - len(data) * weight / total) <= len(weights)
+
+
+def test_a_corpus_that_holds_nothing_out_is_refused_by_name():
+    with pytest.raises(FoundryError, match="b: 7 held-out tokens do not fill one sequence of 8"):
+        held_out({"a": 800, "b": 7}, {"a": 1, "b": 1}, 16)
+    with pytest.raises(FoundryError, match="max_eval_sequences: expected at least 2, one a corpus, found 1"):
+        held_out({"a": 800, "b": 80}, {"a": 1, "b": 1}, 1)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from modeling_foundry.files import sha256_of_file
 from modeling_foundry.settings import FoundryError
 
 
-def make_corpus(folder, shards, tokenizer="{}", vocab_size=300):
+def make_corpus(folder, shards, tokenizer="{}", vocab_size=300, held_out=True):
     """A corpus whose documents are given; the end of text is id 0."""
     (folder / "tokenizer").mkdir(parents=True)
     (folder / "tokenizer" / "tokenizer.json").write_text(tokenizer)
@@ -27,12 +28,11 @@ def make_corpus(folder, shards, tokenizer="{}", vocab_size=300):
     for number, documents in enumerate(shards):
         name = f"train/{number:06d}.ds"
         splits["train"].append((name, write_shard(folder / name, documents, vocab_size, 0, digest)))
-    splits["validation"].append(
-        (
-            "validation/000000.ds",
-            write_shard(folder / "validation/000000.ds", [[1] * 50], vocab_size, 0, digest),
-        )
-    )
+    if held_out:
+        name = "validation/000000.ds"
+        splits["validation"].append((name, write_shard(folder / name, [[1] * 50], vocab_size, 0, digest)))
+    else:
+        del splits["validation"]
     write_corpus(folder, splits, {})
     return TokenCorpus.open(folder)
 
@@ -149,3 +149,43 @@ def test_a_mixture_of_two_tokenizers_is_refused(corpus, tmp_path):
     assert data.fingerprint != open_mixture({**weights, str(corpus.folder): 2.0}, 4.0).fingerprint
     with pytest.raises(FoundryError, match="were made with different tokenizers"):
         open_mixture({**weights, str(tmp_path / "other"): 1.0}, 4.0)
+
+
+def test_the_held_out_side_of_a_mixture_is_that_of_every_corpus(corpus, tmp_path):
+    other = make_corpus(tmp_path / "other", [[[9, 8]] * 40])
+    data = open_mixture({str(corpus.folder): 2.0, str(other.folder): 1.0}, 4.0)
+    held_out = data.held_out_dataset(8, 6, document_mask=True)
+    assert [len(part) for part in held_out.datasets] == [4, 2]
+    assert held_out.accounting() == (
+        f"held out: {corpus.folder} 4 sequences (66.67%); {other.folder} 2 sequences (33.33%)"
+    )
+    assert held_out[5].keys() == {"input_ids", "labels", "position_ids"}
+
+
+def test_a_mixture_with_a_corpus_that_holds_nothing_out_says_which(corpus, tmp_path):
+    other = make_corpus(tmp_path / "other", [[[9, 8]] * 40], held_out=False)
+    data = open_mixture({str(corpus.folder): 2.0, str(other.folder): 1.0}, 4.0)
+    with pytest.raises(FoundryError, match=r"other: no validation or test split; give --eval_strategy=no"):
+        data.held_out_dataset(8, 6, document_mask=False)
+
+
+def test_one_corpus_under_two_names_is_refused(corpus, tmp_path):
+    (tmp_path / "link").symlink_to(corpus.folder)
+    shutil.copytree(corpus.folder, tmp_path / "copy")
+    for other in ("link", "copy", "c/../c"):
+        with pytest.raises(FoundryError, match=f"mixture: .*{other} and .*/c hold the same tokens"):
+            open_mixture({str(corpus.folder): 1.0, str(tmp_path / other): 1.0}, 4.0)
+
+
+def test_weights_are_checked_before_any_shard_is_read(corpus, monkeypatch):
+    monkeypatch.setattr("modeling_foundry.data.training_data.verify_corpus", None)
+    with pytest.raises(FoundryError, match="expected a positive weight, found 0"):
+        open_mixture({str(corpus.folder): 0}, 4.0)
+
+
+def test_a_folder_may_be_spelled_in_any_way(corpus, tmp_path, monkeypatch):
+    other = make_corpus(tmp_path / "other", [[[9, 8]] * 40])
+    monkeypatch.chdir(tmp_path)
+    data = open_mixture({"c/": 2.0, f"./{other.folder.name}/": 1.0}, 4.0)
+    assert data.train_dataset(8, 30, 0, False).accounting().startswith("mixture: c/ 176 tokens (73.33%")
+    assert data.held_out_dataset(8, 6, False).accounting().startswith("held out: c/ 4 sequences")

@@ -1,5 +1,7 @@
 """SFT teaches the stop, DPO synchronises its ranks: what the earlier system did not do."""
 
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -69,6 +71,53 @@ def test_a_mask_without_the_stop_is_refused(tiny_checkpoint, samples, tmp_path):
     trainer.data_collator = without_stop
     with pytest.raises(FoundryError, match="is in no label"):
         assert_stop_is_learned(trainer, trainer.processing_class)
+
+
+def unlinted(monkeypatch):
+    """TRL renders the template in this process, without limits: it must not come to that."""
+    for name in ("SFTTrainer", "DPOTrainer"):
+        monkeypatch.setattr(
+            f"modeling_foundry.training.alignment.{name}",
+            lambda **_: pytest.fail("rendered before the linter"),
+        )
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_a_hostile_template_is_stopped_before_the_trainer_renders_it(
+    stage, tiny_checkpoint, samples, tmp_path, monkeypatch
+):
+    from modeling_foundry.training import alignment
+
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, checkpoint)
+    (checkpoint / "chat_template.jinja").write_text("{{ cycler.__init__.__globals__.os.getcwd() }}")
+    unlinted(monkeypatch)
+    kind = alignment.SFTArguments if stage == "sft" else alignment.DPOArguments
+    arguments = kind(str(tmp_path / "run"), use_cpu=True, bf16=False, max_length=64, max_steps=1)
+    settings = alignment.AlignmentSettings(model=str(checkpoint), train_file=str(samples / f"{stage}.jsonl"))
+    with pytest.raises(FoundryError, match=r"template within limits: row 1: SecurityError: "):
+        getattr(alignment, stage)(settings, arguments)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"messages": [', r"rows.jsonl: not JSON lines that can be read"),
+        ('{"text": "other"}', r"rows.jsonl: row 33: messages: expected a list of messages"),
+        ('{"messages": []}', r"rows.jsonl: row 33: messages: expected a list of messages"),
+    ],
+)
+def test_a_bad_line_is_named_before_training(line, message, tiny_checkpoint, samples, tmp_path, monkeypatch):
+    from modeling_foundry.training import alignment
+
+    unlinted(monkeypatch)
+    (tmp_path / "rows.jsonl").write_text((samples / "sft.jsonl").read_text() + line + "\n")
+    arguments = alignment.SFTArguments(str(tmp_path / "run"), use_cpu=True, bf16=False, max_steps=1)
+    settings = alignment.AlignmentSettings(
+        model=str(tiny_checkpoint), train_file=str(tmp_path / "rows.jsonl")
+    )
+    with pytest.raises(FoundryError, match=message):
+        alignment.sft(settings, arguments)
 
 
 @pytest.mark.slow
