@@ -16,9 +16,6 @@ except ImportError:  # CPU builds of PyTorch come without it
     triton = None
 
 BLOCK_COLUMNS = 4096
-TILE = 64
-# e5m2 holds numbers up to 57,344; the gradient of a logit is at most about 1 in size before it is averaged.
-FLOAT8_GRADIENT_SCALE = 28_672.0
 
 
 def softmax_kernels_serve(logits: Tensor) -> bool:
@@ -36,39 +33,20 @@ def softmax_cross_entropy_(
         targets: (T) column of the label; any valid one where ``scale`` is 0.
         scale: (T) fp32, what each token's gradient is multiplied with; 0 for a token that does not count.
     """
+    return losses_and_normalizers(logits, targets, scale, z_loss_weight, wants_gradient)[0]
+
+
+def losses_and_normalizers(
+    logits: Tensor, targets: Tensor, scale: Tensor | None, z_loss_weight: float, wants_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """Losses (T) as above, and the logarithm of each row's sum of exponentials (T), both fp32."""
     losses = torch.empty(len(logits), device=logits.device)
     normalizers = torch.empty_like(losses)
     _softmax_cross_entropy[(len(logits),)](
-        logits, targets, scale, losses, normalizers, logits.shape[1], logits.stride(0), z_loss_weight,
-        WRITES_GRADIENT=wants_gradient, BLOCK=BLOCK_COLUMNS, num_warps=8,
+        logits, targets, losses if scale is None else scale, losses, normalizers, logits.shape[1],
+        logits.stride(0), z_loss_weight, WRITES_GRADIENT=wants_gradient, BLOCK=BLOCK_COLUMNS, num_warps=8,
     )  # fmt: skip
-    return losses
-
-
-def float8_softmax_gradient(
-    logits: Tensor, targets: Tensor, counts: Tensor, z_loss_weight: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses (T) in fp32, and the gradient of the summed loss in e5m2, as rows (T, V) and as columns (V, T).
-
-    The gradient is multiplied with ``FLOAT8_GRADIENT_SCALE`` so that small probabilities do not vanish: a fixed
-    number, since the gradient of a logit is bounded.  Both layouts are written because fp8 matrix products take
-    their operands in one layout only.
-    """
-    num_tokens, num_columns = logits.shape
-    losses = torch.empty(num_tokens, device=logits.device)
-    normalizers = torch.empty_like(losses)
-    _softmax_cross_entropy[(num_tokens,)](
-        logits, targets, losses, losses, normalizers, num_columns, logits.stride(0), z_loss_weight,
-        WRITES_GRADIENT=False, BLOCK=BLOCK_COLUMNS, num_warps=8,
-    )  # fmt: skip
-    rows = torch.empty(num_tokens, num_columns, dtype=torch.float8_e5m2, device=logits.device)
-    columns = torch.empty(num_columns, num_tokens, dtype=torch.float8_e5m2, device=logits.device)
-    grid = (triton.cdiv(num_columns, 2 * TILE), triton.cdiv(num_tokens, TILE))
-    _float8_gradient[grid](
-        logits, targets, counts, normalizers, rows, columns, num_tokens, num_columns, logits.stride(0),
-        z_loss_weight, FLOAT8_GRADIENT_SCALE, TOKENS=TILE, COLUMNS=2 * TILE, num_warps=4,
-    )  # fmt: skip
-    return losses, rows, columns
+    return losses, normalizers
 
 
 if triton is not None:
@@ -105,26 +83,3 @@ if triton is not None:
                 gradient = tl.exp(value - normalizer) * slope
                 gradient = tl.where(start + columns == target, gradient - factor, gradient)
                 tl.store(values + start + columns, gradient, mask=inside)
-
-    @triton.jit
-    def _float8_gradient(
-        logits, targets, counts, normalizers, rows, columns, num_tokens, num_columns, stride,
-        z_loss_weight, float8_scale, TOKENS: tl.constexpr, COLUMNS: tl.constexpr,
-    ):  # fmt: skip
-        """One tile a program: p - onehot, scaled, in fp8, stored as it is and transposed."""
-        token = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
-        column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-        is_token, is_column = token < num_tokens, column < num_columns
-        inside = is_token[:, None] & is_column[None, :]
-        row_start = token.to(tl.int64)[:, None]
-        value = tl.load(logits + row_start * stride + column[None, :], mask=inside, other=0.0).to(tl.float32)
-        normalizer = tl.load(normalizers + token, mask=is_token, other=0.0)
-        target = tl.load(targets + token, mask=is_token, other=-1)
-        count = tl.load(counts + token, mask=is_token, other=0).to(tl.float32)
-        slope = 1 + 2 * z_loss_weight * normalizer
-        gradient = tl.exp(value - normalizer[:, None]) * slope[:, None]
-        gradient = tl.where(column[None, :] == target[:, None], gradient - 1, gradient)
-        scaled = (gradient * (count * float8_scale)[:, None]).to(tl.float8e5)
-        tl.store(rows + row_start * num_columns + column[None, :], scaled, mask=inside)
-        transposed = columns + column.to(tl.int64)[:, None] * num_tokens + token[None, :]
-        tl.store(transposed, tl.trans(scaled), mask=is_column[:, None] & is_token[None, :])

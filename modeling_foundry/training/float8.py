@@ -18,9 +18,8 @@ from torch import Tensor
 from ..losses import IGNORE_INDEX
 from ..modeling_foundry import FoundryForCausalLM, FoundryHead
 from ..settings import FoundryError
-from ..softmax_kernels import FLOAT8_GRADIENT_SCALE, float8_softmax_gradient
+from .float8_kernels import GRADIENT_SCALE, float8_softmax_gradient, to_float8
 
-E4M3_MAX = torch.finfo(torch.float8_e4m3fn).max
 ROWS_MULTIPLE = 16  # fp8 matrix products take sizes in multiples of 16
 
 
@@ -111,24 +110,22 @@ class _Float8LinearCrossEntropy(torch.autograd.Function):
         chunk_tokens: int,
         z_loss_weight: float,
     ) -> Tensor:
-        hidden, hidden_scale = to_float8(hidden_states)
-        head, head_scale = to_float8(weight)
-        head_columns = transposed(head)
-        gradient_scale = 1 / (FLOAT8_GRADIENT_SCALE * denominator)
+        head, head_columns, head_scale = to_float8(weight)
+        gradient_scale = 1 / (GRADIENT_SCALE * denominator)
         loss = torch.zeros((), device=weight.device)
         hidden_gradient = torch.empty_like(hidden_states)
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
         for start in range(0, len(labels), chunk_tokens):
             rows = slice(start, start + chunk_tokens)
+            hidden, hidden_columns, hidden_scale = to_float8(hidden_states[rows])
             # Fast accumulation keeps 14 bits between steps of a product: enough over H, not over T or V.
-            logits = product(hidden[rows], head.t(), hidden_scale, head_scale, fast=True)
+            logits = product(hidden, head.t(), hidden_scale, head_scale, fast=True)
             counts = labels[rows] != ignore_index
             targets = torch.where(counts, labels[rows], 0)
             losses, by_rows, by_columns = float8_softmax_gradient(logits, targets, counts, z_loss_weight)
             del logits
             loss += torch.where(counts, losses, 0.0).sum() / denominator
             hidden_gradient[rows] = product(by_rows, head_columns.t(), gradient_scale, head_scale)
-            hidden_columns = transposed(hidden[rows])
             weight_gradient += product(by_columns, hidden_columns.t(), gradient_scale, hidden_scale)
         ctx.save_for_backward(hidden_gradient, weight_gradient.to(weight.dtype))
         return loss
@@ -138,17 +135,6 @@ class _Float8LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, loss_gradient: Tensor) -> tuple:
         gradients = [saved * loss_gradient.to(saved.dtype) for saved in ctx.saved_tensors]
         return (*gradients, None, None, None, None, None)
-
-
-def to_float8(values: Tensor) -> tuple[Tensor, Tensor]:
-    """(…) in e4m3, and the fp32 scalar to multiply it with; the largest value becomes e4m3's largest."""
-    scale = values.abs().amax().float().clamp(min=1e-12) / E4M3_MAX
-    return (values / scale).to(torch.float8_e4m3fn), scale
-
-
-def transposed(values: Tensor) -> Tensor:
-    """(M, N) in fp8 to a contiguous (N, M)."""
-    return values.view(torch.uint8).t().contiguous().view(values.dtype)
 
 
 def product(
