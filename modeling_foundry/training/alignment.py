@@ -20,6 +20,7 @@ from ..files import sha256_of_file
 from ..settings import FoundryError
 from .model_settings import AttentionBackend, refuse_backend_without_gpu
 from .ranges import check_length, check_ranges
+from .resumable_trainer import ResumableTrainer
 from .session import TrainingSession, console, discard_run, model_hash
 
 END_OF_TURN = "<|im_end|>"
@@ -69,6 +70,14 @@ class DPOArguments(DPOConfig):
     ddp_find_unused_parameters: bool | None = False
 
 
+class ResumableSFTTrainer(ResumableTrainer, SFTTrainer):
+    """TRL's trainer with our checkpoints."""
+
+
+class ResumableDPOTrainer(ResumableTrainer, DPOTrainer):
+    """TRL's trainer with our checkpoints."""
+
+
 def sft(settings: AlignmentSettings, arguments: SFTArguments) -> Path:
     """Fine-tune on conversations; returns the folder of the final model.
 
@@ -81,7 +90,7 @@ def sft(settings: AlignmentSettings, arguments: SFTArguments) -> Path:
     model, tokenizer = load_model_and_tokenizer(settings, arguments.device.type)
     train, held_out = load_samples(settings, arguments.seed, ("messages",))
     lint_on_main(settings.train_file, tokenizer, arguments, "sft")
-    trainer = SFTTrainer(
+    trainer = ResumableSFTTrainer(
         model=model, args=arguments, train_dataset=train, eval_dataset=held_out, processing_class=tokenizer,
         peft_config=lora(settings),
     )  # fmt: skip
@@ -100,7 +109,7 @@ def dpo(settings: AlignmentSettings, arguments: DPOArguments) -> Path:
     reference = None if settings.lora_rank else load_model_and_tokenizer(settings, arguments.device.type)[0]
     train, held_out = load_samples(settings, arguments.seed, ("prompt", "chosen", "rejected"))
     lint_on_main(settings.train_file, tokenizer, arguments, "preference")
-    trainer = DPOTrainer(
+    trainer = ResumableDPOTrainer(
         model=model, ref_model=reference, args=arguments, train_dataset=train, eval_dataset=held_out,
         processing_class=tokenizer, peft_config=lora(settings),
     )  # fmt: skip

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..files import sha256_of_file, sync_folder, write_atomically
 from ..settings import FoundryError
 
 MANIFEST_NAME = "manifest.json"
+MANIFEST_VERSION = 2  # 1 had Trainer's pickles beside the model
 CHECKPOINT_PATTERN = re.compile(r"checkpoint-(\d+)")
 logger = logging.getLogger(__name__)
 
@@ -31,24 +33,61 @@ class DurableCheckpoints(TrainerCallback):
 
     Trainer's own ``save_total_limit`` must be unset: it removes old checkpoints before the new one is
     known to be whole.
+
+    Args:
+        keep: number of sealed checkpoints.
+        save_state: writes what belongs to the checkpoint beside the model; called on every rank.
+        facts: what else the manifest says (data fingerprint, sequences per step).
     """
 
-    def __init__(self, keep: int = 2) -> None:
+    def __init__(
+        self,
+        keep: int = 2,
+        save_state: Callable[[Path], None] | None = None,
+        facts: dict[str, Any] | None = None,
+    ) -> None:
         if keep < 1:
             raise FoundryError(f"keep_checkpoints: expected at least 1, found {keep}")
-        self.keep = keep
+        self.keep, self.save_state, self.facts = keep, save_state, facts or {}
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.barrier()  # the other ranks' random states belong to the checkpoint too
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        wait_for_all_ranks()  # the first rank makes the folder
+        if self.save_state is not None:
+            self.save_state(folder)
+        wait_for_all_ranks()  # the other ranks' random states belong to the checkpoint too
         if not state.is_world_process_zero:
             return
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        seal(folder, {"global_step": state.global_step, "world_size": args.world_size})
+        counters = {"global_step": state.global_step, "world_size": args.world_size}
+        seal(folder, {"version": MANIFEST_VERSION, **counters, **self.facts})
         for old in sealed_checkpoints(args.output_dir)[self.keep :]:
             shutil.rmtree(old)
+
+
+def wait_for_all_ranks() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint.
+
+    Raises:
+        FoundryError: it is missing or of another version.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise FoundryError(f"{path}: cannot be read ({error}); restore the checkpoint") from error
+    if manifest.get("version") != MANIFEST_VERSION:
+        raise FoundryError(
+            f"{path}: version {manifest.get('version')}, this release reads {MANIFEST_VERSION}; go on with the "
+            "release that wrote it, or start again with --overwrite=true"
+        )
+    return manifest
 
 
 def seal(folder: Path, facts: dict[str, Any]) -> None:
@@ -88,13 +127,26 @@ def sealed_checkpoints(output_dir: str | Path) -> list[Path]:
 
 
 def newest_whole_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest checkpoint that verifies; torn ones are renamed ``torn-checkpoint-N`` and named."""
+    """The newest checkpoint that verifies; torn ones are renamed ``torn-checkpoint-N`` and named.
+
+    A save that was cut short leaves no manifest, and a run may well have nothing else yet: None.
+
+    Raises:
+        FoundryError: checkpoints that once were whole have been damaged since, and none is left.
+    """
+    faulty: list[tuple[Path, str]] = []
     for folder in _checkpoints(output_dir):
         reason = fault(folder)
         if reason is None:
+            _set_all_aside(faulty)
             return folder
-        aside = _set_aside(folder)
-        logger.warning("%s %s; set aside as %s", folder, reason, aside.name)
+        faulty.append((folder, reason))
+    damaged = [f"{folder} {reason}" for folder, reason in faulty if (folder / MANIFEST_NAME).is_file()]
+    if damaged:
+        raise FoundryError(
+            f"{damaged[0]}, and no other checkpoint is whole; restore it, or start again with --overwrite=true"
+        )
+    _set_all_aside(faulty)
     return None
 
 
@@ -105,6 +157,12 @@ def _checkpoints(output_dir: str | Path) -> list[Path]:
         if match and path.is_dir():
             steps.append((int(match.group(1)), path))
     return [path for _, path in sorted(steps, reverse=True)]
+
+
+def _set_all_aside(faulty: list[tuple[Path, str]]) -> None:
+    for folder, reason in faulty:
+        aside = _set_aside(folder)
+        logger.warning("%s %s; set aside as %s", folder, reason, aside.name)
 
 
 def _set_aside(folder: Path) -> Path:

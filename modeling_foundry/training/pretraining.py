@@ -26,6 +26,7 @@ from .model_settings import (
 )
 from .muon import MuonFactory
 from .ranges import check_length, check_ranges
+from .resumable_trainer import ResumableTrainer
 from .session import TrainingSession, console, discard_run, restore_generation_cache
 
 
@@ -92,7 +93,7 @@ class PretrainArguments(TrainingArguments):
             self.eval_on_start = False
 
 
-class PretrainTrainer(Trainer):
+class PretrainTrainer(ResumableTrainer):
     """Trainer whose evaluation never materialises logits either."""
 
     def prediction_step(

@@ -7,7 +7,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from ..settings import FoundryError
 from .callbacks import LOG_NAME, ProgressLine, RunLog
 from .checkpoints import DurableCheckpoints, newest_whole_checkpoint
 from .launch import assert_launched_as_asked
+from .resumable_trainer import save_training_state
+from .sample_order import read_order
 
 COMPLETE_NAME = "complete.json"
 MODEL_FOLDER = "model"
@@ -31,7 +33,7 @@ MODEL_FOLDER = "model"
 NEUTRAL_SETTINGS = {
     "output_dir", "overwrite", "keep_checkpoints", "expected_processes", "logging_steps", "disable_tqdm",
     "report_to", "run_name", "dataloader_num_workers", "save_steps", "log_level", "project",
-    "dataset_num_proc", "logging_first_step", "save_initial_model",
+    "dataset_num_proc", "logging_first_step", "save_initial_model", "save_only_model",
 }  # fmt: skip
 console = Console(highlight=False, soft_wrap=True)
 logger = logging.getLogger(__name__)
@@ -108,7 +110,9 @@ class TrainingSession:
         arguments = trainer.args
         launch = assert_launched_as_asked(AcceleratorState(), precision_of(arguments), expected_processes)
         log = RunLog(self.output_dir, tokens_per_step)
-        prepare_callbacks(trainer, log, keep_checkpoints, self.title)
+        prepare_callbacks(
+            trainer, log, DurableCheckpoints(keep_checkpoints, *self._state_of(trainer)), self.title
+        )
         is_main = trainer.is_world_process_zero()
         checkpoint = newest_on_main(self.output_dir, is_main)
         if is_main:
@@ -119,6 +123,12 @@ class TrainingSession:
         start = time.perf_counter()
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         self._write_final(trainer, finish, seconds=time.perf_counter() - start, log=log)
+
+    def _state_of(self, trainer: Trainer) -> tuple[Callable[[Path], None], dict[str, Any]]:
+        """What a checkpoint holds beside the model, and what its manifest says of the run."""
+        order = read_order(self.output_dir)
+        facts = {"inputs": plain_settings(self.inputs), "sample_order": order and asdict(order)}
+        return lambda folder: save_training_state(trainer, folder), facts
 
     def _write_final(
         self, trainer: Trainer, finish: Callable[[Trainer], None] | None, seconds: float, log: RunLog
@@ -166,13 +176,14 @@ def newest_on_main(output_dir: Path, is_main: bool) -> Path | None:
     return chosen[0]
 
 
-def prepare_callbacks(trainer: Trainer, log: RunLog, keep_checkpoints: int, title: str) -> None:
+def prepare_callbacks(trainer: Trainer, log: RunLog, checkpoints: DurableCheckpoints, title: str) -> None:
     """Trainer's printing callbacks give way to one progress line and the run log."""
     trainer.args.save_total_limit = None
+    trainer.args.save_only_model = True  # the rest is written by DurableCheckpoints, without pickles
     transformers.utils.logging.disable_progress_bar()  # a bar for each written file says nothing
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
-    for callback in (log, ProgressLine(log, title), DurableCheckpoints(keep_checkpoints)):
+    for callback in (log, ProgressLine(log, title), checkpoints):
         trainer.add_callback(callback)
 
 

@@ -1,0 +1,88 @@
+"""A Trainer whose checkpoints hold no pickle and whose resume is strict.
+
+Trainer writes optimizer, scheduler and random states as pickles and starts afresh without a word where one is
+missing.  With ``save_only_model`` it writes none; :func:`save_training_state` writes ours instead, before the
+checkpoint is sealed, and :class:`ResumableTrainer` reads them where Trainer would have read its own.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import nn
+from transformers import Trainer
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from ..files import write_atomically
+from ..settings import FoundryError
+from .checkpoints import read_manifest
+from .optimizer_state import load_optimizer, save_optimizer
+from .random_state import RandomStateAtFirstStep, save_random_state
+
+SCHEDULER_NAME = "scheduler.json"
+PICKLED_ARGUMENTS = "training_args.bin"
+
+
+class ResumableTrainer(Trainer):
+    """Mixed into every trainer of ours, before TRL's."""
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
+    ) -> tuple[Any, Any]:
+        # Trainer has no public place between "model and optimizer are wrapped" and "training begins".
+        if resume_from_checkpoint is None:
+            return super()._prepare_for_training(max_steps, train_dataloader, None)
+        folder = Path(resume_from_checkpoint)
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:  # else Trainer has loaded the weights already
+            load_weights(self.model, folder)
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        load_training_state(self, folder)
+        return prepared
+
+
+def save_training_state(trainer: Trainer, folder: Path) -> None:
+    """Optimizer, scheduler and random state beside the model in a checkpoint; every rank calls it."""
+    save_optimizer(folder, trainer.model_wrapped, trainer.optimizer, trainer.is_world_process_zero())
+    save_random_state(folder, trainer.args.process_index)
+    if trainer.is_world_process_zero():
+        (folder / PICKLED_ARGUMENTS).unlink(missing_ok=True)
+        schedule = json.dumps(trainer.lr_scheduler.state_dict(), indent=1)
+        write_atomically(folder / SCHEDULER_NAME, schedule + "\n")
+
+
+def load_training_state(trainer: Trainer, folder: Path) -> None:
+    """What :func:`save_training_state` wrote, into the prepared trainer.
+
+    Raises:
+        FoundryError: naming the file that is missing or cannot be read.
+    """
+    load_optimizer(folder, trainer.model_wrapped, trainer.optimizer)
+    path = folder / SCHEDULER_NAME
+    try:
+        trainer.lr_scheduler.load_state_dict(json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise FoundryError(f"{path}: no schedule to go on from ({error}); restore the checkpoint") from error
+    trainer.add_callback(RandomStateAtFirstStep(folder, read_manifest(folder)["world_size"]))
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """The weights of a checkpoint into a model that is not wrapped yet, every one of them.
+
+    Raises:
+        FoundryError: a tensor is missing or unknown.
+    """
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    names = [SAFE_WEIGHTS_NAME]
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    state = {name: tensor for file in names for name, tensor in load_file(folder / file).items()}
+    result = model.load_state_dict(state, strict=False)
+    tied = set(getattr(model, "all_tied_weights_keys", {}))
+    wrong = [*result.unexpected_keys, *(name for name in result.missing_keys if name not in tied)]
+    if wrong:
+        raise FoundryError(
+            f"{folder}: not the weights of this model ({wrong[0]}); give the settings of the run"
+        )
