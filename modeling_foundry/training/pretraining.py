@@ -16,6 +16,7 @@ from ..data.preparation import prepare
 from ..data.settings import DataSettings
 from ..data.training_data import TrainingData, open_mixture, open_training_data
 from ..settings import FoundryError
+from .callbacks import MeasuredSteps
 from .model_settings import (
     ModelSettings,
     build_model,
@@ -26,6 +27,7 @@ from .model_settings import (
 from .muon import MuonFactory
 from .ranges import check_length, check_ranges
 from .session import TrainingSession, console, discard_run, restore_generation_cache
+from .trackers import AUTO, choose_trackers, keep_trackers_local
 
 
 @dataclass
@@ -80,15 +82,18 @@ class PretrainArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = False
     save_strategy: str = "steps"
     save_steps: float = 500
-    report_to: str | list[str] | None = "none"
+    report_to: str | list[str] | None = field(
+        default=AUTO, metadata={"help": "trackers: auto (trackio, local, where installed), none, or names"}
+    )
 
     def __post_init__(self) -> None:
+        self.report_to = choose_trackers(self.report_to)
         super().__post_init__()
         if self.eval_strategy == "no":  # never means at the start too: there may be nothing held out
             self.eval_on_start = False
 
 
-class PretrainTrainer(Trainer):
+class PretrainTrainer(MeasuredSteps, Trainer):
     """Trainer whose evaluation never materialises logits either."""
 
     def prediction_step(
@@ -140,8 +145,9 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
         if arguments.save_initial_model:
             save_initial(model, tokenizer, session)
     session.train(
-        trainer, arguments.keep_checkpoints, arguments.expected_processes, tokens_per_step(arguments, data)
-    )
+        trainer, arguments.keep_checkpoints, arguments.expected_processes, tokens_per_step(arguments, data),
+        sequence_length=data.sequence_length,
+    )  # fmt: skip
     return session.model_folder
 
 
@@ -196,6 +202,7 @@ def pretrain_trainer(
         held_out = prepared.held_out_dataset(
             data.sequence_length, data.max_eval_sequences, data.document_mask
         )
+    keep_trackers_local(arguments)
     if arguments.compile_layers:
         for layer in model.model.layers:
             layer.compile()
