@@ -68,6 +68,7 @@ class RunLog(TrainerCallback):
         self._lines: list[Line] = []
         self._times_batches = False
         self._save_began = 0.0
+        self._group_rates: list[Any] = []
 
     def timed(self, batches: Iterator[Any]) -> TimedBatches:
         """``batches``, with the wait for each counted."""
@@ -110,6 +111,8 @@ class RunLog(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero and _will_be_logged(args, state):
             self.sizes.measure(kwargs["model"], self.norms)
+            optimizer = kwargs.get("optimizer")
+            self._group_rates = [group["lr"] for group in optimizer.param_groups] if optimizer else []
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -164,6 +167,9 @@ class RunLog(TrainerCallback):
         if measured["event"] == "train":
             measured |= self.meter.lap(state.global_step, measured["tokens"], self._times_batches)
             measured |= self.norms.take() | self.sizes.take() | memory_now(args.device.type)
+            rates = [float(rate) for rate in self._group_rates]
+            if len(set(rates)) > 1:  # Muon's matrices and AdamW's rest; Trainer logs the first group's
+                measured["learning_rates"] = rates
         elif measured["event"] == "evaluation" and "loss" in self.latest:
             measured |= {"train_loss": self.latest["loss"], "learning_rate": self.latest.get("learning_rate")}
         elif measured["event"] == "end":
@@ -226,6 +232,9 @@ def _refuse_non_finite(line: dict[str, Any], path: Path) -> None:
             )
 
 
+BAR = "{desc} {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+
+
 class ProgressLine(TrainerCallback):
     """One tqdm bar for the run, with the newest losses, rates, memory and data wait beside it."""
 
@@ -240,7 +249,7 @@ class ProgressLine(TrainerCallback):
             interval = 0.5 if sys.stderr.isatty() else 15.0
             self.bar = tqdm(
                 total=state.max_steps, initial=state.global_step, desc=self.title, unit="step",
-                mininterval=interval, maxinterval=interval, dynamic_ncols=True,
+                mininterval=interval, maxinterval=interval, dynamic_ncols=True, bar_format=BAR,
             )  # fmt: skip
 
     def on_step_end(
@@ -265,12 +274,12 @@ class ProgressLine(TrainerCallback):
 def _summary(line: Line) -> str:
     shown = {
         "loss": ("loss {:.3f}", 1),
-        "eval_loss": ("held-out loss {:.3f}", 1),
+        "eval_loss": ("held-out {:.3f}", 1),
         "rewards/accuracies": ("accuracy {:.2f}", 1),
-        "grad_norm": ("grad norm {:.2f}", 1),
-        "learning_rate": ("lr {:.1e}", 1),
         "tokens_per_second": ("{:,.0f} tok/s", 1),
         "mfu": ("MFU {:.1f}%", 100),
+        "grad_norm": ("grad norm {:.2f}", 1),
+        "learning_rate": ("lr {:.1e}", 1),
         "memory_peak_bytes": ("{:.1f} GiB", 2**-30),
     }
     parts = [

@@ -107,7 +107,8 @@ def memory_now(device_type: str) -> dict[str, int]:
 
     The allocator's counters are kept on the host: reading them waits for nothing.
     """
-    memory = {"host_memory_bytes": _resident_bytes(), "host_memory_peak_bytes": _peak_resident_bytes()}
+    resident = _resident_bytes()
+    memory = {"host_memory_bytes": resident, "host_memory_peak_bytes": max(resident, _peak_resident_bytes())}
     if device_type == "cuda":
         memory |= {
             "memory_allocated_bytes": torch.cuda.memory_allocated(),

@@ -190,6 +190,15 @@ def test_sizes_are_read_on_logged_steps_only(tmp_path, model):
         assert bool(log.sizes.take()) == (step + 1 in (5, 10))
 
 
+def test_groups_of_different_learning_rates_are_told(tmp_path, model):
+    log = begun(tmp_path, model)
+    first, *rest = model.parameters()
+    optimizer = torch.optim.AdamW([{"params": [first], "lr": 0.02}, {"params": rest, "lr": 0.01}])
+    log.on_pre_optimizer_step(arguments(), state(), TrainerControl(), model=model, optimizer=optimizer)
+    log.on_log(arguments(), state(1), TrainerControl(), logs={"loss": 3.0, "learning_rate": 0.02})
+    assert read_log(tmp_path)[-1]["learning_rates"] == [0.02, 0.01]
+
+
 @pytest.mark.parametrize("name", ["loss", "grad_norm", "eval_loss"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, "nan"])
 def test_a_non_finite_number_stops_the_run(tmp_path, model, name, value):
@@ -264,6 +273,6 @@ def test_the_end_sums_up(tmp_path, model):
 
 def test_the_progress_line_names_what_it_shows():
     line = {"loss": 2.5, "learning_rate": 0.001, "tokens_per_second": 7123.4, "step": 3, "mfu": None}
-    assert _summary(line) == "loss 2.500, lr 1.0e-03, 7,123 tok/s"
+    assert _summary(line) == "loss 2.500, 7,123 tok/s, lr 1.0e-03"
     line |= {"mfu": 0.5714, "step_seconds": 2.0, "data_wait_seconds": 0.02, "memory_peak_bytes": 3 * 2**30}
-    assert _summary(line).endswith("7,123 tok/s, MFU 57.1%, 3.0 GiB, data wait 1.0%")
+    assert _summary(line) == "loss 2.500, 7,123 tok/s, MFU 57.1%, lr 1.0e-03, 3.0 GiB, data wait 1.0%"
