@@ -1,15 +1,13 @@
-"""What a run tells while it runs: one progress line and the lines of the run log."""
+"""What a run writes down while it runs: the lines of the run log, and what is measured for them."""
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
@@ -26,9 +24,14 @@ class MeasuredSteps:
     run_log: RunLog | None = None
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
-        if self.run_log is not None:
+        if self.run_log is not None and self._copies_wait_for_nothing():
             epoch_iterator = self.run_log.timed(epoch_iterator)
         return super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
+
+    def _copies_wait_for_nothing(self) -> bool:
+        """A blocking copy to the GPU waits for the step before: that is no wait for data, so none is logged."""
+        is_async = self.accelerator.non_blocking and self.args.dataloader_pin_memory  # type: ignore[attr-defined]
+        return is_async or self.args.device.type == "cpu"  # type: ignore[attr-defined]
 
     # Private: no public method or callback sees the norm of a step that is not logged.
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
@@ -230,61 +233,3 @@ def _refuse_non_finite(line: dict[str, Any], path: Path) -> None:
                 f"{path}: step {line['step']}: {name} is {value}; training stopped before the next checkpoint. "
                 "Lower the learning rate or look at the data, then run again from the last checkpoint"
             )
-
-
-BAR = "{desc} {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-
-
-class ProgressLine(TrainerCallback):
-    """One tqdm bar for the run, with the newest losses, rates, memory and data wait beside it."""
-
-    def __init__(self, log: RunLog, title: str) -> None:
-        self.log, self.title = log, title
-        self.bar: tqdm | None = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.is_world_process_zero:
-            interval = 0.5 if sys.stderr.isatty() else 15.0
-            self.bar = tqdm(
-                total=state.max_steps, initial=state.global_step, desc=self.title, unit="step",
-                mininterval=interval, maxinterval=interval, dynamic_ncols=True, bar_format=BAR,
-            )  # fmt: skip
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.bar is not None:
-            self.bar.update(state.global_step - self.bar.n)
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.bar is not None:
-            self.bar.set_postfix_str(_summary(self.log.latest), refresh=False)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-
-def _summary(line: Line) -> str:
-    shown = {
-        "loss": ("loss {:.3f}", 1),
-        "eval_loss": ("held-out {:.3f}", 1),
-        "rewards/accuracies": ("accuracy {:.2f}", 1),
-        "tokens_per_second": ("{:,.0f} tok/s", 1),
-        "mfu": ("MFU {:.1f}%", 100),
-        "grad_norm": ("grad norm {:.2f}", 1),
-        "learning_rate": ("lr {:.1e}", 1),
-        "memory_peak_bytes": ("{:.1f} GiB", 2**-30),
-    }
-    parts = [
-        form.format(line[key] * scale) for key, (form, scale) in shown.items() if line.get(key) is not None
-    ]
-    if line.get("data_wait_seconds") is not None and line.get("step_seconds"):
-        parts.append(f"data wait {100 * line['data_wait_seconds'] / line['step_seconds']:.1f}%")
-    return ", ".join(parts)

@@ -80,6 +80,8 @@ class PretrainArguments(TrainingArguments):
     lr_scheduler_kwargs: dict | str | None = field(default_factory=lambda: {"min_lr_rate": 0.1})
     train_sampling_strategy: str = "sequential"  # the dataset itself is shuffled, by seed, epoch and index
     ddp_find_unused_parameters: bool | None = False
+    # Pinned batches are copied while the step before still runs; a blocking copy would wait for its end.
+    accelerator_config: dict | str | None = field(default_factory=lambda: {"non_blocking": True})
     save_strategy: str = "steps"
     save_steps: float = 500
     report_to: str | list[str] | None = field(

@@ -21,9 +21,10 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from ..files import sha256_of_file, write_atomically
 from ..run_record import RECORD_NAME, plain_settings, write_run_record
 from ..settings import FoundryError
-from .callbacks import MeasuredSteps, ProgressLine, RunLog
+from .callbacks import MeasuredSteps, RunLog
 from .checkpoints import DurableCheckpoints, newest_whole_checkpoint
 from .launch import assert_launched_as_asked
+from .progress import ProgressLine
 from .run_facts import compute_precision
 from .run_log import read_log
 from .throughput import ModelFlops, model_flops

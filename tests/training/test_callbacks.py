@@ -11,7 +11,8 @@ from transformers.trainer_utils import IntervalStrategy
 
 from modeling_foundry import FoundryConfig, FoundryForCausalLM
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training.callbacks import RunLog, _summary
+from modeling_foundry.training.callbacks import RunLog
+from modeling_foundry.training.progress import _summary
 from modeling_foundry.training.run_log import read_log
 from modeling_foundry.training.throughput import RunClock
 
