@@ -13,9 +13,11 @@ from transformers.trainer_utils import IntervalStrategy
 
 from ..settings import FoundryError
 from .gradients import GradientNorms, GradientSizes
-from .run_facts import memory_now, startup_facts
+from .run_facts import distributed_type, memory_now, startup_facts
 from .run_log import LOG_NAME, Line, LogFile, summary_of, timestamp
 from .throughput import CHECKPOINT, EVALUATION, TRAINING, ModelFlops, RunClock, ThroughputMeter, TimedBatches
+
+WHOLE_GRADIENTS = ("NO", "MULTI_GPU", "MULTI_CPU")  # where a rank holds the gradient of every parameter
 
 
 class MeasuredSteps:
@@ -113,7 +115,8 @@ class RunLog(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero and _will_be_logged(args, state):
-            self.sizes.measure(kwargs["model"], self.norms)
+            if distributed_type(args) in WHOLE_GRADIENTS:
+                self.sizes.measure(kwargs["model"], self.norms)
             optimizer = kwargs.get("optimizer")
             self._group_rates = [group["lr"] for group in optimizer.param_groups] if optimizer else []
 

@@ -66,8 +66,8 @@ def _whole(norm: torch.Tensor) -> torch.Tensor:
 class GradientSizes:
     """Norm of each decoder layer's gradient and the largest element of all, before clipping.
 
-    Two passes over the gradients, on logged steps only.  Where a rank does not hold whole gradients (DeepSpeed
-    frees them in its step, FSDP2 shards them) there is nothing to measure and nothing is said.
+    Two passes over the gradients, on logged steps only.  For a rank that holds whole gradients: DeepSpeed frees
+    them in its step and FSDP shards them.
     """
 
     def __init__(self) -> None:

@@ -179,6 +179,16 @@ def test_gradient_sizes_are_those_before_clipping(tmp_path, model):
     assert line["grad_max_abs"] == pytest.approx(largest, rel=1e-4)
 
 
+@pytest.mark.parametrize("engine", ["DEEPSPEED", "FSDP"])
+def test_a_shard_of_a_gradient_is_not_taken_for_the_whole(tmp_path, model, engine):
+    log = begun(tmp_path, model)
+    ids = torch.arange(32).reshape(2, 16)
+    model(input_ids=ids, labels=ids).loss.backward()
+    sharded = arguments(distributed_state=SimpleNamespace(distributed_type=f"DistributedType.{engine}"))
+    log.on_pre_optimizer_step(sharded, state(), TrainerControl(), model=model)
+    assert log.sizes.take() == {}
+
+
 def test_sizes_are_read_on_logged_steps_only(tmp_path, model):
     log = begun(tmp_path, model)
     ids = torch.arange(32).reshape(2, 16)
