@@ -80,8 +80,7 @@ class PretrainArguments(TrainingArguments):
     lr_scheduler_kwargs: dict | str | None = field(default_factory=lambda: {"min_lr_rate": 0.1})
     train_sampling_strategy: str = "sequential"  # the dataset itself is shuffled, by seed, epoch and index
     ddp_find_unused_parameters: bool | None = False
-    # Pinned batches are copied while the step before still runs; a blocking copy would wait for its end.
-    accelerator_config: dict | str | None = field(default_factory=lambda: {"non_blocking": True})
+    accelerator_config: dict | str | None = None
     save_strategy: str = "steps"
     save_steps: float = 500
     report_to: str | list[str] | None = field(
@@ -90,9 +89,15 @@ class PretrainArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         self.report_to = choose_trackers(self.report_to)
+        if self.accelerator_config is None and self._pins_memory():
+            # Pinned batches are copied while the step before still runs; a blocking copy would wait for its end.
+            self.accelerator_config = {"non_blocking": True}
         super().__post_init__()
         if self.eval_strategy == "no":  # never means at the start too: there may be nothing held out
             self.eval_on_start = False
+
+    def _pins_memory(self) -> bool:
+        return self.dataloader_pin_memory and not self.use_cpu and torch.cuda.is_available()
 
 
 class PretrainTrainer(MeasuredSteps, Trainer):
