@@ -36,7 +36,8 @@ ELSEWHERE = (
 SMALL = {
     "recipes/plan.py": "",
     "recipes/prepare_data.py": "",
-    "recipes/pretrain.py": "--num_hidden_layers=1 --eval_steps=4 --save_steps=4 --max_eval_sequences=4",
+    "recipes/pretrain.py": "--num_hidden_layers=1 --eval_steps=4 --save_steps=4 --logging_steps=2 "
+    "--max_eval_sequences=4",
     "recipes/sft.py": "--max_steps=4 --eval_steps=4 --save_steps=4 --max_eval_samples=4",
     "recipes/dpo.py": "--eval_steps=4 --save_steps=4 --max_eval_samples=4",
     "recipes/evaluate.py": "--max_text_bytes=3000 --num_stop_prompts=4 --max_new_tokens=4 "
