@@ -18,7 +18,7 @@ CORES := $(shell getconf _NPROCESSORS_ONLN)
 THREADS = $(if $(filter %/cpu.yaml,$(ACCELERATE)),--num_cpu_threads_per_process $(CORES))
 LAUNCH = $(BIN)/accelerate launch --quiet --config_file $(ACCELERATE) $(THREADS)
 
-.PHONY: help setup quickstart plan data pretrain sft dpo eval app publish test check format bench clean
+.PHONY: help setup quickstart plan data pretrain plot sft dpo eval app publish test check format bench clean
 
 help: ## print every target with one line each
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ data: setup ## tokenizer, token shards and samples
 
 pretrain: setup ## pretrain from scratch, or go on where it was
 	$(OFFLINE) $(LAUNCH) recipes/pretrain.py --config $(EXPERIMENT)/pretrain.yaml $(ARGS)
+
+plot: setup ## the training panels of EXPERIMENT's pretraining
+	$(BIN)/python recipes/pretrain.py plot --runs runs/$(notdir $(EXPERIMENT))/pretrain $(ARGS)
 
 sft: setup ## supervised fine-tuning of the pretrained model
 	$(OFFLINE) $(LAUNCH) recipes/sft.py --config $(EXPERIMENT)/sft.yaml $(ARGS)

@@ -44,7 +44,10 @@ def main() -> None:
 def stage_record(folder: Path) -> dict[str, Any]:
     """Steps, training seconds and the logged samples of one stage."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return {**json.loads((folder / "complete.json").read_text()), "samples": lines}
+    return {
+        **json.loads((folder / "complete.json").read_text()),
+        "samples": [line for line in lines if line.get("event") in ("train", "evaluation")],
+    }
 
 
 def minutes() -> float:

@@ -34,7 +34,7 @@ def write_run_record(output_dir: str | Path, settings: dict[str, Any], **facts: 
         facts: anything else worth keeping, such as the parameter count or the world size.
     """
     record = {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *plain_words(sys.argv[1:])],
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": git_commit(),
         "machine": describe_machine(),
@@ -60,6 +60,19 @@ def plain_settings(value: Any, key: str = "") -> Any:
     if isinstance(value, enum.Enum):
         return value.value
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def plain_words(words: list[str]) -> list[str]:
+    """Words of a command line with the values of ``--hub_token=…`` and ``--hub_token …`` masked."""
+    plain: list[str] = []
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if word.startswith("--") and equals and _is_secret(name):
+            plain.append(f"{name}=***")
+        else:
+            follows = bool(plain) and plain[-1].startswith("--") and "=" not in plain[-1]
+            plain.append("***" if follows and _is_secret(plain[-1]) and not word.startswith("--") else word)
+    return plain
 
 
 def _is_secret(key: str) -> bool:

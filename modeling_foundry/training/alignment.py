@@ -22,6 +22,7 @@ from .model_settings import AttentionBackend, refuse_backend_without_gpu
 from .ranges import check_length, check_ranges
 from .resumable_trainer import ResumableTrainer
 from .session import TrainingSession, console, discard_run, model_hash
+from .trackers import AUTO, choose_trackers, keep_trackers_local
 
 END_OF_TURN = "<|im_end|>"
 NUM_LINTED_SAMPLES = 200  # a second or two; prepare_data.py lint reads as many as it is told
@@ -56,8 +57,12 @@ class SFTArguments(SFTConfig):
 
     assistant_only_loss: bool = True
     include_num_input_tokens_seen: str | bool = "non_padding"
-    report_to: str | list[str] | None = "none"
+    report_to: str | list[str] | None = AUTO
     ddp_find_unused_parameters: bool | None = False
+
+    def __post_init__(self) -> None:
+        self.report_to = choose_trackers(self.report_to)
+        super().__post_init__()
 
 
 @dataclass
@@ -65,9 +70,12 @@ class DPOArguments(DPOConfig):
     """TRL's DPOConfig."""
 
     include_num_input_tokens_seen: str | bool = "non_padding"
-
-    report_to: str | list[str] | None = "none"
+    report_to: str | list[str] | None = AUTO
     ddp_find_unused_parameters: bool | None = False
+
+    def __post_init__(self) -> None:
+        self.report_to = choose_trackers(self.report_to)
+        super().__post_init__()
 
 
 class ResumableSFTTrainer(ResumableTrainer, SFTTrainer):
@@ -121,6 +129,7 @@ def open_session(stage: str, settings: AlignmentSettings, arguments: Any) -> tup
     """The run folder of a stage, and whether it is complete for these settings and inputs."""
     check_ranges(settings, arguments)
     check_length(arguments, in_steps=False)
+    keep_trackers_local(arguments)
     inputs = {"model": model_hash(settings.model)}
     for path in (settings.train_file, settings.eval_file):
         if path is not None:

@@ -1,80 +1,163 @@
-"""What a run tells while it runs: one progress line, one JSON-lines log, tokens per second."""
+"""What a run writes down while it runs: the lines of the run log, and what is measured for them."""
 
 from __future__ import annotations
 
-import json
 import math
-import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from ..settings import FoundryError
+from .gradients import GradientNorms, GradientSizes
+from .run_facts import distributed_type, memory_now, startup_facts
+from .run_log import LOG_NAME, Line, LogFile, summary_of, timestamp
+from .throughput import CHECKPOINT, EVALUATION, TRAINING, ModelFlops, RunClock, ThroughputMeter, TimedBatches
 
-LOG_NAME = "log.jsonl"
+WHOLE_GRADIENTS = ("NO", "MULTI_GPU", "MULTI_CPU")  # where a rank holds the gradient of every parameter
 
 
-class StepClock:
-    """Seconds spent training: evaluation and checkpoint time are left out."""
+class MeasuredSteps:
+    """A mixin before Trainer for what no callback is told: the wait for each batch and each step's norm."""
 
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._since: float | None = None
+    run_log: RunLog | None = None
 
-    def start(self) -> None:
-        if self._since is None:
-            self._since = time.perf_counter()
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        if self.run_log is not None and self._copies_wait_for_nothing():
+            epoch_iterator = self.run_log.timed(epoch_iterator)
+        return super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
 
-    def read(self) -> float:
-        running = time.perf_counter() - self._since if self._since is not None else 0.0
-        return self.seconds + running
+    def _copies_wait_for_nothing(self) -> bool:
+        """A blocking copy to the GPU waits for the step before: that is no wait for data, so none is logged."""
+        is_async = self.accelerator.non_blocking and self.args.dataloader_pin_memory  # type: ignore[attr-defined]
+        return is_async or self.args.device.type == "cpu"  # type: ignore[attr-defined]
 
-    def pause(self) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()  # queued kernels belong to training, not to what comes next
-        self.seconds, self._since = self.read(), None
+    # Private: no public method or callback sees the norm of a step that is not logged.
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[misc]
+        if self.run_log is not None:
+            self.run_log.norms.add(grad_norm)
+        return grad_norm
 
 
 class RunLog(TrainerCallback):
-    """Appends one JSON object per log event to ``log.jsonl`` and refuses to go on from a non-finite loss.
+    """Appends one JSON object per event to ``log.jsonl`` and refuses to go on from a non-finite loss.
 
-    Fields: step, loss, learning_rate, grad_norm, tokens (seen by all ranks since the start of the run),
-    tokens_per_second (all ranks, over the steps since the last line, evaluation and saving excluded),
-    step_seconds, and whatever else the trainer reports (eval_loss, rewards/accuracies, ...).
+    docs/pretrain.md lists the fields.  What is measured here is also put into the ``logs`` that callbacks added
+    after this one get, so that trackers show it.
 
     Args:
         tokens_per_step: tokens of one optimizer step over all ranks; None counts what Trainer counted.
+        flops: FLOPs of a token and the device's peak; None logs no MFU.
+        facts: what the first line says beside model, optimizer and hardware (run name, settings).
     """
 
-    def __init__(self, output_dir: str | Path, tokens_per_step: int | None = None) -> None:
+    def __init__(
+        self,
+        output_dir: str | Path,
+        tokens_per_step: int | None = None,
+        flops: ModelFlops | None = None,
+        facts: dict[str, Any] | None = None,
+        clock: RunClock | None = None,
+    ) -> None:
         self.path = Path(output_dir) / LOG_NAME
-        self.tokens_per_step = tokens_per_step
-        self.clock = StepClock()
-        self.latest: dict[str, Any] = {}
-        self._last = (0, 0.0, 0)  # step, seconds, tokens of the previous line
+        self.tokens_per_step, self.flops, self.facts = tokens_per_step, flops, facts or {}
+        self.clock = clock or RunClock()
+        self.meter = ThroughputMeter(self.clock, flops)
+        self.norms, self.sizes = GradientNorms(0.0), GradientSizes()
+        self.latest: Line = {}
+        self._file = LogFile(self.path)
+        self._lines: list[Line] = []
+        self._times_batches = False
+        self._save_began = 0.0
+        self._group_rates: list[Any] = []
+
+    def timed(self, batches: Iterator[Any]) -> TimedBatches:
+        """``batches``, with the wait for each counted."""
+        self._times_batches = True
+        return TimedBatches(batches, self.clock)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self.norms = GradientNorms(args.max_grad_norm)
         if state.is_world_process_zero:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            _drop_lines_after(self.path, state.global_step)
-        self._last = (state.global_step, 0.0, self._tokens(state))
+            self._lines = self._file.go_on_after(state.global_step)
+            self.clock.go_on_from(next((x for x in reversed(self._lines) if "training_seconds" in x), {}))
+            self._write_start(args, state, kwargs["model"], kwargs.get("optimizer"))
+        self.meter.start(state.global_step, self._tokens(state))
+        if args.eval_on_start:
+            self.clock.switch(EVALUATION)
+
+    def _write_start(self, args: TrainingArguments, state: TrainerState, model: Any, optimizer: Any) -> None:
+        step, facts = state.global_step, startup_facts(args, model, optimizer, self.flops)
+        facts["batch"]["tokens_per_step"] = self.tokens_per_step
+        facts["max_steps"] = state.max_steps
+        if step and not any(x.get("event") == "checkpoint" and x["step"] == step for x in self._lines):
+            # The process died between a checkpoint and its line.
+            self._write(state, {"event": "checkpoint", "path": f"checkpoint-{step}", "save_seconds": None})
+        self._write(state, {"event": "resume" if step else "start", **self.facts, **facts})
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.clock.switch(TRAINING)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.clock.start()
+        self.clock.switch(TRAINING)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero and _will_be_logged(args, state):
+            if distributed_type(args) in WHOLE_GRADIENTS:
+                self.sizes.measure(kwargs["model"], self.norms)
+            optimizer = kwargs.get("optimizer")
+            self._group_rates = [group["lr"] for group in optimizer.param_groups] if optimizer else []
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if control.should_evaluate or control.should_save:
-            self.clock.pause()
+        self._leave_training(state, control)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._leave_training(state, control)
+
+    def _leave_training(self, state: TrainerState, control: TrainerControl) -> None:
+        if control.should_evaluate:
+            self.clock.switch(EVALUATION)
+        elif control.should_save:
+            self._begin_checkpoint(state)
+
+    def _begin_checkpoint(self, state: TrainerState) -> None:
+        self.clock.switch(CHECKPOINT)
+        self._save_began = self.clock.now()
+        if state.is_world_process_zero:
+            self._file.sync()  # a checkpoint must not outlive the lines of its steps
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if control.should_save:
+            self._begin_checkpoint(state)
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        seconds = round(self.clock.now() - self._save_began, 3) if self._save_began else None
+        self._save_began = 0.0
+        line = {"event": "checkpoint", "path": f"checkpoint-{state.global_step}", "save_seconds": seconds}
+        held_out = [x for x in self._lines if x["step"] == state.global_step and "eval_loss" in x]
+        if held_out:
+            line["eval_loss"] = held_out[-1]["eval_loss"]
+        self._write(state, line | self.clock.totals())
 
     def on_log(
         self,
@@ -84,23 +167,30 @@ class RunLog(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        line = {"step": state.global_step, **{name: _number(value) for name, value in (logs or {}).items()}}
-        if "loss" in line:
-            line |= self._rates(state)
-        self.latest = line
-        if state.is_world_process_zero:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+        logs = {} if logs is None else logs
+        given = {name: _number(value) for name, value in logs.items()}
+        measured: Line = {"event": _event(given), "tokens": self._tokens(state)}
+        if measured["event"] == "train":
+            measured |= self.meter.lap(state.global_step, measured["tokens"], self._times_batches)
+            measured |= self.norms.take() | self.sizes.take() | memory_now(args.device.type)
+            rates = [float(rate) for rate in self._group_rates]
+            if len(set(rates)) > 1:  # Muon's matrices and AdamW's rest; Trainer logs the first group's
+                measured["learning_rates"] = rates
+        elif measured["event"] == "evaluation" and "loss" in self.latest:
+            measured |= {"train_loss": self.latest["loss"], "learning_rate": self.latest.get("learning_rate")}
+        elif measured["event"] == "end":
+            measured["summary"] = summary_of(self._lines)
+        line = {"step": state.global_step, **given, **measured, **self.clock.totals()}
+        logs |= {name: value for name, value in line.items() if name not in logs and _is_scalar(value)}
+        self.latest |= line
+        self._write(state, line)
         _refuse_non_finite(line, self.path)
 
-    def _rates(self, state: TrainerState) -> dict[str, Any]:
-        now = (state.global_step, self.clock.read(), self._tokens(state))
-        steps, seconds, tokens = (new - old for new, old in zip(now, self._last, strict=True))
-        self._last = now
-        rates: dict[str, Any] = {"tokens": now[2], "training_seconds": round(now[1], 3)}
-        if steps > 0 and seconds > 0:
-            rates |= {"step_seconds": seconds / steps, "tokens_per_second": tokens / seconds}
-        return rates
+    def _write(self, state: TrainerState, line: Line) -> None:
+        if state.is_world_process_zero:
+            line = {"event": line["event"], "step": state.global_step, "time": timestamp(), **line}
+            self._lines.append(line)
+            self._file.append(line)
 
     def _tokens(self, state: TrainerState) -> int:
         if self.tokens_per_step is not None:
@@ -108,19 +198,24 @@ class RunLog(TrainerCallback):
         return int(state.num_input_tokens_seen)
 
 
-def _drop_lines_after(path: Path, step: int) -> None:
-    """A resumed run repeats the steps after its checkpoint: their old lines go, so no step stands twice."""
-    if not path.exists():
-        return
-    kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-    path.write_text("".join(f"{line}\n" for line in kept))
+def _will_be_logged(args: TrainingArguments, state: TrainerState) -> bool:
+    """Whether the step now taken ends with a log line, as Trainer's DefaultFlowCallback decides after it."""
+    step = state.global_step + 1
+    if step == 1 and args.logging_first_step:
+        return True
+    return args.logging_strategy == IntervalStrategy.STEPS and step % state.logging_steps == 0
 
 
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
-        return math.inf  # the torn last line of a killed run
+def _event(logs: Line) -> str:
+    if "loss" in logs:
+        return "train"
+    if any(name.startswith("eval_") for name in logs):
+        return "evaluation"
+    return "end" if "train_runtime" in logs else "note"
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _number(value: Any) -> Any:
@@ -141,52 +236,3 @@ def _refuse_non_finite(line: dict[str, Any], path: Path) -> None:
                 f"{path}: step {line['step']}: {name} is {value}; training stopped before the next checkpoint. "
                 "Lower the learning rate or look at the data, then run again from the last checkpoint"
             )
-
-
-class ProgressLine(TrainerCallback):
-    """One tqdm bar for the run, with the newest loss, learning rate and tokens per second beside it."""
-
-    def __init__(self, log: RunLog, title: str) -> None:
-        self.log, self.title = log, title
-        self.bar: tqdm | None = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.is_world_process_zero:
-            interval = 0.5 if sys.stderr.isatty() else 15.0
-            self.bar = tqdm(
-                total=state.max_steps, initial=state.global_step, desc=self.title, unit="step",
-                mininterval=interval, maxinterval=interval, dynamic_ncols=True,
-            )  # fmt: skip
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.bar is not None:
-            self.bar.update(state.global_step - self.bar.n)
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.bar is not None:
-            self.bar.set_postfix_str(_summary(self.log.latest), refresh=False)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-
-def _summary(line: dict[str, Any]) -> str:
-    shown = {
-        "loss": ("loss", "{:.3f}"),
-        "eval_loss": ("held-out loss", "{:.3f}"),
-        "rewards/accuracies": ("accuracy", "{:.2f}"),
-        "learning_rate": ("lr", "{:.1e}"),
-        "tokens_per_second": ("tok/s", "{:,.0f}"),
-    }
-    return ", ".join(
-        f"{name} {form.format(line[key])}" for key, (name, form) in shown.items() if line.get(key) is not None
-    )

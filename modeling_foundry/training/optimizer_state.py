@@ -209,6 +209,7 @@ class _ZeroState:
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
+        self._link()
         for index, group in enumerate(self._named_groups()):
             state = self._flat_state(index)
             kinds = sorted(kind for kind, value in state.items() if _is_moment(value))
@@ -231,6 +232,7 @@ class _ZeroState:
         named = self._named_groups()
         stored.check_names([[name for name, _ in group] for group in named])
         self._create_state()
+        self._link()
         for index, group in enumerate(named):
             state = self._flat_state(index)
             kinds = [kind for kind, value in state.items() if _is_moment(value)]
@@ -247,6 +249,16 @@ class _ZeroState:
     def _flat_state(self, index: int) -> dict[str, Any]:
         return self.base.state[self.zero.single_partition_of_fp32_groups[index]]
 
+    def _link(self) -> None:
+        """Tell each parameter its place in the moments; DeepSpeed itself does so for its first group only."""
+        from deepspeed.utils import lazy_init_hp_params_optimizer_state
+
+        for group, flat in zip(
+            self.zero.bit16_groups, self.zero.single_partition_of_fp32_groups, strict=True
+        ):
+            moments = {flat: {k: v for k, v in self.base.state[flat].items() if _is_moment(v)}}
+            lazy_init_hp_params_optimizer_state(group, flat, moments)
+
     def _create_state(self) -> None:
         """One step of learning rate zero on zero gradients: the moments must exist before they can be set."""
         rates = [group["lr"] for group in self.base.param_groups]
@@ -259,7 +271,6 @@ class _ZeroState:
             flat.grad = None
         for group, rate in zip(self.base.param_groups, rates, strict=True):
             group["lr"] = rate
-        self.zero._lazy_init_hp_params_optimizer_state()  # links each parameter to its place in the moments
 
 
 def _is_moment(value: Any) -> bool:

@@ -16,6 +16,7 @@ from ..data.preparation import prepare
 from ..data.settings import DataSettings
 from ..data.training_data import TrainingData, open_mixture, open_training_data
 from ..settings import FoundryError
+from .callbacks import MeasuredSteps
 from .float8 import convert_to_float8
 from .model_settings import (
     ModelSettings,
@@ -28,6 +29,7 @@ from .muon import MuonFactory
 from .ranges import check_length, check_ranges
 from .resumable_trainer import ResumableTrainer
 from .session import TrainingSession, console, discard_run, restore_generation_cache
+from .trackers import AUTO, choose_trackers, keep_trackers_local
 
 
 @dataclass
@@ -83,17 +85,27 @@ class PretrainArguments(TrainingArguments):
     lr_scheduler_kwargs: dict | str | None = field(default_factory=lambda: {"min_lr_rate": 0.1})
     train_sampling_strategy: str = "sequential"  # the dataset itself is shuffled, by seed, epoch and index
     ddp_find_unused_parameters: bool | None = False
+    accelerator_config: dict | str | None = None
     save_strategy: str = "steps"
     save_steps: float = 500
-    report_to: str | list[str] | None = "none"
+    report_to: str | list[str] | None = field(
+        default=AUTO, metadata={"help": "trackers: auto (trackio, local, where installed), none, or names"}
+    )
 
     def __post_init__(self) -> None:
+        self.report_to = choose_trackers(self.report_to)
+        if self.accelerator_config is None and self._pins_memory():
+            # Pinned batches are copied while the step before still runs; a blocking copy would wait for its end.
+            self.accelerator_config = {"non_blocking": True}
         super().__post_init__()
         if self.eval_strategy == "no":  # never means at the start too: there may be nothing held out
             self.eval_on_start = False
 
+    def _pins_memory(self) -> bool:
+        return self.dataloader_pin_memory and not self.use_cpu and torch.cuda.is_available()
 
-class PretrainTrainer(ResumableTrainer):
+
+class PretrainTrainer(MeasuredSteps, ResumableTrainer):
     """Trainer whose evaluation never materialises logits either."""
 
     def prediction_step(
@@ -147,8 +159,9 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
         if arguments.save_initial_model:
             save_initial(model, tokenizer, session)
     session.train(
-        trainer, arguments.keep_checkpoints, arguments.expected_processes, tokens_per_step(arguments, data)
-    )
+        trainer, arguments.keep_checkpoints, arguments.expected_processes, tokens_per_step(arguments, data),
+        sequence_length=data.sequence_length,
+    )  # fmt: skip
     return session.model_folder
 
 
@@ -206,6 +219,7 @@ def pretrain_trainer(
         held_out = prepared.held_out_dataset(
             data.sequence_length, data.max_eval_sequences, data.document_mask
         )
+    keep_trackers_local(arguments)
     if arguments.float8:
         convert_to_float8(model, data.sequence_length)
     if arguments.compile_layers:

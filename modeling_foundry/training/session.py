@@ -21,12 +21,18 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from ..files import sha256_of_file, write_atomically
 from ..run_record import RECORD_NAME, plain_settings, write_run_record
 from ..settings import FoundryError
-from .callbacks import LOG_NAME, ProgressLine, RunLog
+from .callbacks import MeasuredSteps, RunLog
 from .checkpoints import DurableCheckpoints, newest_whole_checkpoint
 from .launch import assert_launched_as_asked
+from .progress import ProgressLine
 from .resumable_trainer import save_training_state
+from .run_facts import compute_precision
+from .run_log import read_log
 from .sample_order import read_order
+from .throughput import ModelFlops, model_flops
+from .trackers import add_before_trackers, tracker_line
 
+__all__ = ["TrainingSession", "console", "discard_run", "model_hash", "read_log"]
 COMPLETE_NAME = "complete.json"
 MODEL_FOLDER = "model"
 # Settings that change where or how loudly a run works but not what it computes.
@@ -100,16 +106,21 @@ class TrainingSession:
         expected_processes: int | None,
         tokens_per_step: int | None = None,
         finish: Callable[[Trainer], None] | None = None,
+        sequence_length: int | None = None,
     ) -> None:
         """Train to the end, resuming from the newest whole checkpoint, and write the final model.
 
         Args:
             tokens_per_step: over all ranks, where it is constant (packed pretraining).
+            sequence_length: tokens of each sequence, where it is constant: FLOPs and MFU follow from it.
             finish: changes the final model before it is written (merging an adapter, stop tokens).
         """
         arguments = trainer.args
         launch = assert_launched_as_asked(AcceleratorState(), precision_of(arguments), expected_processes)
-        log = RunLog(self.output_dir, tokens_per_step)
+        log = RunLog(
+            self.output_dir, tokens_per_step, flops_of(trainer, sequence_length),
+            {"run_name": arguments.run_name, "launch": launch, "config": plain_settings(self.settings)},
+        )  # fmt: skip
         prepare_callbacks(
             trainer, log, DurableCheckpoints(keep_checkpoints, *self._state_of(trainer)), self.title
         )
@@ -120,6 +131,11 @@ class TrainingSession:
                 write_run_record(self.output_dir, self.settings, inputs=self.inputs, launch=launch)
             where = f"going on from {checkpoint.name}" if checkpoint else "from the start"
             console.print(f"[bold]{self.title}[/bold]: {where}; {launch}")
+            console.print(tracker_line(arguments))
+            if log.flops is not None and log.flops.peak_flops is None:
+                console.print(log.flops.denominator)
+        if checkpoint is not None:
+            arguments.eval_on_start = False  # the log has that evaluation already
         start = time.perf_counter()
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         self._write_final(trainer, finish, seconds=time.perf_counter() - start, log=log)
@@ -183,8 +199,22 @@ def prepare_callbacks(trainer: Trainer, log: RunLog, checkpoints: DurableCheckpo
     transformers.utils.logging.disable_progress_bar()  # a bar for each written file says nothing
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
-    for callback in (log, ProgressLine(log, title), checkpoints):
-        trainer.add_callback(callback)
+    if isinstance(trainer, MeasuredSteps):
+        trainer.run_log = log
+    # The log comes after the seal of a checkpoint, which is part of its time, and before the trackers.
+    trainer.add_callback(checkpoints)
+    add_before_trackers(trainer, log)
+    trainer.add_callback(ProgressLine(log, title))
+
+
+def flops_of(trainer: Trainer, sequence_length: int | None) -> ModelFlops | None:
+    """What MFU is reckoned with; None where sequences have no one length."""
+    if sequence_length is None:
+        return None
+    arguments, model = trainer.args, trainer.model
+    device = torch.cuda.get_device_name(arguments.device) if arguments.device.type == "cuda" else None
+    precision = compute_precision(arguments, model)
+    return model_flops(model.config.to_dict(), sequence_length, device, precision, arguments.world_size)
 
 
 def precision_of(arguments: TrainingArguments) -> str:
@@ -208,12 +238,6 @@ def model_hash(folder: str | Path) -> str:
     if not weights:
         raise FoundryError(f"{folder}: no model here (*.safetensors); run the stage before this one first")
     return "-".join(sha256_of_file(path)[:16] for path in weights)
-
-
-def read_log(output_dir: str | Path) -> list[dict[str, Any]]:
-    """The lines of a run's ``log.jsonl``, in order."""
-    path = Path(output_dir) / LOG_NAME
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -87,3 +87,13 @@ def test_commit_says_when_files_differ(tmp_path, dirty):
     commit = git_commit(tmp_path)
     assert len(commit.removesuffix("-dirty")) == 40
     assert commit.endswith("-dirty") is dirty
+
+
+def test_a_credential_on_the_command_line_is_not_recorded(tmp_path, monkeypatch):
+    words = ["recipes/pretrain.py", "--hub_token=hf_canary", "--hub_token", "hf_canary", "--max_steps", "4"]
+    monkeypatch.setattr(sys, "argv", [*words, "--include_num_input_tokens_seen=all"])
+    record = json.loads(write_run_record(tmp_path, {}).read_text())
+    assert record["command"] == [
+        "pretrain.py", "--hub_token=***", "--hub_token", "***", "--max_steps", "4",
+        "--include_num_input_tokens_seen=all",
+    ]  # fmt: skip

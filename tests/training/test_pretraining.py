@@ -101,11 +101,18 @@ def test_killed_and_started_again_ends_where_an_uninterrupted_run_ends(text_file
 
     assert losses(whole) == losses(killed)
     assert len(losses(killed)) == 40
+    written = [line for line in read_log(killed / "pretrain") if line["event"] in ("train", "checkpoint")]
+    events = [(line["step"], line["event"]) for line in written]
+    assert [step for step, event in events if event == "train"] == list(range(1, 41))
+    assert [step for step, event in events if event == "checkpoint"] == list(range(5, 41, 5))
+    seconds = [line["training_seconds"] for line in written if "training_seconds" in line]
+    assert seconds == sorted(seconds)  # both parts of the run count on one clock
 
 
 @pytest.mark.slow
 def test_two_ranks_see_what_one_rank_sees(text_file, tmp_path, launch):
     common = ["--max_steps=4", "--save_strategy=no", "--eval_strategy=no", "--learning_rate=0.001"]
+    common += ["--gradient_accumulation_steps=2", "--include_num_input_tokens_seen=all"]
     common += [
         "--optimizer=adamw",
         "--lr_scheduler_type=constant",
@@ -122,6 +129,14 @@ def test_two_ranks_see_what_one_rank_sees(text_file, tmp_path, launch):
         for run in ("one", "two")
     )
     assert first == pytest.approx(second, abs=1e-4)
+    for run in ("one", "two"):  # ours is micro-batch x accumulation x ranks x S; Trainer counted the batches
+        for line in read_log(tmp_path / run / "pretrain"):
+            if line["event"] == "train":
+                assert line["tokens"] == line["num_input_tokens_seen"] == line["step"] * 8 * 32
+                assert line["mfu"] is None
+                assert line["model_tflops_per_rank"] > 0
+                assert 0 < line["data_wait_seconds"] < line["step_seconds"]
+                assert len(line["grad_layer_norms"]) == 2
     record = json.loads((tmp_path / "two" / "pretrain" / "run.json").read_text())
     assert record["launch"].startswith("MULTI_CPU, 2 process(es)")
 
