@@ -19,9 +19,11 @@ from ..configuration_foundry import attention_implementation
 from ..data.chat_linter import lint_samples
 from ..files import sha256_of_file
 from ..settings import FoundryError
+from .guarded_trainer import GuardedUpdates
 from .model_settings import AttentionBackend, refuse_backend_without_gpu
 from .ranges import check_length, check_ranges
 from .session import TrainingSession, console, discard_run, model_hash
+from .update_guard import GuardKeys, UpdateGuard
 
 END_OF_TURN = "<|im_end|>"
 NUM_LINTED_SAMPLES = 200  # a second or two; prepare_data.py lint reads as many as it is told
@@ -51,7 +53,7 @@ class AlignmentSettings:
 
 
 @dataclass
-class SFTArguments(SFTConfig):
+class SFTArguments(GuardKeys, SFTConfig):
     """TRL's SFTConfig; only the assistant's turns are learned, their end included."""
 
     assistant_only_loss: bool = True
@@ -61,13 +63,21 @@ class SFTArguments(SFTConfig):
 
 
 @dataclass
-class DPOArguments(DPOConfig):
+class DPOArguments(GuardKeys, DPOConfig):
     """TRL's DPOConfig."""
 
     include_num_input_tokens_seen: str | bool = "non_padding"
 
     report_to: str | list[str] | None = "none"
     ddp_find_unused_parameters: bool | None = False
+
+
+class GuardedSFTTrainer(GuardedUpdates, SFTTrainer):
+    """TRL's SFTTrainer whose updates pass the guard."""
+
+
+class GuardedDPOTrainer(GuardedUpdates, DPOTrainer):
+    """TRL's DPOTrainer whose updates pass the guard."""
 
 
 def sft(settings: AlignmentSettings, arguments: SFTArguments) -> Path:
@@ -81,7 +91,7 @@ def sft(settings: AlignmentSettings, arguments: SFTArguments) -> Path:
         return session.model_folder
     model, tokenizer = load_model_and_tokenizer(settings, arguments.device.type)
     train, held_out = load_samples(settings, arguments.seed, ("messages",))
-    trainer = SFTTrainer(
+    trainer = GuardedSFTTrainer(
         model=model, args=arguments, train_dataset=train, eval_dataset=held_out, processing_class=tokenizer,
         peft_config=lora(settings),
     )  # fmt: skip
@@ -100,7 +110,7 @@ def dpo(settings: AlignmentSettings, arguments: DPOArguments) -> Path:
     # The reference is the same checkpoint, loaded here: TRL would look it up by name.
     reference = None if settings.lora_rank else load_model_and_tokenizer(settings, arguments.device.type)[0]
     train, held_out = load_samples(settings, arguments.seed, ("prompt", "chosen", "rejected"))
-    trainer = DPOTrainer(
+    trainer = GuardedDPOTrainer(
         model=model, ref_model=reference, args=arguments, train_dataset=train, eval_dataset=held_out,
         processing_class=tokenizer, peft_config=lora(settings),
     )  # fmt: skip
@@ -217,7 +227,11 @@ def lint_on_main(train_file: str, tokenizer: PreTrainedTokenizerBase, arguments:
         )
 
 
-def run(session: TrainingSession, trainer: Trainer, settings: AlignmentSettings) -> None:
+def run(session: TrainingSession, trainer: GuardedUpdates, settings: AlignmentSettings) -> None:
+    arguments = trainer.args
+    trainer.guard_updates(
+        UpdateGuard(arguments, session.output_dir, None, arguments.world_size, arguments.train_batch_size)
+    )
     session.train(trainer, settings.keep_checkpoints, settings.expected_processes, finish=finish_chat_model)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
 from .. import FoundryForCausalLM
@@ -16,6 +17,8 @@ from ..data.preparation import prepare
 from ..data.settings import DataSettings
 from ..data.training_data import TrainingData, open_mixture, open_training_data
 from ..settings import FoundryError
+from .guarded_trainer import GuardedUpdates
+from .loss_spikes import SpikeFoundError, order_after, train_with_rollbacks
 from .model_settings import (
     ModelSettings,
     build_model,
@@ -25,7 +28,11 @@ from .model_settings import (
 )
 from .muon import MuonFactory
 from .ranges import check_length, check_ranges
+from .run_end import UpdateRefusedError
+from .sample_order import OrderedSamples, SampleOrder, read_order, write_order
 from .session import TrainingSession, console, discard_run, restore_generation_cache
+from .update_guard import GuardKeys, UpdateGuard
+from .watch import end_together
 
 
 @dataclass
@@ -53,7 +60,7 @@ class PretrainDataSettings:
 
 
 @dataclass
-class PretrainArguments(TrainingArguments):
+class PretrainArguments(GuardKeys, TrainingArguments):
     """transformers' TrainingArguments with pretraining's defaults and a few keys more."""
 
     optimizer: Literal["adamw", "muon"] = field(
@@ -88,7 +95,7 @@ class PretrainArguments(TrainingArguments):
             self.eval_on_start = False
 
 
-class PretrainTrainer(Trainer):
+class PretrainTrainer(GuardedUpdates):
     """Trainer whose evaluation never materialises logits either."""
 
     def prediction_step(
@@ -128,6 +135,22 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
     if complete:
         console.print(f"pretrain: complete already, {session.model_folder} (nothing to do)")
         return session.model_folder
+
+    def attempt() -> None:
+        train_once(session, prepared, model_settings, data, arguments)
+
+    train_with_rollbacks(attempt, lambda spike: roll_back(spike, arguments))
+    return session.model_folder
+
+
+def train_once(
+    session: TrainingSession,
+    prepared: TrainingData,
+    model_settings: ModelSettings,
+    data: PretrainDataSettings,
+    arguments: PretrainArguments,
+) -> None:
+    """Build everything and train to the end, from the newest whole checkpoint."""
     tokenizer = AutoTokenizer.from_pretrained(prepared.tokenizer_folder)
     set_seed(arguments.seed)
     model = new_model(model_settings, data, tokenizer)
@@ -135,14 +158,53 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
     if trainer.is_world_process_zero():
         console.print(f"model: {describe_model(model)}")
         console.print(batch_line(trainer, data))
-        if isinstance(trainer.train_dataset, MixedDataset):
-            console.print(trainer.train_dataset.accounting())
+        if isinstance(trainer.train_dataset.dataset, MixedDataset):
+            console.print(trainer.train_dataset.dataset.accounting())
         if arguments.save_initial_model:
             save_initial(model, tokenizer, session)
     session.train(
         trainer, arguments.keep_checkpoints, arguments.expected_processes, tokens_per_step(arguments, data)
     )
-    return session.model_folder
+
+
+def order_of(arguments: PretrainArguments) -> SampleOrder:
+    """The run's order of samples; of a new run the plain one, nothing left out.
+
+    Raises:
+        FoundryError: the run was started with another number of sequences per step.
+    """
+    sequences = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    order = read_order(Path(arguments.output_dir)) or SampleOrder(sequences)
+    if order.sequences_per_step != sequences:
+        raise FoundryError(
+            f"{arguments.output_dir}: was started with {order.sequences_per_step} sequences per step, found "
+            f"{sequences}; micro-batch x accumulation x ranks must stay the same"
+        )
+    return order
+
+
+def roll_back(spike: SpikeFoundError, arguments: PretrainArguments) -> None:
+    """Rank 0 writes the order that leaves the spike's samples out; all ranks go on from it, or all stop.
+
+    Raises:
+        UpdateRefusedError: too many rollbacks.
+    """
+    output_dir, is_main = Path(arguments.output_dir), arguments.process_index == 0
+    outcome: list[Any] = [None]
+    if is_main:
+        try:
+            order, words = order_after(
+                spike, output_dir, order_of(arguments), arguments.max_rollbacks, arguments.rollback_steps
+            )
+            write_order(output_dir, order)
+            console.print(f"pretrain: {words}")
+        except UpdateRefusedError as end:
+            outcome = [(str(end), end.step)]
+    broadcast_object_list(outcome)
+    if outcome[0] is not None:
+        refused = UpdateRefusedError(*outcome[0])
+        end_together(refused, output_dir, is_main)
+        raise refused
 
 
 def training_data(data: PretrainDataSettings, arguments: TrainingArguments) -> TrainingData:
@@ -188,9 +250,9 @@ def pretrain_trainer(
     arguments: PretrainArguments,
 ) -> PretrainTrainer:
     """Trainer over the packed shards of a prepared folder, in an order that depends on the seed alone."""
-    sequences = arguments.max_steps * arguments.train_batch_size * arguments.world_size
-    sequences *= arguments.gradient_accumulation_steps
-    train = prepared.train_dataset(data.sequence_length, sequences, arguments.seed, data.document_mask)
+    order = order_of(arguments)
+    num_samples = order.num_samples(arguments.max_steps)
+    train = prepared.train_dataset(data.sequence_length, num_samples, arguments.seed, data.document_mask)
     held_out = None
     if arguments.eval_strategy != "no":
         held_out = prepared.held_out_dataset(
@@ -199,14 +261,18 @@ def pretrain_trainer(
     if arguments.compile_layers:
         for layer in model.model.layers:
             layer.compile()
-    return PretrainTrainer(
+    trainer = PretrainTrainer(
         model=model,
         args=arguments,
-        train_dataset=train,
+        train_dataset=OrderedSamples(train, order),
         eval_dataset=held_out,
         processing_class=tokenizer,
         optimizer_cls_and_kwargs=muon_factory(arguments),
     )
+    trainer.guard_updates(
+        UpdateGuard(arguments, arguments.output_dir, order, arguments.world_size, arguments.train_batch_size)
+    )
+    return trainer
 
 
 def muon_factory(arguments: PretrainArguments) -> tuple[type, dict[str, Any]] | None:
@@ -240,7 +306,7 @@ def batch_line(trainer: Trainer, data: PretrainDataSettings) -> str:
         f"{arguments.world_size} rank(s) x {data.sequence_length} tokens"
     )
     total = tokens * arguments.max_steps
-    epochs = total / max(1, trainer.train_dataset.num_corpus_tokens)
+    epochs = total / max(1, trainer.train_dataset.dataset.num_corpus_tokens)
     return (
         f"batch: {factors} = {tokens:,} tokens a step; {arguments.max_steps:,} steps = {total:,} tokens "
         f"({epochs:.2f} epochs)"

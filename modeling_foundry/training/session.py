@@ -23,7 +23,10 @@ from ..run_record import RECORD_NAME, plain_settings, write_run_record
 from ..settings import FoundryError
 from .callbacks import LOG_NAME, ProgressLine, RunLog
 from .checkpoints import DurableCheckpoints, newest_whole_checkpoint
+from .guarded_trainer import GuardedUpdates
 from .launch import assert_launched_as_asked
+from .update_guard import GUARD_KEYS
+from .watch import train_watched
 
 COMPLETE_NAME = "complete.json"
 MODEL_FOLDER = "model"
@@ -31,7 +34,7 @@ MODEL_FOLDER = "model"
 NEUTRAL_SETTINGS = {
     "output_dir", "overwrite", "keep_checkpoints", "expected_processes", "logging_steps", "disable_tqdm",
     "report_to", "run_name", "dataloader_num_workers", "save_steps", "log_level", "project",
-    "dataset_num_proc", "logging_first_step", "save_initial_model",
+    "dataset_num_proc", "logging_first_step", "save_initial_model", *GUARD_KEYS,
 }  # fmt: skip
 console = Console(highlight=False, soft_wrap=True)
 logger = logging.getLogger(__name__)
@@ -93,7 +96,7 @@ class TrainingSession:
 
     def train(
         self,
-        trainer: Trainer,
+        trainer: GuardedUpdates,
         keep_checkpoints: int,
         expected_processes: int | None,
         tokens_per_step: int | None = None,
@@ -117,7 +120,7 @@ class TrainingSession:
             where = f"going on from {checkpoint.name}" if checkpoint else "from the start"
             console.print(f"[bold]{self.title}[/bold]: {where}; {launch}")
         start = time.perf_counter()
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        train_watched(trainer, self.output_dir, checkpoint)
         self._write_final(trainer, finish, seconds=time.perf_counter() - start, log=log)
 
     def _write_final(

@@ -1,0 +1,67 @@
+"""``recipes/pretrain.py`` with one fault, which the variable FAULT describes as JSON.
+
+kind: ``loss`` multiplies the loss of each micro-batch that holds sample ``sample`` by ``factor`` (NaN, or 50 for a
+spike); ``gradient`` gives an infinite gradient under a finite loss at step ``step`` of rank ``rank``;
+``slow`` sleeps ``seconds`` in each micro-batch, ``hang`` sleeps for ever at step ``step`` of rank ``rank``.
+"""
+
+import json
+import os
+import runpy
+import sys
+import time
+
+import torch
+
+from modeling_foundry import settings
+from modeling_foundry.training.guarded_trainer import GuardedUpdates
+from tests.conftest import REPOSITORY
+
+FAULT = json.loads(os.environ["FAULT"])
+
+
+class InfiniteGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(context, loss):
+        return loss.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * torch.inf
+
+
+def holds(trainer, inputs, sample):
+    wanted = trainer.train_dataset.dataset[sample]["input_ids"].to(inputs["input_ids"].device)
+    return bool((inputs["input_ids"] == wanted).all(dim=1).any())
+
+
+def spoiled(trainer, inputs, loss):
+    kind = FAULT["kind"]
+    here = (
+        FAULT.get("rank") == trainer.args.process_index and FAULT.get("step") == trainer.state.global_step + 1
+    )
+    if kind == "loss" and holds(trainer, inputs, FAULT["sample"]):
+        return loss * float(FAULT["factor"])
+    if kind == "gradient" and here:
+        return InfiniteGradient.apply(loss)
+    if kind == "slow":
+        time.sleep(FAULT["seconds"])
+    if kind == "hang" and here:
+        time.sleep(1000)
+    return loss
+
+
+# Below the guard: what it sees is what a model would have given it.
+sound = GuardedUpdates.__mro__[1].compute_loss
+
+
+def compute_loss(self, model, inputs, *args, **kwargs):
+    answer = sound(self, model, inputs, *args, **kwargs)
+    return spoiled(self, inputs, answer) if model.training else answer
+
+
+GuardedUpdates.__mro__[1].compute_loss = compute_loss
+
+if __name__ == "__main__":
+    sys.argv[0] = str(REPOSITORY / "recipes" / "pretrain.py")
+    settings.run(runpy.run_path(sys.argv[0])["main"])
