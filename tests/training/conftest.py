@@ -62,19 +62,35 @@ def tiny_checkpoint(tmp_path_factory, tokenizer) -> Path:
     return folder
 
 
+def launch_command(script: Path, *settings: str, ranks: int = 1, engine: str = "ddp") -> list[str]:
+    """``accelerate launch`` of a script on CPU ranks; ``zero1`` is DeepSpeed, which only starts without use_cpu."""
+    topology = REPOSITORY / "accelerate_configs" / ("cpu.yaml" if ranks == 1 else "cpu_ddp.yaml")
+    command = [*ACCELERATE, "--config_file", str(topology)]
+    if engine == "zero1":
+        command = [*ACCELERATE, "--use_deepspeed", "--zero_stage=1", f"--num_processes={ranks}"]
+        command += ["--num_machines=1", "--mixed_precision=no"]
+        settings = (*settings, "--ddp_backend=gloo", "--use_cpu=false", "--bf16=false")
+    if ranks > 1:  # a free port: two tests may run at once
+        command += ["--main_process_port", "0"]
+    return [*command, str(script), *settings]
+
+
+def launch_environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **more}
+
+
 @pytest.fixture
 def launch():
     """Run ``recipes/<stage>.py`` under accelerate on one or two CPU ranks; returns the finished process."""
 
-    def run(stage: str, *settings: str, ranks: int = 1, check: bool = True) -> subprocess.CompletedProcess:
-        topology = REPOSITORY / "accelerate_configs" / ("cpu.yaml" if ranks == 1 else "cpu_ddp.yaml")
-        command = [*ACCELERATE, "--config_file", str(topology)]
-        if ranks > 1:  # a free port: two tests may run at once
-            command += ["--main_process_port", "0"]
-        command += [str(REPOSITORY / "recipes" / f"{stage}.py"), *settings]
+    def run(
+        stage: str, *settings: str, ranks: int = 1, check: bool = True, engine: str = "ddp",
+        script: Path | None = None, **environment: str,
+    ) -> subprocess.CompletedProcess:  # fmt: skip
+        script = script or REPOSITORY / "recipes" / f"{stage}.py"
         finished = subprocess.run(
-            command, capture_output=True, text=True, cwd=REPOSITORY, timeout=280,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            launch_command(script, *settings, ranks=ranks, engine=engine), capture_output=True, text=True,
+            cwd=REPOSITORY, timeout=280, env=launch_environment(**environment),
         )  # fmt: skip
         if check:
             assert finished.returncode == 0, f"{finished.stdout[-2000:]}\n{finished.stderr[-4000:]}"

@@ -3,15 +3,20 @@
 kind: ``loss`` multiplies the loss of each micro-batch that holds sample ``sample`` by ``factor`` (NaN, or 50 for a
 spike); ``gradient`` gives an infinite gradient under a finite loss at step ``step`` of rank ``rank``;
 ``slow`` sleeps ``seconds`` in each micro-batch, ``hang`` sleeps for ever at step ``step`` of rank ``rank``.
+
+After each step every rank adds a line to ``states-rank-N.jsonl``: hashes of weights, optimizer and scheduler.
 """
 
+import hashlib
 import json
 import os
 import runpy
 import sys
 import time
+from pathlib import Path
 
 import torch
+from transformers import TrainerCallback
 
 from modeling_foundry import settings
 from modeling_foundry.training.guarded_trainer import GuardedUpdates
@@ -50,6 +55,39 @@ def spoiled(trainer, inputs, loss):
         time.sleep(1000)
     return loss
 
+
+class StateHashes(TrainerCallback):
+    def on_step_end(self, args, state, control, model=None, optimizer=None, lr_scheduler=None, **kwargs):
+        while hasattr(optimizer, "optimizer"):  # accelerate's and DeepSpeed's wrappers
+            optimizer = optimizer.optimizer
+        held = [p for group in optimizer.param_groups for p in group["params"]]  # ZeRO's fp32 parts
+        moments = [(name, v) for p in held for name, v in sorted(optimizer.state.get(p, {}).items())]
+        line = {
+            "step": state.global_step,
+            "weights": digest([*model.parameters(), *held]),
+            "optimizer": digest([value for _, value in moments]),
+            "scheduler": lr_scheduler.last_epoch,
+        }
+        path = Path(args.output_dir) / f"states-rank-{args.process_index}.jsonl"
+        with open(path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def digest(tensors):
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        sha.update(torch.as_tensor(whole).detach().float().numpy().tobytes())
+    return sha.hexdigest()
+
+
+def guard_updates(self, guard):
+    sound_guard_updates(self, guard)
+    self.add_callback(StateHashes())
+
+
+sound_guard_updates = GuardedUpdates.guard_updates
+GuardedUpdates.guard_updates = guard_updates
 
 # Below the guard: what it sees is what a model would have given it.
 sound = GuardedUpdates.__mro__[1].compute_loss
