@@ -4,17 +4,15 @@
         --config recipes/quickstart/pretrain.yaml
 
 Any key of the YAML file can be overridden: --normalization=layernorm --learning_rate=3e-4.
+What one step read: python recipes/pretrain.py replay --run_dir runs/quickstart/pretrain --step 12
 """
 
 from modeling_foundry import settings
+from modeling_foundry.training import commands
 
 
 def main() -> None:
-    from modeling_foundry.training.model_settings import ModelSettings
-    from modeling_foundry.training.pretraining import PretrainArguments, PretrainDataSettings, pretrain
-
-    kinds = (ModelSettings, PretrainDataSettings, PretrainArguments)
-    pretrain(*settings.parse(*kinds, description=__doc__))
+    commands.main(description=__doc__)
 
 
 if __name__ == "__main__":

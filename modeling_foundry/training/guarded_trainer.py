@@ -46,6 +46,7 @@ class GuardedUpdates(Trainer):
                 else self.current_gradient_accumulation_steps
             )
             self.guard.losses.append(loss / parts)
+            self.guard.mark(self.state.global_step, "inside the backward pass of the next step")
         return answer
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:

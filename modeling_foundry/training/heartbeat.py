@@ -132,7 +132,9 @@ class Heartbeat:
         if behind:
             last = min(behind, key=lambda beat: beat.num_marks)
             return f"{last.words()} is stuck, the others waited {waited:.0f} s for it {limit}; {last.place()}"
-        return f"{self.mine.words()} made no progress for {waited:.0f} s {limit}; {self.mine.place()}"
+        if any(beat.num_marks > self.mine.num_marks for beat in others):
+            return f"{self.mine.words()} is stuck since {waited:.0f} s {limit}; {self.mine.place()}"
+        return f"no rank made progress for {waited:.0f} s {limit}, none is behind; {self.mine.place()}"
 
     def _end_process(self, reason: str) -> None:
         end = RankLostError(
@@ -206,12 +208,12 @@ class HeartbeatMarks(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.heartbeat.mark(state.global_step, "inside the next step")
+        self.heartbeat.mark(state.global_step, "inside the forward pass of the next step")
 
     def on_substep_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.heartbeat.mark(state.global_step, "inside the next step")
+        self.heartbeat.mark(state.global_step, "inside the forward pass of the next step")
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from accelerate.state import AcceleratorState
 
 from .checkpoints import newest_whole_checkpoint
 from .run_end import UpdateRefusedError
@@ -82,10 +83,16 @@ def train_with_rollbacks(
             found = SpikeFoundError(
                 spike.step, spike.loss, spike.limit
             )  # without the frames that hold the model
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_everything()
         roll_back(found)
+
+
+def release_everything() -> None:
+    """Free the memory of the trainer that was left, and let DeepSpeed be set up a second time."""
+    AcceleratorState._reset_state()  # what Trainer itself calls between the trials of a sweep
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def order_after(

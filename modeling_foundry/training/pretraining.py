@@ -162,6 +162,8 @@ def train_once(
             console.print(trainer.train_dataset.dataset.accounting())
         if arguments.save_initial_model:
             save_initial(model, tokenizer, session)
+    if trainer.is_world_process_zero():
+        write_order(session.output_dir, trainer.train_dataset.order)
     session.train(
         trainer, arguments.keep_checkpoints, arguments.expected_processes, tokens_per_step(arguments, data)
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -97,6 +97,9 @@ class UpdateGuard(TrainerCallback):
         self.is_signalled = False  # by this rank's signal handler
         self.all_signalled = False  # agreed with the vote of a step
         self.losses: list[torch.Tensor] = []  # of this step's micro-batches, on the device
+        self.mark: Callable[[int, str], None] = lambda step, doing: (
+            None
+        )  # the heartbeat's, where there is one
 
     # ------------------------------------------------------------------ the verdict
 
@@ -140,6 +143,7 @@ class UpdateGuard(TrainerCallback):
     def _votes(self, trainer: Trainer, micro: torch.Tensor, norm: torch.Tensor | float) -> list[Vote]:
         if hasattr(norm, "full_tensor"):  # FSDP2: a DTensor
             norm = norm.full_tensor()
+        self.mark(trainer.state.global_step, "before the next update")
         norm = torch.as_tensor(norm, dtype=torch.float32, device=micro.device).reshape(())
         signal = torch.full_like(norm, float(self.is_signalled))
         mine = torch.stack([micro.sum(), norm, signal])

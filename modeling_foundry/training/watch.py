@@ -36,6 +36,7 @@ def train_watched(trainer: GuardedUpdates, output_dir: Path, checkpoint: Path | 
             output_dir, trainer.args.process_index, num_ranks, guard.keys.stall_timeout_seconds
         )
         heartbeat.start()
+        guard.mark = heartbeat.mark
         trainer.add_callback(HeartbeatMarks(heartbeat))
     why = "finished"
     try:

@@ -13,6 +13,13 @@ from tests.conftest import REPOSITORY
 WORDS = (
     "add list of items return the sum first value string path open file read write close number map key"
 ).split()
+ENGINES = {
+    "zero1": ["--use_deepspeed", "--zero_stage=1"],
+    "fsdp2": [
+        "--use_fsdp", "--fsdp_version=2", "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP",
+        "--fsdp_transformer_layer_cls_to_wrap=FoundryDecoderLayer", "--fsdp_state_dict_type=SHARDED_STATE_DICT",
+    ],
+}  # fmt: skip
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
 
 
@@ -63,11 +70,11 @@ def tiny_checkpoint(tmp_path_factory, tokenizer) -> Path:
 
 
 def launch_command(script: Path, *settings: str, ranks: int = 1, engine: str = "ddp") -> list[str]:
-    """``accelerate launch`` of a script on CPU ranks; ``zero1`` is DeepSpeed, which only starts without use_cpu."""
+    """``accelerate launch`` of a script on CPU ranks; DeepSpeed (``zero1``) and ``fsdp2`` start without use_cpu."""
     topology = REPOSITORY / "accelerate_configs" / ("cpu.yaml" if ranks == 1 else "cpu_ddp.yaml")
     command = [*ACCELERATE, "--config_file", str(topology)]
-    if engine == "zero1":
-        command = [*ACCELERATE, "--use_deepspeed", "--zero_stage=1", f"--num_processes={ranks}"]
+    if engine != "ddp":
+        command = [*ACCELERATE, *ENGINES[engine], f"--num_processes={ranks}"]
         command += ["--num_machines=1", "--mixed_precision=no"]
         settings = (*settings, "--ddp_backend=gloo", "--use_cpu=false", "--bf16=false")
     if ranks > 1:  # a free port: two tests may run at once

@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from transformers import TrainerCallback
 
 from modeling_foundry import settings
@@ -23,6 +25,10 @@ from modeling_foundry.training.guarded_trainer import GuardedUpdates
 from tests.conftest import REPOSITORY
 
 FAULT = json.loads(os.environ["FAULT"])
+if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+    # accelerate shards on accelerators alone; told that these ranks are some, it shards on the CPU as well.
+    PartialState(backend="gloo")
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
 class InfiniteGradient(torch.autograd.Function):

@@ -185,7 +185,11 @@ def test_the_rank_behind_is_the_one_the_others_wait_for(tmp_path):
     assert said.startswith("rank 2 (elsewhere, pid 1) is stuck, the others waited 61 s for it")
     assert "after step 3, reading data" in said
     leave_sign(tmp_path, rank=2, step=4, num_marks=5)
-    assert "made no progress" in heartbeat._stalled(61.0)
+    assert "no rank made progress for 61 s (stall_timeout_seconds 60), none is behind" in heartbeat._stalled(
+        61.0
+    )
+    leave_sign(tmp_path, rank=2, step=4, num_marks=6)
+    assert heartbeat._stalled(61.0).startswith(f"{heartbeat.mine.words()} is stuck since 61 s")
 
 
 def test_the_lowest_rank_that_is_left_speaks(tmp_path):
