@@ -21,6 +21,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from .run_end import RankLostError, say
 
 FOLDER_NAME = "heartbeats"
+FINISHED = "finished"
 MOST_SECONDS_BETWEEN_BEATS = 5.0
 # A killed peer often ends this rank's collective with an exception: that way is left to come first.
 SECONDS_FOR_THE_EXCEPTION = 3.0
@@ -31,6 +32,7 @@ class Beat:
     """What a rank says of itself.
 
     Args:
+        start: which start of the run it belongs to: a network file system may show an old file for a while.
         step: optimizer steps taken.
         doing: in words, after ``step``.
         num_marks: places passed since the start; the rank behind the others is the one they wait for.
@@ -38,6 +40,7 @@ class Beat:
         ended: why the rank left the run, None while it is in it.
     """
 
+    start: int
     rank: int
     host: str
     pid: int
@@ -61,9 +64,11 @@ class Heartbeat:
         timeout_seconds: this rank may stay at one place for so long.
     """
 
-    def __init__(self, output_dir: Path, rank: int, num_ranks: int, timeout_seconds: float) -> None:
+    def __init__(
+        self, output_dir: Path, rank: int, num_ranks: int, timeout_seconds: float, start: int = 0
+    ) -> None:
         self.output_dir, self.timeout_seconds = output_dir, timeout_seconds
-        self.num_ranks, self.mine = num_ranks, Beat(rank, socket.gethostname(), os.getpid())
+        self.num_ranks, self.mine = num_ranks, Beat(start, rank, socket.gethostname(), os.getpid())
         self.interval = min(MOST_SECONDS_BETWEEN_BEATS, timeout_seconds / 10)
         self._marked_at = time.monotonic()
         self._heard: dict[int, tuple[int, float]] = {}  # rank -> its num_beats, and when it last changed
@@ -89,6 +94,8 @@ class Heartbeat:
     def lost(self) -> str | None:
         """The first rank that is surely gone, in words; asks the files and, on this host, the processes."""
         for beat in self._others():
+            if beat.ended == FINISHED:
+                continue  # rank 0 may still be sealing the last checkpoint
             if beat.ended is not None:
                 return f"{beat.words()} ended: {beat.ended}"
             if beat.host == self.mine.host and _is_gone(beat.pid):
@@ -107,7 +114,12 @@ class Heartbeat:
         return not any(beat.rank < self.mine.rank and self._lives(beat) for beat in self._others())
 
     def _watch(self) -> None:
+        looked = time.monotonic()
         while not self._stop.wait(self.interval):
+            late = time.monotonic() - looked > 3 * self.interval
+            looked = time.monotonic()
+            if late:  # this process was suspended and goes on: nobody waited
+                self._marked_at = looked
             self.mine = replace(self.mine, num_beats=self.mine.num_beats + 1)
             self._write()
             waited = time.monotonic() - self._marked_at
@@ -152,7 +164,7 @@ class Heartbeat:
         found = []
         for rank in range(self.num_ranks):
             beat = None if rank == self.mine.rank else read_beat(self.output_dir, rank)
-            if beat is not None:
+            if beat is not None and beat.start == self.mine.start:
                 if self._heard.get(rank, (-1, 0.0))[0] != beat.num_beats:
                     self._heard[rank] = beat.num_beats, time.monotonic()
                 found.append(beat)

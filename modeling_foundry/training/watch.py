@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,10 @@ from types import FrameType
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 
 from .guarded_trainer import GuardedUpdates
-from .heartbeat import FOLDER_NAME, Heartbeat, HeartbeatMarks, beat_path
+from .heartbeat import FINISHED, FOLDER_NAME, Heartbeat, HeartbeatMarks
 from .run_end import STOPPED_NAME, PreemptedError, RankLostError, RunStoppedError, say
 from .update_guard import UpdateGuard
 
@@ -28,17 +30,15 @@ def train_watched(trainer: GuardedUpdates, output_dir: Path, checkpoint: Path | 
     Raises:
         RunStoppedError: on every rank that is left; its line is printed and ``stopped.json`` written.
     """
-    guard, num_ranks = trainer.guard, trainer.args.world_size
-    clear_signs(output_dir, trainer.args.process_index)
-    heartbeat = None
-    if num_ranks > 1:
-        heartbeat = Heartbeat(
-            output_dir, trainer.args.process_index, num_ranks, guard.keys.stall_timeout_seconds
-        )
-        heartbeat.start()
-        guard.mark = heartbeat.mark
-        trainer.add_callback(HeartbeatMarks(heartbeat))
-    why = "finished"
+    guard, rank = trainer.guard, trainer.args.process_index
+    heartbeat = Heartbeat(
+        output_dir, rank, trainer.args.world_size, guard.keys.stall_timeout_seconds,
+        start=clear_signs(output_dir, rank),
+    )  # fmt: skip
+    heartbeat.start()
+    guard.mark = heartbeat.mark
+    trainer.add_callback(HeartbeatMarks(heartbeat))
+    why = FINISHED
     try:
         with signals_noted(guard):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -50,7 +50,7 @@ def train_watched(trainer: GuardedUpdates, output_dir: Path, checkpoint: Path | 
         raise
     except Exception as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        if heartbeat is None or not _speaks_of_a_peer(error):
+        if not _speaks_of_a_peer(error):
             raise
         lost = heartbeat.await_loss(SECONDS_FOR_A_DYING_RANK)
         if lost is None:
@@ -63,18 +63,18 @@ def train_watched(trainer: GuardedUpdates, output_dir: Path, checkpoint: Path | 
         gone.is_said = True
         raise gone from error
     finally:
-        if heartbeat is not None:
-            heartbeat.end(why)
+        heartbeat.end(why)
 
 
-def clear_signs(output_dir: Path, rank: int) -> None:
-    """Remove what an earlier start left, before any rank looks."""
-    beat_path(output_dir, rank).unlink(missing_ok=True)
+def clear_signs(output_dir: Path, rank: int) -> int:
+    """Remove what an earlier start left, before any rank looks; returns a number for this start, of rank 0."""
     if rank == 0:
         (output_dir / STOPPED_NAME).unlink(missing_ok=True)
-        for old in (output_dir / FOLDER_NAME).glob("rank-*.json"):
-            old.unlink(missing_ok=True)  # also of ranks that this start does not have
-    barrier()
+        for old in (output_dir / FOLDER_NAME).glob("rank-*"):
+            old.unlink(missing_ok=True)
+    start = [time.time_ns()]
+    broadcast_object_list(start)  # and nobody goes on before rank 0 has cleared
+    return start[0]
 
 
 def preempted(output_dir: Path, step: int) -> PreemptedError:

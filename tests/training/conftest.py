@@ -17,7 +17,7 @@ ENGINES = {
     "zero1": ["--use_deepspeed", "--zero_stage=1"],
     "fsdp2": [
         "--use_fsdp", "--fsdp_version=2", "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP",
-        "--fsdp_transformer_layer_cls_to_wrap=FoundryDecoderLayer", "--fsdp_state_dict_type=SHARDED_STATE_DICT",
+        "--fsdp_transformer_layer_cls_to_wrap=FoundryDecoderLayer", "--fsdp_state_dict_type=FULL_STATE_DICT",
     ],
 }  # fmt: skip
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]

@@ -26,9 +26,16 @@ from tests.conftest import REPOSITORY
 
 FAULT = json.loads(os.environ["FAULT"])
 if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-    # accelerate shards on accelerators alone; told that these ranks are some, it shards on the CPU as well.
-    PartialState(backend="gloo")
-    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    # accelerate shards on accelerators alone; told that these ranks have some, it shards on the CPU as well.
+    set_up = PartialState.__init__
+
+    def set_up_as_if_on_gpus(self, *args, **kwargs):
+        is_first = not PartialState._shared_state
+        set_up(self, *args, **kwargs)
+        if is_first:
+            self.distributed_type = DistributedType.MULTI_GPU
+
+    PartialState.__init__ = set_up_as_if_on_gpus
 
 
 class InfiniteGradient(torch.autograd.Function):

@@ -150,7 +150,7 @@ def process_lives(pid):
 def leave_sign(folder, **facts):
     path = beat_path(folder, facts["rank"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    beat = Beat(**{"host": "elsewhere", "pid": 1, **facts})
+    beat = Beat(**{"start": 0, "host": "elsewhere", "pid": 1, **facts})
     path.write_text(json.dumps(vars(beat)))
 
 
@@ -160,6 +160,40 @@ def test_a_rank_that_left_is_lost_and_says_why(tmp_path):
     assert heartbeat.lost() is None, "on another machine, and its file is there"
     leave_sign(tmp_path, rank=2, step=7, ended="OutOfMemoryError: CUDA out of memory")
     assert heartbeat.lost() == "rank 2 (elsewhere, pid 1) ended: OutOfMemoryError: CUDA out of memory"
+
+
+def test_a_rank_that_finished_first_is_not_lost(tmp_path):
+    """Rank 0 alone seals the last checkpoint."""
+    heartbeat = Heartbeat(tmp_path, rank=0, num_ranks=2, timeout_seconds=60)
+    leave_sign(tmp_path, rank=1, host=heartbeat.mine.host, pid=2**22 + 1, ended="finished")
+    assert heartbeat.lost() is None
+
+
+def test_the_signs_of_an_earlier_start_are_not_read(tmp_path):
+    heartbeat = Heartbeat(tmp_path, rank=0, num_ranks=2, timeout_seconds=60, start=2)
+    leave_sign(tmp_path, rank=1, start=1, ended="out of memory")
+    assert heartbeat.lost() is None
+    leave_sign(tmp_path, rank=1, start=2, ended="out of memory")
+    assert heartbeat.lost() is not None
+
+
+def test_a_process_that_was_suspended_goes_on(tmp_path, monkeypatch):
+    heartbeat = Heartbeat(tmp_path, rank=0, num_ranks=1, timeout_seconds=2)
+    ended = []
+    monkeypatch.setattr(heartbeat, "_end_process", ended.append)
+    waits = iter([False, True])
+
+    def wait(seconds):  # the thread comes back long after it should
+        heartbeat._marked_at -= 100
+        clock[0] += 100
+        return next(waits)
+
+    clock = [1000.0]
+    monkeypatch.setattr("modeling_foundry.training.heartbeat.time.monotonic", lambda: clock[0])
+    heartbeat._marked_at = clock[0]
+    monkeypatch.setattr(heartbeat._stop, "wait", wait)
+    heartbeat._watch()
+    assert ended == []
 
 
 def test_a_dead_process_of_this_machine_is_lost(tmp_path):
