@@ -15,6 +15,7 @@ from statistics import median
 
 import torch
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 
 from .checkpoints import newest_whole_checkpoint
 from .run_end import UpdateRefusedError
@@ -83,13 +84,13 @@ def train_with_rollbacks(
             found = SpikeFoundError(
                 spike.step, spike.loss, spike.limit
             )  # without the frames that hold the model
-        release_everything()
         roll_back(found)
 
 
-def release_everything() -> None:
+def release_trainer(distributed_type: DistributedType) -> None:
     """Free the memory of the trainer that was left, and let DeepSpeed be set up a second time."""
-    AcceleratorState._reset_state()  # what Trainer itself calls between the trials of a sweep
+    if distributed_type == DistributedType.DEEPSPEED:
+        AcceleratorState._reset_state()  # what Trainer itself calls between the trials of a sweep
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

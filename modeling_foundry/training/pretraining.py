@@ -16,9 +16,10 @@ from ..data.mixture import MixedDataset
 from ..data.preparation import prepare
 from ..data.settings import DataSettings
 from ..data.training_data import TrainingData, open_mixture, open_training_data
+from ..run_record import RECORD_NAME
 from ..settings import FoundryError
 from .guarded_trainer import GuardedUpdates
-from .loss_spikes import SpikeFoundError, order_after, train_with_rollbacks
+from .loss_spikes import SpikeFoundError, order_after, release_trainer, train_with_rollbacks
 from .model_settings import (
     ModelSettings,
     build_model,
@@ -176,7 +177,9 @@ def order_of(arguments: PretrainArguments) -> SampleOrder:
         FoundryError: the run was started with another number of sequences per step.
     """
     sequences = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    order = read_order(Path(arguments.output_dir)) or SampleOrder(sequences)
+    folder = Path(arguments.output_dir)
+    # Without its record a run has not begun: what a start that was killed before left there counts for nothing.
+    order = (read_order(folder) if (folder / RECORD_NAME).is_file() else None) or SampleOrder(sequences)
     if order.sequences_per_step != sequences:
         raise FoundryError(
             f"{arguments.output_dir}: was started with {order.sequences_per_step} sequences per step, found "
@@ -191,6 +194,7 @@ def roll_back(spike: SpikeFoundError, arguments: PretrainArguments) -> None:
     Raises:
         UpdateRefusedError: too many rollbacks.
     """
+    release_trainer(arguments.distributed_state.distributed_type)
     output_dir, is_main = Path(arguments.output_dir), arguments.process_index == 0
     outcome: list[Any] = [None]
     if is_main:

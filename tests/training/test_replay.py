@@ -2,14 +2,14 @@
 
 import json
 import re
-from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_foundry.data.shards import TokenShard, write_shard
+from modeling_foundry.data.shards import write_shard
+from modeling_foundry.data.token_corpus import CorpusSplit, ShardEntry
 from modeling_foundry.settings import FoundryError
 from modeling_foundry.training.commands import ReplaySettings
 from modeling_foundry.training.replay import RunOnDisk, parts_of, replay
@@ -18,21 +18,26 @@ from tests.conftest import REPOSITORY
 from tests.training.test_update_guard import SIZES
 
 
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.data())
-def test_the_parts_are_the_documents_of_the_tokens(tmp_path_factory, lengths, data):
-    path = tmp_path_factory.mktemp("x") / "train.ds"
-    documents = [[number + 1] * length for number, length in enumerate(lengths)]
-    write_shard(path, documents, vocab_size=300, eos_token_id=0, tokenizer_sha256="x")
-    shard = TokenShard.open(path)
-    start = data.draw(st.integers(0, shard.num_tokens - 1))
-    stop = data.draw(st.integers(start + 1, shard.num_tokens))
-    parts = list(parts_of(shard, start, stop))
-    assert parts[0].start == start
-    assert parts[-1].stop == stop
-    assert all(one.stop == other.start for one, other in pairwise(parts))
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=6), min_size=1, max_size=4), st.data())
+def test_the_parts_are_the_documents_of_the_tokens(tmp_path_factory, shards, data):
+    """Document d of shard s holds the id 10 s + d + 1 alone, and the end of document, 0."""
+    folder, entries = tmp_path_factory.mktemp("x"), []
+    for number, lengths in enumerate(shards):
+        documents = [[10 * number + place + 1] * length for place, length in enumerate(lengths)]
+        header = write_shard(folder / f"{number}.ds", documents, 300, eos_token_id=0, tokenizer_sha256="x")
+        entries.append(
+            ShardEntry(f"{number}.ds", header.num_tokens, header.num_documents, header.tokens_sha256)
+        )
+    split = CorpusSplit(folder, "train", entries)
+    start = data.draw(st.integers(0, split.num_tokens - 1))
+    stop = data.draw(st.integers(start + 1, split.num_tokens))
+    parts = list(parts_of(split, start, stop))
+    read = np.concatenate([part.shard.read(part.start, part.stop) for part in parts])
+    assert read.tolist() == split.read(start, stop).tolist()
     for part in parts:
-        ids = set(np.asarray(shard.read(part.start, part.stop)).tolist())
-        assert ids <= {0, part.document + 1}
+        ids = set(part.shard.read(part.start, part.stop).tolist())
+        assert ids <= {0, 10 * int(part.shard.path.stem) + part.document + 1}
+        assert str(part.shard.path) in part.words()
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from modeling_foundry.training.loss_spikes import (
     train_with_rollbacks,
 )
 from modeling_foundry.training.run_end import UpdateRefusedError
-from modeling_foundry.training.sample_order import SampleOrder, read_order
+from modeling_foundry.training.sample_order import SampleOrder, read_order, write_order
 from modeling_foundry.training.session import read_log
 from modeling_foundry.training.update_guard import GuardKeys, UpdateGuard, Vote
 from tests.conftest import REPOSITORY
@@ -144,7 +144,7 @@ def test_a_spike_is_left_out_and_the_run_goes_on(faulty, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["ddp", "zero1"])
+@pytest.mark.parametrize("engine", ["ddp", "zero1", "fsdp2"])
 def test_a_spike_is_rolled_back_and_its_samples_are_never_read_again(engine, faulty, tmp_path):
     done = faulty(SPIKE, "--loss_spike=rollback", "--rollback_steps=2", *WATCH, engine=engine)
     assert "back to checkpoint-10; 16 sample(s) are left out from step 11 on" in done.stdout
@@ -154,6 +154,17 @@ def test_a_spike_is_rolled_back_and_its_samples_are_never_read_again(engine, fau
         taken = [(line["step"], line["weights"]) for line in lines(tmp_path / f"states-rank-{rank}.jsonl")]
         assert [step for step, _ in taken] == [*range(1, 12), *range(11, 15)]
     assert len([line for line in read_log(tmp_path) if "loss" in line]) == 14
+
+
+def test_the_order_of_a_start_that_never_began_counts_for_nothing(tmp_path):
+    from modeling_foundry.training.pretraining import PretrainArguments, order_of
+
+    write_order(tmp_path, SampleOrder(48))
+    arguments = PretrainArguments(str(tmp_path), use_cpu=True, per_device_train_batch_size=4)
+    assert order_of(arguments) == SampleOrder(4)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(FoundryError, match="was started with 48 sequences per step, found 4"):
+        order_of(arguments)
 
 
 @pytest.mark.slow
