@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate.utils import broadcast_object_list
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
 from .. import FoundryForCausalLM
@@ -16,10 +15,8 @@ from ..data.mixture import MixedDataset
 from ..data.preparation import prepare
 from ..data.settings import DataSettings
 from ..data.training_data import TrainingData, open_mixture, open_training_data
-from ..run_record import RECORD_NAME
 from ..settings import FoundryError
 from .guarded_trainer import GuardedUpdates
-from .loss_spikes import SpikeFoundError, order_after, release_trainer, train_with_rollbacks
 from .model_settings import (
     ModelSettings,
     build_model,
@@ -29,11 +26,10 @@ from .model_settings import (
 )
 from .muon import MuonFactory
 from .ranges import check_length, check_ranges
-from .run_end import UpdateRefusedError
-from .sample_order import OrderedSamples, SampleOrder, read_order, write_order
+from .rollback import order_of, roll_back, train_with_rollbacks
+from .sample_order import OrderedSamples, write_order
 from .session import TrainingSession, console, discard_run, restore_generation_cache
 from .update_guard import GuardKeys, UpdateGuard
-from .watch import end_together
 
 
 @dataclass
@@ -168,49 +164,6 @@ def train_once(
     session.train(
         trainer, arguments.keep_checkpoints, arguments.expected_processes, tokens_per_step(arguments, data)
     )
-
-
-def order_of(arguments: PretrainArguments) -> SampleOrder:
-    """The run's order of samples; of a new run the plain one, nothing left out.
-
-    Raises:
-        FoundryError: the run was started with another number of sequences per step.
-    """
-    sequences = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    folder = Path(arguments.output_dir)
-    # Without its record a run has not begun: what a start that was killed before left there counts for nothing.
-    order = (read_order(folder) if (folder / RECORD_NAME).is_file() else None) or SampleOrder(sequences)
-    if order.sequences_per_step != sequences:
-        raise FoundryError(
-            f"{arguments.output_dir}: was started with {order.sequences_per_step} sequences per step, found "
-            f"{sequences}; micro-batch x accumulation x ranks must stay the same"
-        )
-    return order
-
-
-def roll_back(spike: SpikeFoundError, arguments: PretrainArguments) -> None:
-    """Rank 0 writes the order that leaves the spike's samples out; all ranks go on from it, or all stop.
-
-    Raises:
-        UpdateRefusedError: too many rollbacks.
-    """
-    release_trainer(arguments.distributed_state.distributed_type)
-    output_dir, is_main = Path(arguments.output_dir), arguments.process_index == 0
-    outcome: list[Any] = [None]
-    if is_main:
-        try:
-            order, words = order_after(
-                spike, output_dir, order_of(arguments), arguments.max_rollbacks, arguments.rollback_steps
-            )
-            write_order(output_dir, order)
-            console.print(f"pretrain: {words}")
-        except UpdateRefusedError as end:
-            outcome = [(str(end), end.step)]
-    broadcast_object_list(outcome)
-    if outcome[0] is not None:
-        refused = UpdateRefusedError(*outcome[0])
-        end_together(refused, output_dir, is_main)
-        raise refused
 
 
 def training_data(data: PretrainDataSettings, arguments: TrainingArguments) -> TrainingData:

@@ -10,13 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training.loss_spikes import (
-    LossWindow,
-    SpikeFoundError,
-    left_out_by,
-    order_after,
-    train_with_rollbacks,
-)
+from modeling_foundry.training.loss_spikes import LossWindow, SpikeFoundError
+from modeling_foundry.training.rollback import left_out_by, order_after, order_of, train_with_rollbacks
 from modeling_foundry.training.run_end import UpdateRefusedError
 from modeling_foundry.training.sample_order import SampleOrder, read_order, write_order
 from modeling_foundry.training.session import read_log
@@ -157,7 +152,7 @@ def test_a_spike_is_rolled_back_and_its_samples_are_never_read_again(engine, fau
 
 
 def test_the_order_of_a_start_that_never_began_counts_for_nothing(tmp_path):
-    from modeling_foundry.training.pretraining import PretrainArguments, order_of
+    from modeling_foundry.training.pretraining import PretrainArguments
 
     write_order(tmp_path, SampleOrder(48))
     arguments = PretrainArguments(str(tmp_path), use_cpu=True, per_device_train_batch_size=4)
