@@ -44,7 +44,13 @@ NULL_WORDS = ("null", "~", "none", "")
 
 
 class FoundryError(ValueError):
-    """Bad input.  The message is one line that names the file, the key and what would be right."""
+    """Bad input.  The message is one line that names the file, the key and what would be right.
+
+    ``exit_code`` is what the recipe ends with; ``is_said`` is true where the line was printed already (by rank 0).
+    """
+
+    exit_code = 2
+    is_said = False
 
 
 class SettingsError(FoundryError):
@@ -513,8 +519,9 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     try:
         code = main() or 0
     except FoundryError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
+        if not error.is_said:
+            print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on from the last checkpoint", file=sys.stderr)
         code = 130

@@ -5,6 +5,7 @@
 
 Any key of the YAML file can be overridden: --normalization=layernorm --learning_rate=3e-4.
 What it did, drawn: python recipes/pretrain.py plot --runs runs/quickstart/pretrain
+What one step read: python recipes/pretrain.py replay --run_dir runs/quickstart/pretrain --step 12
 """
 
 from modeling_foundry import settings

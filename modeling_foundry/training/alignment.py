@@ -18,11 +18,13 @@ from ..configuration_foundry import attention_implementation
 from ..data.chat_linter import UnlikeSampleError, lint_samples, read_rows
 from ..files import sha256_of_file
 from ..settings import FoundryError
+from .guarded_trainer import GuardedUpdates
 from .model_settings import AttentionBackend, refuse_backend_without_gpu
 from .ranges import check_length, check_ranges
 from .resumable_trainer import ResumableTrainer
 from .session import TrainingSession, console, discard_run, model_hash
 from .trackers import AUTO, choose_trackers, keep_trackers_local
+from .update_guard import GuardKeys, UpdateGuard
 
 END_OF_TURN = "<|im_end|>"
 NUM_LINTED_SAMPLES = 200  # a second or two; prepare_data.py lint reads as many as it is told
@@ -52,7 +54,7 @@ class AlignmentSettings:
 
 
 @dataclass
-class SFTArguments(SFTConfig):
+class SFTArguments(GuardKeys, SFTConfig):
     """TRL's SFTConfig; only the assistant's turns are learned, their end included."""
 
     assistant_only_loss: bool = True
@@ -66,7 +68,7 @@ class SFTArguments(SFTConfig):
 
 
 @dataclass
-class DPOArguments(DPOConfig):
+class DPOArguments(GuardKeys, DPOConfig):
     """TRL's DPOConfig."""
 
     include_num_input_tokens_seen: str | bool = "non_padding"
@@ -78,12 +80,12 @@ class DPOArguments(DPOConfig):
         super().__post_init__()
 
 
-class ResumableSFTTrainer(ResumableTrainer, SFTTrainer):
-    """TRL's trainer with our checkpoints."""
+class FoundrySFTTrainer(GuardedUpdates, ResumableTrainer, SFTTrainer):
+    """TRL's SFTTrainer with guarded updates and our checkpoints."""
 
 
-class ResumableDPOTrainer(ResumableTrainer, DPOTrainer):
-    """TRL's trainer with our checkpoints."""
+class FoundryDPOTrainer(GuardedUpdates, ResumableTrainer, DPOTrainer):
+    """TRL's DPOTrainer with guarded updates and our checkpoints."""
 
 
 def sft(settings: AlignmentSettings, arguments: SFTArguments) -> Path:
@@ -98,7 +100,7 @@ def sft(settings: AlignmentSettings, arguments: SFTArguments) -> Path:
     model, tokenizer = load_model_and_tokenizer(settings, arguments.device.type)
     train, held_out = load_samples(settings, arguments.seed, ("messages",))
     lint_on_main(settings.train_file, tokenizer, arguments, "sft")
-    trainer = ResumableSFTTrainer(
+    trainer = FoundrySFTTrainer(
         model=model, args=arguments, train_dataset=train, eval_dataset=held_out, processing_class=tokenizer,
         peft_config=lora(settings),
     )  # fmt: skip
@@ -117,7 +119,7 @@ def dpo(settings: AlignmentSettings, arguments: DPOArguments) -> Path:
     reference = None if settings.lora_rank else load_model_and_tokenizer(settings, arguments.device.type)[0]
     train, held_out = load_samples(settings, arguments.seed, ("prompt", "chosen", "rejected"))
     lint_on_main(settings.train_file, tokenizer, arguments, "preference")
-    trainer = ResumableDPOTrainer(
+    trainer = FoundryDPOTrainer(
         model=model, ref_model=reference, args=arguments, train_dataset=train, eval_dataset=held_out,
         processing_class=tokenizer, peft_config=lora(settings),
     )  # fmt: skip
@@ -242,7 +244,11 @@ def lint_on_main(
             )
 
 
-def run(session: TrainingSession, trainer: Trainer, settings: AlignmentSettings) -> None:
+def run(session: TrainingSession, trainer: GuardedUpdates, settings: AlignmentSettings) -> None:
+    arguments = trainer.args
+    trainer.guard_updates(
+        UpdateGuard(arguments, session.output_dir, None, arguments.world_size, arguments.train_batch_size)
+    )
     session.train(trainer, settings.keep_checkpoints, settings.expected_processes, finish=finish_chat_model)
 
 

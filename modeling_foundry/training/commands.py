@@ -37,9 +37,28 @@ class PlotSettings:
         return Path(self.output_dir) if self.output_dir else default
 
 
+@dataclass
+class ReplaySettings:
+    """Which optimizer step of which run to show."""
+
+    run_dir: str = field(metadata={"help": "run folder (runs/<experiment>/pretrain)"})
+    step: int = field(metadata={"help": "optimizer step, counted from 1"})
+    checkpoint: str | None = field(
+        default=None, metadata={"help": "folder of a model: its loss on each sequence is printed too"}
+    )
+    max_characters: int = field(default=400, metadata={"help": "shown of each document; 0 shows all"})
+    max_sequences: int = field(default=64, metadata={"help": "shown of the step; 0 shows all"})
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("step", 1), ("max_characters", 0), ("max_sequences", 0)):
+            if getattr(self, name) < lowest:
+                raise FoundryError(f"{name}: expected at least {lowest}, found {getattr(self, name)}")
+
+
 # name -> settings, a line for --help, module:function in this package, imported when needed
 COMMANDS: dict[str, tuple[type, str, str]] = {
     "plot": (PlotSettings, "the training panels of one run, or several compared", "plotting:plot"),
+    "replay": (ReplaySettings, "the documents that one optimizer step of a run read", "replay:replay"),
 }
 
 

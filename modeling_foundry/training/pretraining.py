@@ -18,6 +18,7 @@ from ..data.training_data import TrainingData, open_mixture, open_training_data
 from ..settings import FoundryError
 from .callbacks import MeasuredSteps
 from .float8 import convert_to_float8
+from .guarded_trainer import GuardedUpdates
 from .model_settings import (
     ModelSettings,
     build_model,
@@ -28,8 +29,11 @@ from .model_settings import (
 from .muon import MuonFactory
 from .ranges import check_length, check_ranges
 from .resumable_trainer import ResumableTrainer
+from .rollback import order_of, roll_back, train_with_rollbacks
+from .sample_order import OrderedSamples, write_order
 from .session import TrainingSession, console, discard_run, restore_generation_cache
 from .trackers import AUTO, choose_trackers, keep_trackers_local
+from .update_guard import GuardKeys, UpdateGuard
 
 
 @dataclass
@@ -57,7 +61,7 @@ class PretrainDataSettings:
 
 
 @dataclass
-class PretrainArguments(TrainingArguments):
+class PretrainArguments(GuardKeys, TrainingArguments):
     """transformers' TrainingArguments with pretraining's defaults and a few keys more."""
 
     optimizer: Literal["adamw", "muon"] = field(
@@ -105,7 +109,7 @@ class PretrainArguments(TrainingArguments):
         return self.dataloader_pin_memory and not self.use_cpu and torch.cuda.is_available()
 
 
-class PretrainTrainer(MeasuredSteps, ResumableTrainer):
+class PretrainTrainer(MeasuredSteps, GuardedUpdates, ResumableTrainer):
     """Trainer whose evaluation never materialises logits either."""
 
     def prediction_step(
@@ -145,6 +149,22 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
     if complete:
         console.print(f"pretrain: complete already, {session.model_folder} (nothing to do)")
         return session.model_folder
+
+    def attempt() -> None:
+        train_once(session, prepared, model_settings, data, arguments)
+
+    train_with_rollbacks(attempt, lambda spike: roll_back(spike, arguments))
+    return session.model_folder
+
+
+def train_once(
+    session: TrainingSession,
+    prepared: TrainingData,
+    model_settings: ModelSettings,
+    data: PretrainDataSettings,
+    arguments: PretrainArguments,
+) -> None:
+    """Build everything and train to the end, from the newest whole checkpoint."""
     tokenizer = AutoTokenizer.from_pretrained(prepared.tokenizer_folder)
     set_seed(arguments.seed)
     model = new_model(model_settings, data, tokenizer, arguments.device)
@@ -152,17 +172,18 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
     if trainer.is_world_process_zero():
         console.print(f"model: {describe_model(model)}")
         console.print(batch_line(trainer, data))
-        if isinstance(trainer.train_dataset, MixedDataset):
-            console.print(trainer.train_dataset.accounting(), markup=False)
+        if isinstance(trainer.train_dataset.dataset, MixedDataset):
+            console.print(trainer.train_dataset.dataset.accounting(), markup=False)
         if isinstance(trainer.eval_dataset, HeldOutMixture):
             console.print(trainer.eval_dataset.accounting(), markup=False)
         if arguments.save_initial_model:
             save_initial(model, tokenizer, session)
+    if trainer.is_world_process_zero():
+        write_order(session.output_dir, trainer.train_dataset.order)
     session.train(
         trainer, arguments.keep_checkpoints, arguments.expected_processes, tokens_per_step(arguments, data),
         sequence_length=data.sequence_length,
     )  # fmt: skip
-    return session.model_folder
 
 
 def training_data(data: PretrainDataSettings, arguments: TrainingArguments) -> TrainingData:
@@ -211,9 +232,9 @@ def pretrain_trainer(
     arguments: PretrainArguments,
 ) -> PretrainTrainer:
     """Trainer over the packed shards of a prepared folder, in an order that depends on the seed alone."""
-    sequences = arguments.max_steps * arguments.train_batch_size * arguments.world_size
-    sequences *= arguments.gradient_accumulation_steps
-    train = prepared.train_dataset(data.sequence_length, sequences, arguments.seed, data.document_mask)
+    order = order_of(arguments)
+    num_samples = order.num_samples(arguments.max_steps)
+    train = prepared.train_dataset(data.sequence_length, num_samples, arguments.seed, data.document_mask)
     held_out = None
     if arguments.eval_strategy != "no":
         held_out = prepared.held_out_dataset(
@@ -225,14 +246,18 @@ def pretrain_trainer(
     if arguments.compile_layers:
         for layer in model.model.layers:
             layer.compile()
-    return PretrainTrainer(
+    trainer = PretrainTrainer(
         model=model,
         args=arguments,
-        train_dataset=train,
+        train_dataset=OrderedSamples(train, order),
         eval_dataset=held_out,
         processing_class=tokenizer,
         optimizer_cls_and_kwargs=muon_factory(arguments),
     )
+    trainer.guard_updates(
+        UpdateGuard(arguments, arguments.output_dir, order, arguments.world_size, arguments.train_batch_size)
+    )
+    return trainer
 
 
 def muon_factory(arguments: PretrainArguments) -> tuple[type, dict[str, Any]] | None:
@@ -266,7 +291,7 @@ def batch_line(trainer: Trainer, data: PretrainDataSettings) -> str:
         f"{arguments.world_size} rank(s) x {data.sequence_length} tokens"
     )
     total = tokens * arguments.max_steps
-    epochs = total / max(1, trainer.train_dataset.num_corpus_tokens)
+    epochs = total / max(1, trainer.train_dataset.dataset.num_corpus_tokens)
     return (
         f"batch: {factors} = {tokens:,} tokens a step; {arguments.max_steps:,} steps = {total:,} tokens "
         f"({epochs:.2f} epochs)"

@@ -34,6 +34,12 @@ RANGES = {
     "lora_rank": (0, INFINITY),
     "lora_alpha": (1, INFINITY),
     "beta": (0, INFINITY),
+    "spike_window_steps": (8, INFINITY),
+    "spike_deviations": (1e-9, INFINITY),
+    "max_skipped_steps": (0, INFINITY),
+    "max_rollbacks": (0, INFINITY),
+    "rollback_steps": (1, INFINITY),
+    "stall_timeout_seconds": (1, INFINITY),
     "seed": (0, 2**32),
     "data_seed": (0, 2**32),
 }

@@ -23,6 +23,7 @@ from ..run_record import RECORD_NAME, plain_settings, write_run_record
 from ..settings import FoundryError
 from .callbacks import MeasuredSteps, RunLog
 from .checkpoints import DurableCheckpoints, newest_whole_checkpoint
+from .guarded_trainer import GuardedUpdates
 from .launch import assert_launched_as_asked
 from .progress import ProgressLine
 from .resumable_trainer import save_training_state
@@ -31,6 +32,8 @@ from .run_log import read_log
 from .sample_order import read_order
 from .throughput import ModelFlops, model_flops
 from .trackers import add_before_trackers, tracker_line
+from .update_guard import GUARD_KEYS
+from .watch import train_watched
 
 __all__ = ["TrainingSession", "console", "discard_run", "model_hash", "read_log"]
 COMPLETE_NAME = "complete.json"
@@ -39,7 +42,7 @@ MODEL_FOLDER = "model"
 NEUTRAL_SETTINGS = {
     "output_dir", "overwrite", "keep_checkpoints", "expected_processes", "logging_steps", "disable_tqdm",
     "report_to", "run_name", "dataloader_num_workers", "save_steps", "log_level", "project",
-    "dataset_num_proc", "logging_first_step", "save_initial_model", "save_only_model",
+    "dataset_num_proc", "logging_first_step", "save_initial_model", "save_only_model", *GUARD_KEYS,
 }  # fmt: skip
 console = Console(highlight=False, soft_wrap=True)
 logger = logging.getLogger(__name__)
@@ -101,7 +104,7 @@ class TrainingSession:
 
     def train(
         self,
-        trainer: Trainer,
+        trainer: GuardedUpdates,
         keep_checkpoints: int,
         expected_processes: int | None,
         tokens_per_step: int | None = None,
@@ -137,7 +140,7 @@ class TrainingSession:
         if checkpoint is not None:
             arguments.eval_on_start = False  # the log has that evaluation already
         start = time.perf_counter()
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        train_watched(trainer, self.output_dir, checkpoint)
         self._write_final(trainer, finish, seconds=time.perf_counter() - start, log=log)
 
     def _state_of(self, trainer: Trainer) -> tuple[Callable[[Path], None], dict[str, Any]]:

@@ -13,6 +13,13 @@ from tests.conftest import REPOSITORY
 WORDS = (
     "add list of items return the sum first value string path open file read write close number map key"
 ).split()
+ENGINES = {
+    "zero1": ["--use_deepspeed", "--zero_stage=1"],
+    "fsdp2": [
+        "--use_fsdp", "--fsdp_version=2", "--fsdp_auto_wrap_policy=TRANSFORMER_BASED_WRAP",
+        "--fsdp_transformer_layer_cls_to_wrap=FoundryDecoderLayer", "--fsdp_state_dict_type=FULL_STATE_DICT",
+    ],
+}  # fmt: skip
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch"]
 
 
@@ -62,19 +69,35 @@ def tiny_checkpoint(tmp_path_factory, tokenizer) -> Path:
     return folder
 
 
+def launch_command(script: Path, *settings: str, ranks: int = 1, engine: str = "ddp") -> list[str]:
+    """``accelerate launch`` of a script on CPU ranks; DeepSpeed (``zero1``) and ``fsdp2`` start without use_cpu."""
+    topology = REPOSITORY / "accelerate_configs" / ("cpu.yaml" if ranks == 1 else "cpu_ddp.yaml")
+    command = [*ACCELERATE, "--config_file", str(topology)]
+    if engine != "ddp":
+        command = [*ACCELERATE, *ENGINES[engine], f"--num_processes={ranks}"]
+        command += ["--num_machines=1", "--mixed_precision=no"]
+        settings = (*settings, "--ddp_backend=gloo", "--use_cpu=false", "--bf16=false")
+    if ranks > 1:  # a free port: two tests may run at once
+        command += ["--main_process_port", "0"]
+    return [*command, str(script), *settings]
+
+
+def launch_environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **more}
+
+
 @pytest.fixture
 def launch():
     """Run ``recipes/<stage>.py`` under accelerate on one or two CPU ranks; returns the finished process."""
 
-    def run(stage: str, *settings: str, ranks: int = 1, check: bool = True) -> subprocess.CompletedProcess:
-        topology = REPOSITORY / "accelerate_configs" / ("cpu.yaml" if ranks == 1 else "cpu_ddp.yaml")
-        command = [*ACCELERATE, "--config_file", str(topology)]
-        if ranks > 1:  # a free port: two tests may run at once
-            command += ["--main_process_port", "0"]
-        command += [str(REPOSITORY / "recipes" / f"{stage}.py"), *settings]
+    def run(
+        stage: str, *settings: str, ranks: int = 1, check: bool = True, engine: str = "ddp",
+        script: Path | None = None, **environment: str,
+    ) -> subprocess.CompletedProcess:  # fmt: skip
+        script = script or REPOSITORY / "recipes" / f"{stage}.py"
         finished = subprocess.run(
-            command, capture_output=True, text=True, cwd=REPOSITORY, timeout=280,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            launch_command(script, *settings, ranks=ranks, engine=engine), capture_output=True, text=True,
+            cwd=REPOSITORY, timeout=280, env=launch_environment(**environment),
         )  # fmt: skip
         if check:
             assert finished.returncode == 0, f"{finished.stdout[-2000:]}\n{finished.stderr[-4000:]}"

@@ -1,0 +1,123 @@
+"""Where the guard's verdict enters transformers' Trainer and DeepSpeed's optimizers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..settings import FoundryError
+from .update_guard import UpdateGuard
+
+
+class GuardedUpdates(Trainer):
+    """Mix-in for a Trainer: every update passes :class:`UpdateGuard`.  Call :meth:`guard_updates` once."""
+
+    guard: UpdateGuard
+
+    def guard_updates(self, guard: UpdateGuard) -> None:
+        """Let ``guard`` judge every update.
+
+        Raises:
+            FoundryError: a setting that would hide what the guard looks for.
+        """
+        if self.args.logging_nan_inf_filter:
+            raise FoundryError("logging_nan_inf_filter: would log a mean in place of NaN; leave it out")
+        self.guard = guard
+        self._loss_before_step: torch.Tensor | None = None
+        self._is_applied = True
+        self.add_callback(guard)
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            self.add_callback(_DeepSpeedHook(self))
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's; the loss of a training micro-batch is kept on the device, without a sync."""
+        answer = super().compute_loss(model, inputs, *args, **kwargs)
+        if model.training:
+            loss = (answer[0] if isinstance(answer, tuple) else answer).detach()
+            if not self.guard.losses:
+                self._loss_before_step = self._tr_loss.clone()
+            # Trainer divides by the accumulation steps only what was not normalised by its tokens.
+            parts = (
+                1
+                if kwargs.get("num_items_in_batch") is not None
+                else self.current_gradient_accumulation_steps
+            )
+            self.guard.losses.append(loss / parts)
+            self.guard.mark(self.state.global_step, "inside the backward pass of the next step")
+        return answer
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Trainer's only place where the norm is known and the update is still to come; no public hook has it."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            if self._is_applied and self.optimizer.step_was_skipped and not self.args.fp16:
+                self._is_applied = False  # every element was finite, the norm is not
+                self.guard.refuse_gradient(self, norm)
+        else:
+            # fp16 overflows on purpose while it looks for its loss scale, and skips those updates itself.
+            self._is_applied = self.guard.applies(self, 0.0 if self.args.fp16 else norm)
+            # Trainer asks this flag before it steps the scheduler; accelerate sets it for fp16 alone.
+            self.optimizer._is_overflow = not self._is_applied
+        if self._is_applied:
+            return norm
+        self._forget_step()
+        return None
+
+    def _forget_step(self) -> None:
+        """Neither gradient nor loss of a refused update leaves a trace: the log shows means of applied ones."""
+        self.optimizer.zero_grad()
+        self._tr_loss.copy_(self._loss_before_step)
+        self._globalstep_last_logged += 1
+        self._initial_global_step += 1
+
+
+class _DeepSpeedHook(TrainerCallback):
+    """DeepSpeed updates at the end of the last backward; its overflow check is where an update can be refused."""
+
+    def __init__(self, trainer: GuardedUpdates) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        zero = kwargs["optimizer"].optimizer
+        if hasattr(zero, "has_overflow") and hasattr(zero, "check_grad_overflow"):
+            guard_zero_1_and_2(self.trainer, zero)
+        elif hasattr(zero, "clear_hp_grads") and hasattr(zero, "clear_lp_grads"):
+            guard_bf16_optimizer(self.trainer, zero)
+        else:
+            raise FoundryError(
+                f"deepspeed: {type(zero).__name__} applies its updates unchecked; use zero_stage 1 or 2"
+            )
+
+
+def guard_zero_1_and_2(trainer: GuardedUpdates, zero: Any) -> None:
+    """ZeRO drops the gradients and keeps every state when its overflow check says so, on all ranks."""
+    has_overflow = zero.has_overflow
+    zero.check_grad_overflow = True  # off by default in fp32, and a switch in bf16
+
+    def refused(partition_gradients: bool = True) -> bool:
+        norm = float("inf") if has_overflow(partition_gradients) else 0.0
+        trainer._is_applied = trainer.guard.applies(trainer, 0.0 if trainer.args.fp16 else norm)
+        return not trainer._is_applied or norm > 0
+
+    zero.has_overflow = refused
+
+
+def guard_bf16_optimizer(trainer: GuardedUpdates, zero: Any) -> None:
+    """bf16 with fp32 accumulation: it refuses a norm that is not finite itself, so only the loss is left to ask."""
+    step = zero.step
+
+    def guarded_step(closure: Any = None) -> None:
+        trainer._is_applied = trainer.guard.applies(trainer, 0.0)
+        if trainer._is_applied:
+            step(closure)
+            return
+        zero.overflow, zero._global_grad_norm = True, float("inf")
+        zero.clear_hp_grads()
+        zero.clear_lp_grads()
+
+    zero.step = guarded_step

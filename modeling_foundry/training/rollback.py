@@ -1,0 +1,124 @@
+"""The way back to before a loss spike: the last whole checkpoint, and an order of samples without the spike's."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, broadcast_object_list
+
+from ..run_record import RECORD_NAME
+from ..settings import FoundryError
+from .checkpoints import newest_whole_checkpoint
+from .loss_spikes import SpikeFoundError
+from .run_end import UpdateRefusedError
+from .sample_order import SampleOrder, read_order, write_order
+from .session import console
+from .watch import end_together
+
+
+def left_out_by(order: SampleOrder, step: int, checkpoint_step: int, num_steps: int) -> SampleOrder:
+    """The order after a rollback from ``step``: the samples of up to ``num_steps`` steps before and with it go.
+
+    Steps up to ``checkpoint_step`` stay as they were: they were taken.
+    """
+    first = max(checkpoint_step + 1, step - num_steps + 1)
+    return order.without(first, step - first + 1)
+
+
+def train_with_rollbacks(
+    attempt: Callable[[], None],
+    roll_back: Callable[[SpikeFoundError], None],
+) -> None:
+    """Train; after a spike go back and train again, with everything built anew on every rank.
+
+    Args:
+        attempt: builds model, optimizer and trainer and trains to the end, from the newest whole checkpoint.
+        roll_back: leaves the spike's samples out, or raises when there were too many.
+    """
+    while True:
+        try:
+            return attempt()
+        except SpikeFoundError as spike:
+            found = SpikeFoundError(
+                spike.step, spike.loss, spike.limit
+            )  # without the frames that hold the model
+        roll_back(found)
+
+
+def release_trainer(distributed_type: DistributedType) -> None:
+    """Free the memory of the trainer that was left, and let DeepSpeed be set up a second time."""
+    if distributed_type == DistributedType.DEEPSPEED:
+        AcceleratorState._reset_state()  # what Trainer itself calls between the trials of a sweep
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def order_after(
+    spike: SpikeFoundError, output_dir: Path, order: SampleOrder, max_rollbacks: int, num_steps: int
+) -> tuple[SampleOrder, str]:
+    """The order to go on with and what to say of it.
+
+    Raises:
+        UpdateRefusedError: ``max_rollbacks`` were used up.
+    """
+    if len(order.left_out) >= max_rollbacks:
+        raise UpdateRefusedError(
+            f"{output_dir}: {spike}, and {len(order.left_out)} rollback(s) were made already (max_rollbacks); "
+            "look at the samples with the replay command, lower learning_rate, or raise max_rollbacks",
+            spike.step - 1,
+        )
+    checkpoint = newest_whole_checkpoint(output_dir)
+    start = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
+    new = left_out_by(order, spike.step, start, num_steps)
+    first, number = new.left_out[-1]
+    where = checkpoint.name if checkpoint else "the start"
+    return new, f"{spike}; back to {where}; {number} sample(s) are left out from step {first} on"
+
+
+def order_of(arguments: Any) -> SampleOrder:
+    """The run's order of samples; of a new run the plain one, nothing left out.
+
+    Raises:
+        FoundryError: the run was started with another number of sequences per step.
+    """
+    sequences = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    folder = Path(arguments.output_dir)
+    # Without its record a run has not begun: what a start that was killed before left there counts for nothing.
+    order = (read_order(folder) if (folder / RECORD_NAME).is_file() else None) or SampleOrder(sequences)
+    if order.sequences_per_step != sequences:
+        raise FoundryError(
+            f"{arguments.output_dir}: was started with {order.sequences_per_step} sequences per step, found "
+            f"{sequences}; micro-batch x accumulation x ranks must stay the same"
+        )
+    return order
+
+
+def roll_back(spike: SpikeFoundError, arguments: Any) -> None:
+    """Rank 0 writes the order that leaves the spike's samples out; all ranks go on from it, or all stop.
+
+    Raises:
+        UpdateRefusedError: too many rollbacks.
+    """
+    release_trainer(arguments.distributed_state.distributed_type)
+    output_dir, is_main = Path(arguments.output_dir), arguments.process_index == 0
+    outcome: list[Any] = [None]
+    if is_main:
+        try:
+            order, words = order_after(
+                spike, output_dir, order_of(arguments), arguments.max_rollbacks, arguments.rollback_steps
+            )
+            write_order(output_dir, order)
+            console.print(f"pretrain: {words}")
+        except UpdateRefusedError as end:
+            outcome = [(str(end), end.step)]
+    broadcast_object_list(outcome)
+    if outcome[0] is not None:
+        refused = UpdateRefusedError(*outcome[0])
+        end_together(refused, output_dir, is_main)
+        raise refused

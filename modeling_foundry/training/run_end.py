@@ -1,0 +1,60 @@
+"""How a run can end before its last step, each way with an exit code of its own.
+
+A launcher (torchrun, accelerate) answers 1 whatever its ranks answered, so the code and the reason also stand in
+``stopped.json`` in the run folder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from ..files import write_atomically
+from ..settings import FoundryError
+
+STOPPED_NAME = "stopped.json"
+
+
+class RunStoppedError(FoundryError):
+    """The run cannot go on by itself; raised on every rank alike unless its docstring says otherwise."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class UpdateRefusedError(RunStoppedError):
+    """A loss or gradient that is not finite, or a loss spike, and the policy is to stop (or its bound is reached)."""
+
+    exit_code = 65  # EX_DATAERR
+
+
+class RankLostError(RunStoppedError):
+    """Another rank died or hangs; raised on the ranks that are left."""
+
+    exit_code = 69  # EX_UNAVAILABLE
+
+
+class PreemptedError(RunStoppedError):
+    """SIGTERM or SIGUSR2: a checkpoint was saved, and the same command goes on from it."""
+
+    exit_code = 75  # EX_TEMPFAIL: try again
+
+
+def write_stopped(output_dir: Path, end: RunStoppedError) -> None:
+    """Leave ``stopped.json``: exit_code, step (the last optimizer step that counts), reason."""
+    content = {"exit_code": end.exit_code, "step": end.step, "reason": str(end)}
+    write_atomically(output_dir / STOPPED_NAME, json.dumps(content, indent=1) + "\n")
+
+
+def say(output_dir: Path, end: RunStoppedError) -> None:
+    """Write ``stopped.json`` and the one line on stderr that would otherwise come when the process ends.
+
+    Before the ranks part: a launcher kills the others as soon as one has ended.
+    """
+    write_stopped(output_dir, end)
+    print(f"error: {end}", file=sys.stderr, flush=True)
+    end.is_said = True

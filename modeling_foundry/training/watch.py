@@ -1,0 +1,123 @@
+"""Training under watch: signals, lost ranks and refused updates all end a run with one line and a code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+
+from .guarded_trainer import GuardedUpdates
+from .heartbeat import FINISHED, FOLDER_NAME, Heartbeat, HeartbeatMarks
+from .run_end import STOPPED_NAME, PreemptedError, RankLostError, RunStoppedError, say
+from .update_guard import UpdateGuard
+
+# SLURM and Kubernetes send SIGTERM; SIGUSR2 is what sbatch --signal can be told to send some time before.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+SECONDS_FOR_A_DYING_RANK = 5.0
+
+
+def train_watched(trainer: GuardedUpdates, output_dir: Path, checkpoint: Path | None) -> None:
+    """``trainer.train()``, ended cleanly by a signal, by a refused update, or by the loss of another rank.
+
+    Raises:
+        RunStoppedError: on every rank that is left; its line is printed and ``stopped.json`` written.
+    """
+    guard, rank = trainer.guard, trainer.args.process_index
+    heartbeat = Heartbeat(
+        output_dir, rank, trainer.args.world_size, guard.keys.stall_timeout_seconds,
+        start=clear_signs(output_dir, rank),
+    )  # fmt: skip
+    heartbeat.start()
+    guard.mark = heartbeat.mark
+    trainer.add_callback(HeartbeatMarks(heartbeat))
+    why = FINISHED
+    try:
+        with signals_noted(guard):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            if guard.all_signalled:
+                raise preempted(output_dir, trainer.state.global_step)
+    except RunStoppedError as end:
+        why = type(end).__name__
+        end_together(end, output_dir, trainer.is_world_process_zero())
+        raise
+    except Exception as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if not _speaks_of_a_peer(error):
+            raise
+        lost = heartbeat.await_loss(SECONDS_FOR_A_DYING_RANK)
+        if lost is None:
+            raise
+        gone = RankLostError(
+            f"{output_dir}: {lost}; the run ended, start it again to go on", trainer.state.global_step
+        )
+        if heartbeat.is_speaker():
+            say(output_dir, gone)
+        gone.is_said = True
+        raise gone from error
+    finally:
+        heartbeat.end(why)
+
+
+def clear_signs(output_dir: Path, rank: int) -> int:
+    """Remove what an earlier start left, before any rank looks; returns a number for this start, of rank 0."""
+    if rank == 0:
+        (output_dir / STOPPED_NAME).unlink(missing_ok=True)
+        for old in (output_dir / FOLDER_NAME).glob("rank-*"):
+            old.unlink(missing_ok=True)
+    start = [time.time_ns()]
+    broadcast_object_list(start)  # and nobody goes on before rank 0 has cleared
+    return start[0]
+
+
+def preempted(output_dir: Path, step: int) -> PreemptedError:
+    return PreemptedError(
+        f"{output_dir}: a signal ended the run after step {step}; checkpoint-{step} is saved, "
+        "run the same command again to go on",
+        step,
+    )
+
+
+def end_together(end: RunStoppedError, output_dir: Path, is_main: bool) -> None:
+    """Rank 0 says why; then all may go.  A launcher kills the others as soon as one has ended."""
+    if is_main:
+        say(output_dir, end)
+    end.is_said = True
+    barrier()
+
+
+def barrier() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+@contextmanager
+def signals_noted(guard: UpdateGuard) -> Iterator[None]:
+    """SIGTERM and SIGUSR2 only leave a note here; the next step's vote tells all ranks."""
+    process = os.getpid()
+
+    def note(number: int, frame: FrameType | None) -> Any:
+        if os.getpid() == process:
+            guard.is_signalled = True
+            return
+        signal.signal(number, signal.SIG_DFL)  # a worker of the data loader inherits this handler
+        os.kill(os.getpid(), number)
+
+    before = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _speaks_of_a_peer(error: Exception) -> bool:
+    """Whether a collective failed (gloo raises plain RuntimeErrors), not this rank's own work."""
+    return isinstance(error, torch.distributed.DistError) or "onnection" in str(error) or "gloo" in str(error)

@@ -1,0 +1,257 @@
+"""No update from a NaN, an Inf or a refused spike; the samples are named; every rank agrees, on every back end."""
+
+import json
+import math
+import statistics
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modeling_foundry.settings import FoundryError
+from modeling_foundry.training.loss_spikes import LossWindow, SpikeFoundError
+from modeling_foundry.training.rollback import left_out_by, order_after, order_of, train_with_rollbacks
+from modeling_foundry.training.run_end import UpdateRefusedError
+from modeling_foundry.training.sample_order import SampleOrder, read_order, write_order
+from modeling_foundry.training.session import read_log
+from modeling_foundry.training.update_guard import GuardKeys, UpdateGuard, Vote
+from tests.conftest import REPOSITORY
+
+FAULTY = REPOSITORY / "tests" / "training" / "faulty_pretrain.py"
+SIZES = [
+    "--hidden_size=32", "--intermediate_size=64", "--num_hidden_layers=2", "--num_attention_heads=2",
+    "--num_key_value_heads=1", "--head_dim=16", "--sequence_length=32", "--text_file_vocab_size=320",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def text_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "input.txt"
+    path.write_text((REPOSITORY / "modeling_foundry" / "settings.py").read_text())
+    return path
+
+
+@pytest.fixture
+def faulty(launch, text_file, tmp_path):
+    """Launch the recipe with a fault; returns the finished process, its output is in ``tmp_path``."""
+
+    def run(fault, *more, ranks=2, engine="ddp", check=True):
+        micro_batch = 4 // ranks
+        settings = [
+            "--config", str(REPOSITORY / "recipes/shakespeare/pretrain.yaml"), f"--text_file={text_file}",
+            f"--output_dir={tmp_path}",
+            f"--per_device_train_batch_size={micro_batch}", "--gradient_accumulation_steps=2",
+            "--eval_strategy=no", "--logging_steps=1", "--optimizer=adamw", *SIZES, *more,
+        ]  # fmt: skip
+        return launch(
+            "pretrain",
+            *settings,
+            ranks=ranks,
+            engine=engine,
+            check=check,
+            script=FAULTY,
+            FAULT=json.dumps(fault),
+        )
+
+    return run
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def states(folder, rank):
+    return {line.pop("step"): line for line in lines(folder / f"states-rank-{rank}.jsonl")}
+
+
+# Eight sequences a step: sample 21 is of step 3, second micro-batch (20..23), its first half: rank 0.
+NAN = {"kind": "loss", "sample": 21, "factor": "nan"}
+INFINITE_GRADIENT = {"kind": "gradient", "step": 3, "rank": 1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "zero1", "fsdp2"])
+@pytest.mark.parametrize("fault", [NAN, INFINITE_GRADIENT], ids=["loss", "gradient"])
+def test_a_skipped_update_leaves_every_bit_where_it_was(fault, engine, faulty, tmp_path):
+    faulty(fault, "--non_finite=skip", "--max_steps=4", "--save_steps=3", engine=engine)
+    for rank in (0, 1):
+        seen = states(tmp_path, rank)
+        assert seen[3] == seen[2], "refused: weights, moments, counters and schedule as before"
+        assert seen[2] != seen[1]
+        assert seen[4]["weights"] != seen[3]["weights"], "and it goes on"
+        assert seen[4]["optimizer"] != seen[3]["optimizer"]
+    assert states(tmp_path, 0)[4]["scheduler"] == 3
+    (record,) = lines(tmp_path / "skipped_updates.jsonl")
+    if fault is NAN:
+        assert record == {"step": 3, "reason": "loss is nan on rank 0", "rank": 0, "samples": [20, 21]}
+    else:
+        assert record["reason"].startswith("gradient norm is ")
+        assert record["rank"] is None
+        assert record["samples"] == list(range(16, 24))
+    log = read_log(tmp_path)
+    assert [line["step"] for line in log if "loss" in line] == [1, 2, 4]
+    assert all(
+        math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"]) for line in log if "loss" in line
+    )
+    mean = statistics.mean(line["loss"] for line in log if "loss" in line)
+    assert log[-1]["train_loss"] == pytest.approx(mean)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("engine", "ranks"), [("ddp", 2), ("zero1", 2), ("ddp", 1)])
+def test_by_default_the_run_stops_before_the_update(engine, ranks, faulty, tmp_path):
+    ended = faulty(NAN, "--max_steps=4", "--save_steps=1", engine=engine, ranks=ranks, check=False)
+    assert ended.returncode != 0
+    said = [line for line in ended.stderr.splitlines() if "error: " in line]
+    assert len([line for line in said if "step 3" in line]) == 1, said
+    assert "loss is nan on rank 0" in ended.stderr
+    assert "samples 16 to 23" in ended.stderr
+    assert f"exitcode: {65}" in ended.stderr or "exit status 65" in ended.stderr
+    stopped = json.loads((tmp_path / "stopped.json").read_text())
+    assert (stopped["exit_code"], stopped["step"]) == (65, 2)
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
+    assert not (tmp_path / "complete.json").exists()
+    assert not (tmp_path / "model").exists()
+    # and the advice works: the same run goes on with another policy
+    faulty(NAN, "--max_steps=4", "--save_steps=1", "--non_finite=skip", engine=engine, ranks=ranks)
+    assert (tmp_path / "complete.json").exists()
+    assert not (tmp_path / "stopped.json").exists()
+
+
+# Eight sequences a step: sample 92 is of step 12.
+SPIKE = {"kind": "loss", "sample": 92, "factor": 50}
+WATCH = ("--spike_window_steps=8", "--max_steps=14", "--save_steps=5")
+
+
+@pytest.mark.slow
+def test_a_spike_is_left_out_and_the_run_goes_on(faulty, tmp_path):
+    faulty(SPIKE, "--loss_spike=skip", *WATCH)
+    seen = states(tmp_path, 0)
+    assert seen[12] == seen[11]
+    assert seen[13] != seen[12]
+    (record,) = lines(tmp_path / "skipped_updates.jsonl")
+    assert record["step"] == 12
+    assert record["samples"] == list(range(88, 96))
+    kept = json.loads((tmp_path / "checkpoint-14" / "update_guard.json").read_text())
+    losses = {line["step"]: line["loss"] for line in read_log(tmp_path) if "loss" in line}
+    assert kept["losses"] == pytest.approx([losses[step] for step in (5, 6, 7, 8, 9, 10, 11, 13, 14)][-8:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "zero1", "fsdp2"])
+def test_a_spike_is_rolled_back_and_its_samples_are_never_read_again(engine, faulty, tmp_path):
+    done = faulty(SPIKE, "--loss_spike=rollback", "--rollback_steps=2", *WATCH, engine=engine)
+    assert "back to checkpoint-10; 16 sample(s) are left out from step 11 on" in done.stdout
+    assert read_order(tmp_path) == SampleOrder(8, ((11, 16),))
+    assert (tmp_path / "complete.json").exists()
+    for rank in (0, 1):
+        taken = [(line["step"], line["weights"]) for line in lines(tmp_path / f"states-rank-{rank}.jsonl")]
+        assert [step for step, _ in taken] == [*range(1, 12), *range(11, 15)]
+    assert len([line for line in read_log(tmp_path) if "loss" in line]) == 14
+
+
+def test_the_order_of_a_start_that_never_began_counts_for_nothing(tmp_path):
+    from modeling_foundry.training.pretraining import PretrainArguments
+
+    write_order(tmp_path, SampleOrder(48))
+    arguments = PretrainArguments(str(tmp_path), use_cpu=True, per_device_train_batch_size=4)
+    assert order_of(arguments) == SampleOrder(4)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(FoundryError, match="was started with 48 sequences per step, found 4"):
+        order_of(arguments)
+
+
+@pytest.mark.slow
+def test_too_many_rollbacks_end_the_run_with_words(faulty, tmp_path):
+    ended = faulty(SPIKE, "--loss_spike=rollback", "--max_rollbacks=0", *WATCH, check=False)
+    assert "step 12: loss" in ended.stderr
+    assert "0 rollback(s) were made already (max_rollbacks)" in ended.stderr
+    assert json.loads((tmp_path / "stopped.json").read_text())["exit_code"] == 65
+    assert not (tmp_path / "complete.json").exists()
+
+
+# ------------------------------------------------------------------ arithmetic
+
+
+@given(st.lists(st.floats(2, 3), min_size=31, max_size=31), st.floats(10, 1e6), st.integers(0, 31))
+def test_one_outlier_does_not_move_the_limit_far(losses, outlier, place):
+    window = LossWindow(32, deviations=6)
+    for loss in [*losses[:place], outlier, *losses[place:]]:
+        assert window.limit() == math.inf
+        window.add(loss)
+    assert 2 <= window.limit() <= 3 + 6 * 1.4826 * 1.01
+
+
+@given(st.lists(st.floats(1, 8), min_size=8, max_size=20), st.floats(0.5, 4))
+def test_the_limit_has_the_unit_of_the_losses(losses, factor):
+    one, other = LossWindow(8, 6), LossWindow(8, 6)
+    for loss in losses:
+        one.add(loss)
+        other.add(factor * loss)
+    assert other.limit() == pytest.approx(factor * one.limit())
+    assert one.limit() > statistics.median(losses[-8:])
+
+
+@given(st.integers(1, 16), st.integers(0, 30), st.integers(1, 20), st.integers(1, 40))
+def test_a_rollback_never_reads_the_spike_and_changes_no_step_that_stays(size, checkpoint, after, num_steps):
+    order, spike = SampleOrder(size), checkpoint + after
+    new = left_out_by(order, spike, checkpoint, num_steps)
+    assert all(new.samples(step) == order.samples(step) for step in range(1, checkpoint + 1))
+    read = {index for step in range(1, spike + 50) for index in new.samples(step)}
+    assert not read & set(order.samples(spike))
+
+
+def test_rollbacks_are_counted_over_restarts(tmp_path):
+    order = SampleOrder(8, ((3, 8), (5, 8)))
+    with pytest.raises(UpdateRefusedError, match="2 rollback"):
+        order_after(SpikeFoundError(9, 40.0, 5.0), tmp_path, order, max_rollbacks=2, num_steps=1)
+    new, words = order_after(SpikeFoundError(9, 40.0, 5.0), tmp_path, order, max_rollbacks=3, num_steps=1)
+    assert new.left_out[-1] == (9, 8)
+    assert "back to the start" in words
+
+
+def test_training_is_tried_again_after_each_rollback():
+    spikes, rolled = [SpikeFoundError(5, 9.0, 4.0), SpikeFoundError(7, 9.0, 4.0)], []
+
+    def attempt():
+        if spikes:
+            raise spikes.pop(0)
+
+    train_with_rollbacks(attempt, lambda spike: rolled.append(spike.step))
+    assert rolled == [5, 7]
+
+
+# ------------------------------------------------------------------ the window through a resume
+
+
+def guard_in(folder, order=None, **keys):
+    return UpdateGuard(GuardKeys(**keys), folder, order, num_ranks=2, micro_batch=2)
+
+
+def test_the_window_survives_a_resume_and_a_damaged_one_is_named(tmp_path):
+    state = SimpleNamespace(global_step=4, is_world_process_zero=True)
+    before = guard_in(tmp_path, spike_window_steps=8)
+    for loss in (3.0, 2.5, 2.0):
+        before.window.add(loss)
+    before.on_save(None, state, None)
+    after = guard_in(tmp_path, spike_window_steps=8)
+    after.on_train_begin(None, state, None)
+    assert list(after.window.losses) == [3.0, 2.5, 2.0]
+    path = tmp_path / "checkpoint-4" / "update_guard.json"
+    for content in ("", "{}", '{"losses": 3}'):
+        path.write_text(content)
+        with pytest.raises(FoundryError, match=r"checkpoint-4/update_guard\.json: cannot be read"):
+            guard_in(tmp_path).on_train_begin(None, state, None)
+
+
+def test_the_rank_at_fault_is_named():
+    votes = [Vote(2.0, 1.0, 0), Vote(math.inf, 1.0, 0), Vote(math.nan, 1.0, 0)]
+    assert UpdateGuard._fault(votes, math.nan) == "loss is nan on rank 1, rank 2"
+    assert UpdateGuard._fault([Vote(2.0, math.inf, 0)], 2.0) == "gradient norm is inf"
+    assert UpdateGuard._fault([Vote(2.0, 1.0, 1)], 2.0) is None
+
+
+def test_rollback_needs_to_know_the_samples(tmp_path):
+    with pytest.raises(FoundryError, match="loss_spike: rollback is for pretraining"):
+        guard_in(tmp_path, loss_spike="rollback")

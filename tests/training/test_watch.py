@@ -1,0 +1,244 @@
+"""Signals, dead, stopped and stuck ranks: all ranks end, with one line that says why."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from modeling_foundry.training.checkpoints import fault
+from modeling_foundry.training.heartbeat import Beat, Heartbeat, beat_path, read_beat
+from tests.conftest import REPOSITORY
+from tests.training.conftest import launch_command, launch_environment
+from tests.training.test_update_guard import FAULTY, SIZES
+
+SLOW = {"kind": "slow", "seconds": 0.2}
+
+
+@pytest.fixture
+def started(tmp_path):
+    """Start the recipe with a fault on two ranks; the process is killed when the test ends."""
+    children = []
+
+    def start(fault, *more, engine="ddp"):
+        text = tmp_path / "input.txt"
+        text.write_text((REPOSITORY / "modeling_foundry" / "settings.py").read_text())
+        settings = [
+            "--config", str(REPOSITORY / "recipes/shakespeare/pretrain.yaml"), f"--text_file={text}",
+            f"--output_dir={tmp_path}/run", "--per_device_train_batch_size=2", "--eval_strategy=no",
+            "--logging_steps=1", "--optimizer=adamw", "--max_steps=500", "--save_steps=200", *SIZES, *more,
+        ]  # fmt: skip
+        with open(tmp_path / "stderr", "w") as errors:
+            child = subprocess.Popen(
+                launch_command(FAULTY, *settings, ranks=2, engine=engine), cwd=REPOSITORY, stderr=errors,
+                stdout=subprocess.DEVNULL, env=launch_environment(FAULT=json.dumps(fault)),
+            )  # fmt: skip
+        children.append(child)
+        return child, tmp_path / "run"
+
+    yield start
+    for child in children:
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+
+
+def wait_for(condition, what, seconds=120.0):
+    until = time.monotonic() + seconds
+    while not (answer := condition()):
+        assert time.monotonic() < until, what
+        time.sleep(0.05)
+    return answer
+
+
+def rank_at(run, rank, step):
+    """The sign of a rank that has taken ``step`` steps."""
+
+    def reached():
+        beat = read_beat(run, rank)
+        return beat if beat is not None and beat.step >= step else None
+
+    return wait_for(reached, f"rank {rank} never took step {step}")
+
+
+def lines_said(tmp_path):
+    return [line for line in (tmp_path / "stderr").read_text().splitlines() if "error: " in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "whom", "engine"),
+    [
+        (signal.SIGTERM, "rank", "ddp"),
+        (signal.SIGUSR2, "rank", "ddp"),
+        (signal.SIGTERM, "launcher", "ddp"),
+        (signal.SIGTERM, "rank", "zero1"),
+    ],
+)
+def test_a_signal_to_one_rank_saves_the_same_step_on_all(number, whom, engine, started, tmp_path):
+    child, run = started(SLOW, engine=engine)
+    beat = rank_at(run, 1, 2)
+    os.kill(beat.pid if whom == "rank" else child.pid, number)
+    child.wait(60)
+    assert child.returncode != 0
+    stopped = json.loads((run / "stopped.json").read_text())
+    assert stopped["exit_code"] == 75
+    assert "run the same command again" in stopped["reason"]
+    (checkpoint,) = run.glob("checkpoint-*")
+    assert checkpoint.name == f"checkpoint-{stopped['step']}"
+    assert fault(checkpoint) is None
+    taken = [len((run / f"states-rank-{rank}.jsonl").read_text().splitlines()) for rank in (0, 1)]
+    assert taken == [stopped["step"]] * 2
+    assert not (run / "complete.json").exists()
+    assert not (run / "model").exists()
+    assert len(lines_said(tmp_path)) == 1
+    if whom == "rank":
+        assert "exitcode: 75" in (tmp_path / "stderr").read_text()
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_other_with_words(started, tmp_path):
+    child, run = started(SLOW)
+    beat = rank_at(run, 1, 2)
+    os.kill(beat.pid, signal.SIGKILL)
+    wait_for((run / "stopped.json").exists, "no word", seconds=20)
+    child.wait(40)
+    stopped = json.loads((run / "stopped.json").read_text())
+    assert stopped["exit_code"] == 69
+    assert f"rank 1 ({beat.host}, pid {beat.pid}) died; its last sign was after step " in stopped["reason"]
+    (line,) = lines_said(tmp_path)
+    assert stopped["reason"] in line
+    assert "Traceback" not in (tmp_path / "stderr").read_text().split("error: ")[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["stopped", "stuck"])
+def test_a_hung_rank_ends_the_other_within_the_bound(how, started, tmp_path):
+    hang = {"kind": "hang", "rank": 1, "step": 4}
+    child, run = started(SLOW if how == "stopped" else hang, "--stall_timeout_seconds=15")
+    beat = rank_at(run, 1, 3)
+    if how == "stopped":
+        os.kill(beat.pid, signal.SIGSTOP)
+    since = time.monotonic()
+    wait_for((run / "stopped.json").exists, "no word", seconds=15 + 15)
+    assert time.monotonic() - since > 5
+    survivor = read_beat(run, 0)
+    wait_for(lambda: not process_lives(survivor.pid), "rank 0 still waits", seconds=15)
+    os.kill(beat.pid, signal.SIGKILL)  # the launcher would do so after 30 seconds
+    child.wait(40)
+    stopped = json.loads((run / "stopped.json").read_text())
+    assert stopped["exit_code"] == 69
+    said = "gave no sign for" if how == "stopped" else "is stuck, the others waited"
+    assert f"rank 1 ({beat.host}, pid {beat.pid}) {said}" in stopped["reason"]
+    assert "(stall_timeout_seconds 15)" in stopped["reason"]
+    assert len(lines_said(tmp_path)) == 1
+
+
+def process_lives(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+# ------------------------------------------------------------------ signs of life
+
+
+def leave_sign(folder, **facts):
+    path = beat_path(folder, facts["rank"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beat = Beat(**{"start": 0, "host": "elsewhere", "pid": 1, **facts})
+    path.write_text(json.dumps(vars(beat)))
+
+
+def test_a_rank_that_left_is_lost_and_says_why(tmp_path):
+    heartbeat = Heartbeat(tmp_path, rank=0, num_ranks=3, timeout_seconds=60)
+    leave_sign(tmp_path, rank=1)
+    assert heartbeat.lost() is None, "on another machine, and its file is there"
+    leave_sign(tmp_path, rank=2, step=7, ended="OutOfMemoryError: CUDA out of memory")
+    assert heartbeat.lost() == "rank 2 (elsewhere, pid 1) ended: OutOfMemoryError: CUDA out of memory"
+
+
+def test_a_rank_that_finished_first_is_not_lost(tmp_path):
+    """Rank 0 alone seals the last checkpoint."""
+    heartbeat = Heartbeat(tmp_path, rank=0, num_ranks=2, timeout_seconds=60)
+    leave_sign(tmp_path, rank=1, host=heartbeat.mine.host, pid=2**22 + 1, ended="finished")
+    assert heartbeat.lost() is None
+
+
+def test_the_signs_of_an_earlier_start_are_not_read(tmp_path):
+    heartbeat = Heartbeat(tmp_path, rank=0, num_ranks=2, timeout_seconds=60, start=2)
+    leave_sign(tmp_path, rank=1, start=1, ended="out of memory")
+    assert heartbeat.lost() is None
+    leave_sign(tmp_path, rank=1, start=2, ended="out of memory")
+    assert heartbeat.lost() is not None
+
+
+def test_a_process_that_was_suspended_goes_on(tmp_path, monkeypatch):
+    heartbeat = Heartbeat(tmp_path, rank=0, num_ranks=1, timeout_seconds=2)
+    ended = []
+    monkeypatch.setattr(heartbeat, "_end_process", ended.append)
+    waits = iter([False, True])
+
+    def wait(seconds):  # the thread comes back long after it should
+        heartbeat._marked_at -= 100
+        clock[0] += 100
+        return next(waits)
+
+    clock = [1000.0]
+    monkeypatch.setattr("modeling_foundry.training.heartbeat.time.monotonic", lambda: clock[0])
+    heartbeat._marked_at = clock[0]
+    monkeypatch.setattr(heartbeat._stop, "wait", wait)
+    heartbeat._watch()
+    assert ended == []
+
+
+def test_a_dead_process_of_this_machine_is_lost(tmp_path):
+    child = subprocess.Popen(["true"])
+    heartbeat = Heartbeat(tmp_path, rank=0, num_ranks=2, timeout_seconds=60)
+    host = heartbeat.mine.host
+    leave_sign(tmp_path, rank=1, host=host, pid=os.getpid(), step=3, doing="reading data")
+    assert heartbeat.lost() is None
+    leave_sign(tmp_path, rank=1, host=host, pid=child.pid, step=3, doing="reading data")
+    lost = heartbeat.await_loss(10)  # a zombie until somebody waits for it
+    assert lost == f"rank 1 ({host}, pid {child.pid}) died; its last sign was after step 3, reading data"
+    child.wait()
+    assert heartbeat.lost() == lost
+
+
+def test_the_rank_behind_is_the_one_the_others_wait_for(tmp_path):
+    heartbeat = Heartbeat(tmp_path, rank=0, num_ranks=3, timeout_seconds=60)
+    for step in range(5):
+        heartbeat.mark(step, "at the next update")
+    leave_sign(tmp_path, rank=1, step=4, num_marks=5)
+    leave_sign(tmp_path, rank=2, step=3, num_marks=4, doing="reading data")
+    said = heartbeat._stalled(61.0)
+    assert said.startswith("rank 2 (elsewhere, pid 1) is stuck, the others waited 61 s for it")
+    assert "after step 3, reading data" in said
+    leave_sign(tmp_path, rank=2, step=4, num_marks=5)
+    assert "no rank made progress for 61 s (stall_timeout_seconds 60), none is behind" in heartbeat._stalled(
+        61.0
+    )
+    leave_sign(tmp_path, rank=2, step=4, num_marks=6)
+    assert heartbeat._stalled(61.0).startswith(f"{heartbeat.mine.words()} is stuck since 61 s")
+
+
+def test_the_lowest_rank_that_is_left_speaks(tmp_path):
+    heartbeat = Heartbeat(tmp_path, rank=1, num_ranks=3, timeout_seconds=60)
+    leave_sign(tmp_path, rank=2)
+    assert heartbeat.is_speaker()
+    leave_sign(tmp_path, rank=0)
+    assert not heartbeat.is_speaker()
+    leave_sign(tmp_path, rank=0, ended="killed")
+    assert heartbeat.is_speaker()
+
+
+def test_a_torn_sign_is_no_sign(tmp_path):
+    path = beat_path(tmp_path, 0)
+    path.parent.mkdir()
+    for content in ("", "{", "[]", '{"rank": 0}'):
+        path.write_text(content)
+        assert read_beat(tmp_path, 0) is None
