@@ -249,7 +249,10 @@ def run(session: TrainingSession, trainer: GuardedUpdates, settings: AlignmentSe
     trainer.guard_updates(
         UpdateGuard(arguments, session.output_dir, None, arguments.world_size, arguments.train_batch_size)
     )
-    session.train(trainer, settings.keep_checkpoints, settings.expected_processes, finish=finish_chat_model)
+    checkpoint = session.resume_point(arguments.process_index == 0)
+    session.train(
+        trainer, checkpoint, settings.keep_checkpoints, settings.expected_processes, finish=finish_chat_model
+    )
 
 
 def finish_chat_model(trainer: Trainer) -> None:

@@ -17,6 +17,7 @@ from ..data.settings import DataSettings
 from ..data.training_data import TrainingData, open_mixture, open_training_data
 from ..settings import FoundryError
 from .callbacks import MeasuredSteps
+from .checkpoints import read_manifest
 from .float8 import convert_to_float8
 from .guarded_trainer import GuardedUpdates
 from .model_settings import (
@@ -109,7 +110,7 @@ class PretrainArguments(GuardKeys, TrainingArguments):
         return self.dataloader_pin_memory and not self.use_cpu and torch.cuda.is_available()
 
 
-class PretrainTrainer(MeasuredSteps, GuardedUpdates, ResumableTrainer):
+class PretrainTrainer(GuardedUpdates, MeasuredSteps, ResumableTrainer):
     """Trainer whose evaluation never materialises logits either."""
 
     def prediction_step(
@@ -168,7 +169,9 @@ def train_once(
     tokenizer = AutoTokenizer.from_pretrained(prepared.tokenizer_folder)
     set_seed(arguments.seed)
     model = new_model(model_settings, data, tokenizer, arguments.device)
-    trainer = pretrain_trainer(model, tokenizer, prepared, data, arguments)
+    checkpoint = session.resume_point(arguments.process_index == 0)
+    steps_taken = read_manifest(checkpoint)["global_step"] if checkpoint else 0
+    trainer = pretrain_trainer(model, tokenizer, prepared, data, arguments, steps_taken)
     if trainer.is_world_process_zero():
         console.print(f"model: {describe_model(model)}")
         console.print(batch_line(trainer, data))
@@ -181,7 +184,7 @@ def train_once(
     if trainer.is_world_process_zero():
         write_order(session.output_dir, trainer.train_dataset.order)
     session.train(
-        trainer, arguments.keep_checkpoints, arguments.expected_processes, tokens_per_step(arguments, data),
+        trainer, checkpoint, arguments.keep_checkpoints, arguments.expected_processes, tokens_per_step(arguments, data),
         sequence_length=data.sequence_length,
     )  # fmt: skip
 
@@ -230,9 +233,14 @@ def pretrain_trainer(
     prepared: TrainingData,
     data: PretrainDataSettings,
     arguments: PretrainArguments,
+    steps_taken: int = 0,
 ) -> PretrainTrainer:
-    """Trainer over the packed shards of a prepared folder, in an order that depends on the seed alone."""
+    """Trainer over the packed shards of a prepared folder, in an order that depends on the seed alone.
+
+    A resumed run seeks to its next sample; Trainer would walk over all it has read.
+    """
     order = order_of(arguments)
+    arguments.ignore_data_skip = True
     num_samples = order.num_samples(arguments.max_steps)
     train = prepared.train_dataset(data.sequence_length, num_samples, arguments.seed, data.document_mask)
     held_out = None
@@ -249,7 +257,7 @@ def pretrain_trainer(
     trainer = PretrainTrainer(
         model=model,
         args=arguments,
-        train_dataset=OrderedSamples(train, order),
+        train_dataset=OrderedSamples(train, order, first_step=steps_taken + 1),
         eval_dataset=held_out,
         processing_class=tokenizer,
         optimizer_cls_and_kwargs=muon_factory(arguments),

@@ -84,18 +84,34 @@ def order_after(
 def order_of(arguments: Any) -> SampleOrder:
     """The run's order of samples; of a new run the plain one, nothing left out.
 
+    With another number of ranks or another micro-batch the accumulation steps are set so that a step reads what it
+    would have read.
+
     Raises:
-        FoundryError: the run was started with another number of sequences per step.
+        FoundryError: the run's sequences of a step cannot be shared out that way.
     """
-    sequences = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    per_pass = arguments.train_batch_size * arguments.world_size
     folder = Path(arguments.output_dir)
     # Without its record a run has not begun: what a start that was killed before left there counts for nothing.
-    order = (read_order(folder) if (folder / RECORD_NAME).is_file() else None) or SampleOrder(sequences)
-    if order.sequences_per_step != sequences:
+    order = read_order(folder) if (folder / RECORD_NAME).is_file() else None
+    if order is None:
+        return SampleOrder(per_pass * arguments.gradient_accumulation_steps)
+    accumulation, rest = divmod(order.sequences_per_step, per_pass)
+    if rest or not accumulation:
+        per_rank = order.sequences_per_step / arguments.world_size
+        fits = f"a divisor of {per_rank:.0f}" if per_rank.is_integer() else "another number of ranks"
         raise FoundryError(
-            f"{arguments.output_dir}: was started with {order.sequences_per_step} sequences per step, found "
-            f"{sequences}; micro-batch x accumulation x ranks must stay the same"
+            f"{arguments.output_dir}: its steps read {order.sequences_per_step} sequences each, and "
+            f"{arguments.world_size} rank(s) x per_device_train_batch_size {arguments.train_batch_size} does not "
+            f"divide that; give {fits}"
         )
+    if accumulation != arguments.gradient_accumulation_steps:
+        if arguments.process_index == 0:
+            console.print(
+                f"pretrain: {arguments.world_size} rank(s), so gradient_accumulation_steps is {accumulation}: "
+                f"a step reads {order.sequences_per_step} sequences as before"
+            )
+        arguments.gradient_accumulation_steps = accumulation
     return order
 
 

@@ -42,8 +42,9 @@ MODEL_FOLDER = "model"
 NEUTRAL_SETTINGS = {
     "output_dir", "overwrite", "keep_checkpoints", "expected_processes", "logging_steps", "disable_tqdm",
     "report_to", "run_name", "dataloader_num_workers", "save_steps", "log_level", "project",
-    "dataset_num_proc", "logging_first_step", "save_initial_model", "save_only_model", *GUARD_KEYS,
+    "dataset_num_proc", "logging_first_step", "save_initial_model", "save_only_model", "ignore_data_skip", *GUARD_KEYS,
 }  # fmt: skip
+BATCH_SETTINGS = {"per_device_train_batch_size", "gradient_accumulation_steps"}
 console = Console(highlight=False, soft_wrap=True)
 logger = logging.getLogger(__name__)
 
@@ -95,25 +96,43 @@ class TrainingSession:
     def _difference(self, record: dict[str, Any]) -> str:
         old = _flat(record.get("settings", {})) | _flat({"inputs": record.get("inputs", {})})
         new = _flat(plain_settings(self.settings)) | _flat({"inputs": plain_settings(self.inputs)})
+        neutral = NEUTRAL_SETTINGS | (BATCH_SETTINGS if self._steps_read_the_same() else set())
         changed = [
             f"{key.rsplit('.', 1)[-1]}: {_short(old.get(key))} -> {_short(new.get(key))}"
             for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and key.rsplit(".", 1)[-1] not in NEUTRAL_SETTINGS
+            if old.get(key) != new.get(key) and key.rsplit(".", 1)[-1] not in neutral
         ]
         return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+
+    def _steps_read_the_same(self) -> bool:
+        """Whether micro-batch x accumulation x ranks is what the run began with, however it is made up."""
+        order, arguments = read_order(self.output_dir), self.settings.get("training")
+        if order is None or arguments is None:
+            return False
+        sequences = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+        return order.sequences_per_step == sequences
+
+    def resume_point(self, is_main: bool) -> Path | None:
+        """The newest whole checkpoint, verified by rank 0 and told to the others."""
+        chosen = [newest_whole_checkpoint(self.output_dir) if is_main else None]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.broadcast_object_list(chosen, src=0)
+        return chosen[0]
 
     def train(
         self,
         trainer: GuardedUpdates,
+        checkpoint: Path | None,
         keep_checkpoints: int,
         expected_processes: int | None,
         tokens_per_step: int | None = None,
         finish: Callable[[Trainer], None] | None = None,
         sequence_length: int | None = None,
     ) -> None:
-        """Train to the end, resuming from the newest whole checkpoint, and write the final model.
+        """Train to the end, from ``checkpoint`` on, and write the final model.
 
         Args:
+            checkpoint: what :meth:`resume_point` said; None starts anew.
             tokens_per_step: over all ranks, where it is constant (packed pretraining).
             sequence_length: tokens of each sequence, where it is constant: FLOPs and MFU follow from it.
             finish: changes the final model before it is written (merging an adapter, stop tokens).
@@ -128,7 +147,6 @@ class TrainingSession:
             trainer, log, DurableCheckpoints(keep_checkpoints, *self._state_of(trainer)), self.title
         )
         is_main = trainer.is_world_process_zero()
-        checkpoint = newest_on_main(self.output_dir, is_main)
         if is_main:
             if checkpoint is None:
                 write_run_record(self.output_dir, self.settings, inputs=self.inputs, launch=launch)
@@ -184,15 +202,6 @@ def discard_run(output_dir: Path) -> None:
             f"{output_dir}: no run of ours ({RECORD_NAME} is missing), so overwrite leaves it alone; "
             "give another --output_dir"
         )
-
-
-def newest_on_main(output_dir: Path, is_main: bool) -> Path | None:
-    """The checkpoint to resume from, chosen by rank 0 and told to the others."""
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    chosen = [newest_whole_checkpoint(output_dir) if is_main else None]
-    if distributed:
-        torch.distributed.broadcast_object_list(chosen, src=0)
-    return chosen[0]
 
 
 def prepare_callbacks(trainer: Trainer, log: RunLog, checkpoints: DurableCheckpoints, title: str) -> None:
