@@ -1,11 +1,12 @@
-"""Tokens a second of the shipped flagship recipe on one GPU, beside stock Qwen3 in the same command.
+"""Tokens a second of the shipped flagship recipe on one GPU, beside stock Qwen3 and Liger in the same command.
 
-    python benchmarks/pretrain_speed.py             # on a CUDA machine, about five minutes
+    python benchmarks/pretrain_speed.py             # on a CUDA machine, about eight minutes
 
-Each variant is a process of its own with a time limit: ours is recipes/pretrain.py with the flagship's recipe and
-overrides, stock is transformers' Qwen3ForCausalLM under the same Trainer, data and optimizer.  Tokens a second are
-the median of the steps after the first ten; MFU is over the dense bf16 peak, full-attention FLOPs.  The table comes
-last; with OUT set in the environment the receipt goes to $OUT/pretrain_speed.json.
+Each variant is a process of its own with a time limit.  Ours is recipes/pretrain.py with the flagship's recipe under
+``accelerate launch``; stock is transformers' Qwen3ForCausalLM under the same Trainer, data and optimizer; Liger is
+stock with ``use_liger_kernel``.  Tokens a second are the median of the optimizer steps after the first two; MFU is over
+the dense bf16 peak.  The start is the time from launch to the log line of the first step.  The table comes last; with
+OUT set in the environment the receipt goes to $OUT/pretrain_speed.json.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import signal
 import statistics
 import subprocess
 import sys
@@ -26,21 +28,47 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from modeling_foundry.files import write_atomically  # noqa: E402
+from modeling_foundry.planning import architecture_of, training_flops_per_token  # noqa: E402
 from modeling_foundry.run_record import describe_machine, git_commit, package_versions  # noqa: E402
 from modeling_foundry.settings import parse, run  # noqa: E402
 
-FLOPS_PER_TOKEN = 10.32e9  # of training, full attention, 2,048 tokens: docs/plan.md
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12}
-WARM_STEPS = 10
-RECIPE = ["--config=recipes/qwen3_1.8b/pretrain.yaml", "--gradient_accumulation_steps=1", "--logging_steps=2"]
+FLAGSHIP = {
+    "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 24,
+    "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
+}  # fmt: skip
+WARM_STEPS = 2
+RECIPE = ["--config=recipes/qwen3_1.8b/pretrain.yaml", "--logging_steps=1"]
 COMMON = ["--eval_strategy=no", "--save_strategy=no", "--warmup_steps=5", "--dataloader_num_workers=2"]
-VARIANTS: dict[str, list[str]] = {
-    "stock, eager": ["--per_device_train_batch_size=8"],
-    "stock, compiled": ["--per_device_train_batch_size=8", "--torch_compile=true"],
-    "ours, fp32 + autocast": [],
-    "ours, bf16 parameters": ["--model_dtype=bfloat16"],
-    "ours, bf16 parameters, cuDNN": ["--model_dtype=bfloat16", "--attention_backend=cudnn"],
-    "ours, bf16 parameters, not compiled": ["--model_dtype=bfloat16", "--compile_layers=false"],
+QUICK = "--gradient_accumulation_steps=4"
+STOCK = ["--per_device_train_batch_size=8", "--gradient_accumulation_steps=8"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row: the model, how it is launched, what differs from the shipped recipe, and for how many steps."""
+
+    overrides: tuple[str, ...] = ()
+    launch: str = "zero1"
+    stock: bool = False
+    steps: int = 6
+
+
+VARIANTS = {
+    "ours, as shipped (ZeRO-1)": Variant(),
+    "ours, started again": Variant(("--gradient_accumulation_steps=1",), steps=4),
+    "ours, fp8": Variant(("--float8=true",)),
+    "ours, bf16 parameters, no ZeRO": Variant(
+        ("--model_dtype=bfloat16", QUICK), launch="single_gpu", steps=7
+    ),
+    "stock, eager": Variant((*STOCK,), "single_gpu", stock=True, steps=5),
+    "Liger, eager": Variant((*STOCK, "--use_liger_kernel=true"), "single_gpu", stock=True, steps=5),
+    "stock, compiled": Variant((*STOCK, "--torch_compile=true"), "single_gpu", stock=True, steps=5),
+    "ours, fp32 parameters, no ZeRO": Variant((QUICK,), launch="single_gpu", steps=5),
+    "ours, S = 4,096": Variant((QUICK, "--sequence_length=4096", "--per_device_train_batch_size=8"), steps=5),
+    "ours, S = 8,192": Variant((QUICK, "--sequence_length=8192", "--per_device_train_batch_size=4"), steps=5),
+    "ours, activation checkpointing": Variant((QUICK, "--gradient_checkpointing=true"), steps=5),
+    "ours, not compiled": Variant((QUICK, "--compile_layers=false"), steps=5),
 }
 
 
@@ -51,8 +79,7 @@ class Settings:
     variants: list[str] = field(
         default_factory=lambda: list(VARIANTS), metadata={"help": "rows of the table"}
     )
-    steps: int = field(default=30, metadata={"help": "optimizer steps of each"})
-    limit_seconds: int = field(default=150, metadata={"help": "time one process may take"})
+    limit_seconds: int = field(default=170, metadata={"help": "time one process may take"})
     measure: str = field(default="", metadata={"help": "used by the script itself: the one row to measure"})
     folder: str = field(default="", metadata={"help": "used by the script itself: where data and row are"})
 
@@ -92,53 +119,71 @@ def prepare_data(folder: Path) -> None:
 def measure_in_process(name: str, settings: Settings, folder: str) -> dict[str, Any]:
     print(f"measuring {name} …", flush=True)
     command = [
-        sys.executable,
-        __file__,
-        f"--measure={name}",
-        f"--folder={folder}",
-        f"--steps={settings.steps}",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    started = time.perf_counter()
-    try:
-        process = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=settings.limit_seconds
+        "accelerate", "launch", f"--config_file=accelerate_configs/{VARIANTS[name].launch}.yaml", "--num_processes=1",
+        __file__, f"--measure={name}", f"--folder={folder}",
+    ]  # fmt: skip
+    cache = {
+        "TORCHINDUCTOR_CACHE_DIR": f"{folder}/compiled"
+    }  # the first row of a kind compiles, the next finds it
+    environment = {**os.environ, "PYTHONPATH": python_path(), "HF_HUB_OFFLINE": "1", **cache}
+    started = time.time()
+    errors = Path(folder, "stderr.txt")
+    with open(errors, "w") as stream:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=stream, stderr=stream, start_new_session=True
         )
-    except subprocess.TimeoutExpired:
-        return {"failure": f"more than {settings.limit_seconds} s"}
+        first_step = watch(process, run_folder(folder, name) / "log.jsonl", started + settings.limit_seconds)
     result = Path(folder, "row.json")
     if process.returncode or not result.exists():
+        reason = errors.read_text().strip().splitlines() or ["no message"]
         return {
-            "failure": (process.stderr.strip().splitlines() or ["?"])[-1][:300],
-            "stderr": process.stderr[-3000:],
+            "failure": f"exit {process.returncode}: {reason[-1][:300]}",
+            "output": "\n".join(reason)[-3000:],
         }
-    row: dict[str, Any] = json.loads(result.read_text()) | {
-        "process_seconds": round(time.perf_counter() - started, 1)
-    }
+    row: dict[str, Any] = json.loads(result.read_text())
     result.unlink()
-    return row
+    return row | {
+        "start_seconds": first_step and round(first_step - started, 1),
+        "process_seconds": round(time.time() - started, 1),
+    }
+
+
+def watch(process: subprocess.Popen, log: Path, deadline: float) -> float | None:
+    """Wait for the end, or kill at the deadline; the time at which the run log had its first line."""
+    first_step = None
+    while process.poll() is None:
+        if first_step is None and log.exists() and log.stat().st_size:
+            first_step = time.time()
+        if time.time() > deadline:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        time.sleep(0.1)
+    return first_step
+
+
+def python_path() -> str:
+    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def run_folder(folder: str, name: str) -> Path:
+    return Path(folder, "run " + name.replace(",", "").replace("=", ""))
 
 
 def measure(settings: Settings) -> None:
     """One variant in this process; its row goes to ``row.json``."""
     import torch
+    import yaml
 
-    output = Path(settings.folder, "run " + settings.measure.replace(",", ""))
-    words = [
-        *RECIPE,
-        *COMMON,
-        f"--data_dir={settings.folder}/data",
-        f"--output_dir={output}",
-        f"--max_steps={settings.steps}",
-    ]
-    overrides = VARIANTS[settings.measure]
-    replaced = {word.split("=")[0] for word in overrides}
-    words = [word for word in words if word.split("=")[0] not in replaced] + overrides
-    seconds = (train_stock if settings.measure.startswith("stock") else train_ours)(words, output)
-    batch = next((int(word.split("=")[1]) for word in words if "train_batch_size" in word), 16)
+    variant, output = VARIANTS[settings.measure], run_folder(settings.folder, settings.measure)
+    words = [*RECIPE, *COMMON, f"--data_dir={settings.folder}/data", f"--output_dir={output}"]
+    words += [f"--max_steps={variant.steps}", *variant.overrides]
+    seconds = (train_stock if variant.stock else train_ours)(words, output)
+    recipe = yaml.safe_load((ROOT / "recipes/qwen3_1.8b/pretrain.yaml").read_text())
+    recipe |= dict(word.removeprefix("--").split("=", 1) for word in variant.overrides)
     row = {
-        "micro_batch": batch,
-        "sequence_length": 2048,
+        "micro_batch": int(recipe["per_device_train_batch_size"]),
+        "accumulation": int(recipe["gradient_accumulation_steps"]),
+        "sequence_length": int(recipe["sequence_length"]),
         "step_seconds": seconds,
         "peak_bytes": torch.cuda.max_memory_allocated(),
         "gpu": torch.cuda.get_device_name(),
@@ -194,17 +239,27 @@ def train_stock(words: list[str], output: Path) -> list[float]:
             torch.cuda.synchronize()
             times.append(time.perf_counter())
 
-    Trainer(Qwen3ForCausalLM(config), arguments, train_dataset=train, callbacks=[Clock()]).train()
+    with torch.device(arguments.device):
+        stock = Qwen3ForCausalLM(config)
+    Trainer(stock, arguments, train_dataset=train, callbacks=[Clock()]).train()
     return [
-        later - earlier for earlier, later in zip(times[WARM_STEPS:], times[WARM_STEPS + 1 :], strict=False)
+        later - earlier for earlier, later in zip(times[WARM_STEPS - 1 :], times[WARM_STEPS:], strict=False)
     ]
 
 
-def rates(row: dict[str, Any]) -> tuple[float, float | None]:
-    """Tokens a second, and MFU where the GPU's dense peak is known."""
-    tokens = row["micro_batch"] * row["sequence_length"] / statistics.median(row["step_seconds"])
+def rates(row: dict[str, Any]) -> tuple[float, float | None, float | None]:
+    """Tokens a second, and MFU by full and by causal attention where the GPU's dense peak is known."""
+    tokens = row["micro_batch"] * row["accumulation"] * row["sequence_length"]
+    speed = tokens / statistics.median(row["step_seconds"])
     peak = next((value for name, value in PEAK_FLOPS.items() if name in row["gpu"]), None)
-    return tokens, peak and tokens * FLOPS_PER_TOKEN / peak
+    if peak is None:
+        return speed, None, None
+    flagship = architecture_of(FLAGSHIP | {"model_type": "foundry"})
+    full, causal = (
+        speed * training_flops_per_token(flagship, row["sequence_length"], convention) / peak
+        for convention in ("full", "causal")
+    )
+    return speed, full, causal
 
 
 def save(rows: dict[str, Any]) -> None:
@@ -213,23 +268,36 @@ def save(rows: dict[str, Any]) -> None:
         "commit": git_commit(),
         "machine": describe_machine(),
         "versions": package_versions(),
-        "convention": "full-attention training FLOPs (10.32e9 a token) over the dense bf16 peak",
+        "convention": "training FLOPs with full and with causal attention, over the dense bf16 peak",
+        "gpu_state": gpu_state(),
         "rows": rows,
     }
     if os.environ.get("OUT"):
         write_atomically(Path(os.environ["OUT"], "pretrain_speed.json"), json.dumps(receipt, indent=1) + "\n")
 
 
+def gpu_state() -> str:
+    """Name, driver, power limit and temperature, as the driver reports them."""
+    query = "name,driver_version,power.limit,power.draw,temperature.gpu,clocks.max.sm"
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def print_table(rows: dict[str, Any]) -> None:
-    print(f"\n{'':36} {'batch':>5} {'tok/s':>8} {'MFU':>6} {'peak GiB':>9} {'process s':>10}")
+    print(
+        f"\n{'':32} {'batch':>7} {'S':>6} {'tok/s':>8} {'MFU':>6} {'causal':>6} {'peak GiB':>8} {'start s':>7}"
+    )
     for name, row in rows.items():
         if "failure" in row:
-            print(f"{name:36} failed: {row['failure']}")
+            print(f"{name:32} failed: {row['failure']}")
             continue
-        tokens, mfu = rates(row)
-        shown = f"{mfu:6.1%}" if mfu else "     -"
+        tokens, *mfu = rates(row)
+        shown = " ".join(f"{share:6.1%}" if share else "     -" for share in mfu)
+        batch = f"{row['micro_batch']}x{row['accumulation']}"
+        start = f"{row['start_seconds']:7.1f}" if row["start_seconds"] else "      -"
         print(
-            f"{name:36} {row['micro_batch']:5} {tokens:8,.0f} {shown} {row['peak_bytes'] / 2**30:9.1f} {row['process_seconds']:10.0f}"
+            f"{name:32} {batch:>7} {row['sequence_length']:6,} {tokens:8,.0f} {shown} "
+            f"{row['peak_bytes'] / 2**30:8.1f} {start}"
         )
 
 

@@ -7,13 +7,11 @@ arXiv:2410.10989, do the same in Triton), so its peak is one chunk.  The z-loss 
 (Chowdhery et al. 2022, arXiv:2204.02311, section 5).
 """
 
-import functools
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils._triton import has_triton
+
+from .softmax_kernels import softmax_cross_entropy_, softmax_kernels_serve
 
 IGNORE_INDEX = -100
 
@@ -153,7 +151,7 @@ class _GradientBuffers:
         if self.hidden_states is not None:
             self.hidden_states[rows] = logits_gradient @ head
         if self.weight is not None:
-            self.weight += logits_gradient.T @ chunk
+            _add_product(self.weight, logits_gradient.T, chunk)
         if self.bias is not None:
             self.bias += logits_gradient.sum(0)
 
@@ -163,6 +161,14 @@ class _GradientBuffers:
             None if buffer is None else buffer.to(dtype)
             for buffer, dtype in zip(buffers, self.dtypes, strict=True)
         ]
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """``total += left @ right`` with ``total`` in fp32; on CUDA the product's own kernel does the addition."""
+    if total.is_cuda and total.dtype == torch.float32 and left.dtype in (torch.bfloat16, torch.float16):
+        torch.addmm(total, left, right, out_dtype=torch.float32, out=total)
+    else:
+        total += left @ right
 
 
 def _chunk_loss(
@@ -178,21 +184,21 @@ def _chunk_loss(
     With p = softmax(z) and L = logsumexp(z): loss = L - z[label] + w L², gradient = (1 + 2 w L) p - onehot.
     """
     counts = labels != ignore_index
-    targets = torch.where(counts, labels, 0)[:, None]
-    scale = counts / denominator
-    softmax_part = _compiled_softmax_part() if _compiles_on(logits.device.type) else _softmax_part
-    losses, gradient, at_target = softmax_part(logits, targets, scale, z_loss_weight, wants_gradient)
-    if gradient is not None and at_target is not None:
-        gradient.scatter_(-1, targets, at_target[:, None])
+    targets, scale = torch.where(counts, labels, 0), counts / denominator
+    if softmax_kernels_serve(logits):
+        losses = softmax_cross_entropy_(logits, targets, scale, z_loss_weight, wants_gradient)
+        gradient = logits if wants_gradient else None
+    else:
+        losses, gradient = _softmax_part(logits, targets[:, None], scale, z_loss_weight, wants_gradient)
     return torch.where(counts, losses, 0.0).sum(), gradient
 
 
 def _softmax_part(
     logits: Tensor, targets: Tensor, scale: Tensor, z_loss_weight: float, wants_gradient: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Losses (T), scaled softmax (T, V) and gradient at each target (T), of logits (T, V); fp32 inside.
+) -> tuple[Tensor, Tensor | None]:
+    """Losses (T) and gradient (T, V) of logits (T, V) with targets (T, 1); fp32 inside.
 
-    The gradient at the target is p - 1: subtracted here, because after rounding to bf16 too little is left.
+    The gradient at the target is p - 1: subtracted before rounding to bf16, after which too little is left.
     """
     dtype, logits = logits.dtype, _at_least_fp32(logits)
     normalizer = logits.logsumexp(-1)
@@ -201,20 +207,10 @@ def _softmax_part(
     if z_loss_weight:
         losses, slope = losses + z_loss_weight * normalizer.square(), slope + 2 * z_loss_weight * normalizer
     if not wants_gradient:
-        return losses, None, None
+        return losses, None
     at_target = (slope * log_probability.exp() - 1) * scale
     softmax = logits.sub_(normalizer[:, None]).exp_().mul_((slope * scale)[:, None])
-    return losses, softmax.to(dtype), at_target.to(dtype)
-
-
-@functools.cache
-def _compiled_softmax_part() -> Callable:
-    """One kernel in place of eight passes over a chunk of logits."""
-    return torch.compile(_softmax_part)
-
-
-def _compiles_on(device_type: str) -> bool:
-    return device_type == "cuda" and not torch.compiler.is_compiling() and has_triton()
+    return losses, softmax.scatter_(-1, targets, at_target[:, None].to(softmax.dtype)).to(dtype)
 
 
 def _denominator(labels: Tensor, num_items_in_batch: Tensor | int | None, ignore_index: int) -> Tensor:

@@ -104,17 +104,22 @@ def foundry_config(
         raise FoundryError(f"model settings: {' '.join(str(error).split())}") from error
 
 
-def build_model(config: FoundryConfig, settings: ModelSettings) -> FoundryForCausalLM:
-    """A freshly initialised model on the CPU, asserted equal to what was asked for.
+def build_model(
+    config: FoundryConfig, settings: ModelSettings, device: torch.device | str = "cpu"
+) -> FoundryForCausalLM:
+    """A freshly initialised model on ``device``, asserted equal to what was asked for.
+
+    A GPU draws 1.8 billion random numbers in a second, a CPU core in a minute; the two draw different ones.
 
     Raises:
         FoundryError: the attention backend is not available here.
     """
     implementation = attention_implementation(settings.attention_backend)
     try:
-        model = FoundryForCausalLM._from_config(
-            config, attn_implementation=implementation, dtype=getattr(torch, settings.model_dtype)
-        )
+        with torch.device(device):
+            model = FoundryForCausalLM._from_config(
+                config, attn_implementation=implementation, dtype=getattr(torch, settings.model_dtype)
+            )
     except (ImportError, ValueError, RuntimeError) as error:
         raise FoundryError(
             f"attention_backend: {settings.attention_backend}: {' '.join(str(error).split())}"

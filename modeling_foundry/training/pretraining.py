@@ -16,6 +16,7 @@ from ..data.preparation import prepare
 from ..data.settings import DataSettings
 from ..data.training_data import TrainingData, open_mixture, open_training_data
 from ..settings import FoundryError
+from .float8 import convert_to_float8
 from .model_settings import (
     ModelSettings,
     build_model,
@@ -63,6 +64,9 @@ class PretrainArguments(TrainingArguments):
     compile_layers: bool = field(
         default=False,
         metadata={"help": "torch.compile each layer (starts five times faster than whole-model)"},
+    )
+    float8: bool = field(
+        default=False, metadata={"help": "fp8 matrix products by torchao; about 1.25 times faster on an H200"}
     )
     save_initial_model: bool = field(default=False, metadata={"help": "keep the random start for evaluation"})
     keep_checkpoints: int = field(default=2, metadata={"help": "newest whole checkpoints to keep"})
@@ -130,7 +134,7 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
         return session.model_folder
     tokenizer = AutoTokenizer.from_pretrained(prepared.tokenizer_folder)
     set_seed(arguments.seed)
-    model = new_model(model_settings, data, tokenizer)
+    model = new_model(model_settings, data, tokenizer, arguments.device)
     trainer = pretrain_trainer(model, tokenizer, prepared, data, arguments)
     if trainer.is_world_process_zero():
         console.print(f"model: {describe_model(model)}")
@@ -168,7 +172,10 @@ def training_data(data: PretrainDataSettings, arguments: TrainingArguments) -> T
 
 
 def new_model(
-    settings: ModelSettings, data: PretrainDataSettings, tokenizer: PreTrainedTokenizerBase
+    settings: ModelSettings,
+    data: PretrainDataSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device | str = "cpu",
 ) -> FoundryForCausalLM:
     """The model of a recipe, sized for its tokenizer, with the tokenizer's special ids in its config."""
     token_ids = {
@@ -177,7 +184,7 @@ def new_model(
         "pad_token_id": tokenizer.pad_token_id,
     }
     config = foundry_config(settings, data.sequence_length, len(tokenizer), token_ids)
-    return build_model(config, settings)
+    return build_model(config, settings, device)
 
 
 def pretrain_trainer(
@@ -196,6 +203,8 @@ def pretrain_trainer(
         held_out = prepared.held_out_dataset(
             data.sequence_length, data.max_eval_sequences, data.document_mask
         )
+    if arguments.float8:
+        convert_to_float8(model, data.sequence_length)
     if arguments.compile_layers:
         for layer in model.model.layers:
             layer.compile()
