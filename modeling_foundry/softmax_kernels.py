@@ -29,8 +29,8 @@ def softmax_kernels_serve(logits: Tensor) -> bool:
 
 def softmax_cross_entropy_(
     logits: Tensor, targets: Tensor, scale: Tensor, z_loss_weight: float, wants_gradient: bool
-) -> Tensor:
-    """Losses (T) in fp32 of logits (T, V), which are overwritten with their gradient where it is wanted.
+) -> tuple[Tensor, Tensor]:
+    """Losses and normalizers logsumexp (T) in fp32 of logits (T, V), overwritten with the gradient where wanted.
 
     Args:
         targets: (T) column of the label; any valid one where ``scale`` is 0.
@@ -42,13 +42,13 @@ def softmax_cross_entropy_(
         logits, targets, scale, losses, normalizers, logits.shape[1], logits.stride(0), z_loss_weight,
         WRITES_GRADIENT=wants_gradient, BLOCK=BLOCK_COLUMNS, num_warps=8,
     )  # fmt: skip
-    return losses
+    return losses, normalizers
 
 
 def float8_softmax_gradient(
     logits: Tensor, targets: Tensor, counts: Tensor, z_loss_weight: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses (T) in fp32, and the gradient of the summed loss in e5m2, as rows (T, V) and as columns (V, T).
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Losses and normalizers (T) in fp32, and the summed loss's gradient in e5m2, as rows (T, V) and columns (V, T).
 
     The gradient is multiplied with ``FLOAT8_GRADIENT_SCALE`` so that small probabilities do not vanish: a fixed
     number, since the gradient of a logit is bounded.  Both layouts are written because fp8 matrix products take
@@ -68,7 +68,7 @@ def float8_softmax_gradient(
         logits, targets, counts, normalizers, rows, columns, num_tokens, num_columns, logits.stride(0),
         z_loss_weight, FLOAT8_GRADIENT_SCALE, TOKENS=TILE, COLUMNS=2 * TILE, num_warps=4,
     )  # fmt: skip
-    return losses, rows, columns
+    return losses, normalizers, rows, columns
 
 
 if triton is not None:

@@ -27,6 +27,8 @@ from .model_settings import (
 from .muon import MuonFactory
 from .ranges import check_length, check_ranges
 from .session import TrainingSession, console, discard_run, restore_generation_cache
+from .token_budget import TokenCounts, count_steps, tokens_per_step
+from .z_loss import ZLossReport
 
 
 @dataclass
@@ -54,7 +56,7 @@ class PretrainDataSettings:
 
 
 @dataclass
-class PretrainArguments(TrainingArguments):
+class PretrainArguments(TokenCounts, TrainingArguments):
     """transformers' TrainingArguments with pretraining's defaults and a few keys more."""
 
     optimizer: Literal["adamw", "muon"] = field(
@@ -75,11 +77,11 @@ class PretrainArguments(TrainingArguments):
     )
     overwrite: bool = field(default=False, metadata={"help": "replace a run of other settings in output_dir"})
     # Defaults of pretraining, in place of fine-tuning's.
-    max_steps: int = 1000
+    max_steps: int = -1  # given in steps or in tokens
     adam_beta2: float = 0.95
     weight_decay: float = 0.1
     lr_scheduler_type: str = "cosine_with_min_lr"
-    lr_scheduler_kwargs: dict | str | None = field(default_factory=lambda: {"min_lr_rate": 0.1})
+    lr_scheduler_kwargs: dict | str | None = None  # of cosine_with_min_lr: {min_lr_rate: 0.1}
     train_sampling_strategy: str = "sequential"  # the dataset itself is shuffled, by seed, epoch and index
     ddp_find_unused_parameters: bool | None = False
     save_strategy: str = "steps"
@@ -87,12 +89,14 @@ class PretrainArguments(TrainingArguments):
     report_to: str | list[str] | None = "none"
 
     def __post_init__(self) -> None:
+        if self.lr_scheduler_type == "cosine_with_min_lr" and self.lr_scheduler_kwargs is None:
+            self.lr_scheduler_kwargs = {"min_lr_rate": 0.1}
         super().__post_init__()
         if self.eval_strategy == "no":  # never means at the start too: there may be nothing held out
             self.eval_on_start = False
 
 
-class PretrainTrainer(Trainer):
+class PretrainTrainer(ZLossReport, Trainer):
     """Trainer whose evaluation never materialises logits either."""
 
     def prediction_step(
@@ -117,6 +121,7 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
         FoundryError: settings, data or launch do not fit together.
     """
     check_ranges(model_settings, data, arguments)
+    count_steps(arguments, data.sequence_length)
     check_length(arguments, in_steps=True)
     refuse_backend_without_gpu(model_settings.attention_backend, arguments.device.type)
     with arguments.main_process_first(desc="data preparation"):
@@ -144,7 +149,10 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
         if arguments.save_initial_model:
             save_initial(model, tokenizer, session)
     session.train(
-        trainer, arguments.keep_checkpoints, arguments.expected_processes, tokens_per_step(arguments, data)
+        trainer,
+        arguments.keep_checkpoints,
+        arguments.expected_processes,
+        tokens_per_step(arguments, data.sequence_length),
     )
     return session.model_folder
 
@@ -234,16 +242,10 @@ def muon_factory(arguments: PretrainArguments) -> tuple[type, dict[str, Any]] | 
     }
 
 
-def tokens_per_step(arguments: TrainingArguments, data: PretrainDataSettings) -> int:
-    """micro-batch x accumulation x ranks x sequence length."""
-    sequences = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    return sequences * data.sequence_length
-
-
 def batch_line(trainer: Trainer, data: PretrainDataSettings) -> str:
     """One honest line about the batch: what is multiplied with what."""
     arguments = trainer.args
-    tokens = tokens_per_step(arguments, data)
+    tokens = tokens_per_step(arguments, data.sequence_length)
     factors = (
         f"{arguments.train_batch_size} sequences x {arguments.gradient_accumulation_steps} accumulation x "
         f"{arguments.world_size} rank(s) x {data.sequence_length} tokens"
