@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
@@ -173,6 +174,22 @@ class FoundryPreTrainedModel(PreTrainedModel):
     def __init__(self, config: FoundryConfig, *args, **kwargs):
         config.check_architecture()  # fields may have been set since the configuration was made
         super().__init__(config, *args, **kwargs)
+
+    def save_pretrained(self, *args, **kwargs) -> None:
+        """As transformers', from a model under FSDP2 too.
+
+        FSDP2 makes a class of its own on the fly, of which the source would be saved as the custom code.
+        """
+        present = type(self)
+        self.__class__ = next(
+            kind
+            for kind in present.__mro__
+            if issubclass(kind, FoundryPreTrainedModel) and not issubclass(kind, FSDPModule)
+        )
+        try:
+            super().save_pretrained(*args, **kwargs)
+        finally:
+            self.__class__ = present
 
 
 class FoundryModel(FoundryPreTrainedModel):
