@@ -178,8 +178,12 @@ class FoundryPreTrainedModel(PreTrainedModel):
     def save_pretrained(self, *args, **kwargs) -> None:
         """As transformers', from a model under FSDP2 too.
 
-        FSDP2 makes a class of its own on the fly, of which the source would be saved as the custom code.
+        FSDP2 makes a class of its own on the fly, of which the source would be saved as the custom code, and
+        its gathered weights hold a tied head a second time.
         """
+        if kwargs.get("state_dict") is not None and self.config.tie_word_embeddings:
+            tied = self._tied_weights_keys or {}
+            kwargs["state_dict"] = {k: v for k, v in kwargs["state_dict"].items() if k not in tied}
         present = type(self)
         self.__class__ = next(
             kind

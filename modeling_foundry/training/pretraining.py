@@ -124,7 +124,8 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
     count_steps(arguments, data.sequence_length)
     check_length(arguments, in_steps=True)
     refuse_backend_without_gpu(model_settings.attention_backend, arguments.device.type)
-    with arguments.main_process_first(desc="data preparation"):
+    # The first of all ranks, not of each node's: the data may be made now, on a disk that all nodes share.
+    with arguments.main_process_first(local=False, desc="data preparation"):
         if arguments.overwrite and arguments.process_index == 0:
             discard_run(Path(arguments.output_dir))
         prepared = training_data(data, arguments)
@@ -132,7 +133,7 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
     session = TrainingSession(
         Path(arguments.output_dir), settings, {"data": prepared.fingerprint}, "pretrain"
     )
-    with arguments.main_process_first(desc="run folder"):
+    with arguments.main_process_first(local=False, desc="run folder"):
         complete = session.is_complete()
     if complete:
         console.print(f"pretrain: complete already, {session.model_folder} (nothing to do)")

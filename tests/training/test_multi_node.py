@@ -137,7 +137,9 @@ def test_the_signal_of_slurm_reaches_rank_0_and_only_a_saved_run_is_requeued(tmp
     (run / "heartbeats").mkdir(parents=True)
     ranks = (
         "import json, os, signal, sys, time\n"
-        f"end = lambda *_: (json.dump({{'exit_code': {exit_code}}}, open('{run}/stopped.json', 'w'), indent=1), sys.exit(1))\n"
+        "def end(*_):\n"
+        f"    json.dump({{'exit_code': {exit_code}}}, open('{run}/stopped.json', 'w'), indent=1)\n"
+        "    sys.exit(1)\n"
         "signal.signal(signal.SIGUSR2, end)\n"
         f"json.dump({{'pid': os.getpid()}}, open('{run}/heartbeats/rank-0.json', 'w'))\n"
         "time.sleep(60)\n"
