@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,21 @@ class DurableCheckpoints(TrainerCallback):
 
     Trainer's own ``save_total_limit`` must be unset: it removes old checkpoints before the new one is
     known to be whole.
+
+    Args:
+        lasting_steps: steps whose checkpoint is made whatever ``save_steps`` is, and never removed.
     """
 
-    def __init__(self, keep: int = 2) -> None:
+    def __init__(self, keep: int = 2, lasting_steps: Collection[int] = ()) -> None:
         if keep < 1:
             raise FoundryError(f"keep_checkpoints: expected at least 1, found {keep}")
-        self.keep = keep
+        self.keep, self.lasting_steps = keep, set(lasting_steps)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step in self.lasting_steps and args.save_strategy != "no":
+            control.should_save = True
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -48,7 +58,8 @@ class DurableCheckpoints(TrainerCallback):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         seal(folder, {"global_step": state.global_step, "world_size": args.world_size})
         for old in sealed_checkpoints(args.output_dir)[self.keep :]:
-            shutil.rmtree(old)
+            if int(old.name.rsplit("-", 1)[-1]) not in self.lasting_steps:
+                shutil.rmtree(old)
 
 
 def seal(folder: Path, facts: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from ..data.preparation import prepare
 from ..data.settings import DataSettings
 from ..data.training_data import TrainingData, open_mixture, open_training_data
 from ..settings import FoundryError
+from .extension import extend
 from .float8 import convert_to_float8
 from .model_settings import (
     ModelSettings,
@@ -69,6 +70,12 @@ class PretrainArguments(TokenCounts, TrainingArguments):
     )
     float8: bool = field(
         default=False, metadata={"help": "fp8 matrix products by torchao; about 1.25 times faster on an H200"}
+    )
+    extend_run: str | None = field(
+        default=None,
+        metadata={
+            "help": "finished run folder of a warmup_stable_decay schedule: go on from where it decayed"
+        },
     )
     save_initial_model: bool = field(default=False, metadata={"help": "keep the random start for evaluation"})
     keep_checkpoints: int = field(default=2, metadata={"help": "newest whole checkpoints to keep"})
@@ -135,6 +142,8 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
     )
     with arguments.main_process_first(local=False, desc="run folder"):
         complete = session.is_complete()
+        if arguments.extend_run is not None and arguments.process_index == 0:
+            extend(session, arguments)
     if complete:
         console.print(f"pretrain: complete already, {session.model_folder} (nothing to do)")
         return session.model_folder

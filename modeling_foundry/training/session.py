@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ..settings import FoundryError
 from .callbacks import LOG_NAME, ProgressLine, RunLog
 from .checkpoints import DurableCheckpoints, newest_whole_checkpoint
 from .launch import assert_launched_as_asked
+from .token_budget import decay_start
 
 COMPLETE_NAME = "complete.json"
 MODEL_FOLDER = "model"
@@ -63,7 +64,7 @@ class TrainingSession:
             FoundryError: the folder holds a run with other settings or other inputs.
         """
         record = self._stored_record()
-        if record is not None and (difference := self._difference(record)):
+        if record is not None and (difference := self.difference_from(record)):
             raise FoundryError(
                 f"{self.output_dir}: holds a run with other settings ({difference}); "
                 "give another --output_dir, or --overwrite=true to replace it"
@@ -81,13 +82,19 @@ class TrainingSession:
                 f"{path}: not valid JSON; give another --output_dir or --overwrite=true"
             ) from error
 
-    def _difference(self, record: dict[str, Any]) -> str:
+    def difference_from(self, record: dict[str, Any], neutral: Collection[str] = ()) -> str:
+        """The settings and inputs in which another run's record differs, in words; "" where none does.
+
+        Args:
+            neutral: keys that may differ, beside ``NEUTRAL_SETTINGS``.
+        """
+        neutral = {*NEUTRAL_SETTINGS, *neutral}
         old = _flat(record.get("settings", {})) | _flat({"inputs": record.get("inputs", {})})
         new = _flat(plain_settings(self.settings)) | _flat({"inputs": plain_settings(self.inputs)})
         changed = [
             f"{key.rsplit('.', 1)[-1]}: {_short(old.get(key))} -> {_short(new.get(key))}"
             for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and key.rsplit(".", 1)[-1] not in NEUTRAL_SETTINGS
+            if old.get(key) != new.get(key) and key.rsplit(".", 1)[-1] not in neutral
         ]
         return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
 
@@ -112,7 +119,7 @@ class TrainingSession:
         is_main = trainer.is_world_process_zero()
         checkpoint = newest_on_main(self.output_dir, is_main)
         if is_main:
-            if checkpoint is None:
+            if checkpoint is None or not (self.output_dir / RECORD_NAME).is_file():
                 write_run_record(self.output_dir, self.settings, inputs=self.inputs, launch=launch)
             where = f"going on from {checkpoint.name}" if checkpoint else "from the start"
             console.print(f"[bold]{self.title}[/bold]: {where}; {launch}")
@@ -172,7 +179,8 @@ def prepare_callbacks(trainer: Trainer, log: RunLog, keep_checkpoints: int, titl
     transformers.utils.logging.disable_progress_bar()  # a bar for each written file says nothing
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
-    for callback in (log, ProgressLine(log, title), DurableCheckpoints(keep_checkpoints)):
+    stable = [step for step in (decay_start(trainer.args),) if step is not None]
+    for callback in (log, ProgressLine(log, title), DurableCheckpoints(keep_checkpoints, stable)):
         trainer.add_callback(callback)
 
 
