@@ -74,9 +74,7 @@ MODELS = {
         (6e-4, 2e-3), ((0.02, 2e-3), (0.01, 2e-3)),
     ),
 }  # fmt: skip
-COMMON = (
-    "--report_to=none --weight_decay=0.1 --adam_beta1=0.9 --adam_beta2=0.95 --save_strategy=no --seed=1337"
-)
+COMMON = "--weight_decay=0.1 --adam_beta1=0.9 --adam_beta2=0.95 --save_strategy=no --seed=1337"
 GPU = "--bf16=true --compile_layers=true --dataloader_num_workers=2"
 
 

@@ -22,7 +22,9 @@ class ZLossReport(Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        loss, outputs = super().compute_loss(
+            model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
+        )
         z_loss = outputs.get("z_loss")
         if z_loss is not None:  # a share, because Trainer scales the loss in more than one place
             self._z_share = z_loss / outputs["loss"].detach()
@@ -36,6 +38,8 @@ class ZLossReport(Trainer):
         if self._z_share is None:
             return loss
         z_loss, self._z_share = loss * self._z_share, None
+        # A loss that is not finite shows as such; what it would be made of must not outlive its line.
+        z_loss = torch.where(z_loss.isfinite(), z_loss, 0.0)
         self._z_total = z_loss if self._z_total is None else self._z_total + z_loss
         return loss - z_loss
 

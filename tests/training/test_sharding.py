@@ -1,4 +1,4 @@
-"""FSDP2 on two CPU ranks, by the shipped configuration: what DDP computes, and checkpoints that AutoModel loads."""
+"""FSDP2 and ZeRO-1 on two CPU ranks, by the shipped configurations: what DDP computes, and whole checkpoints."""
 
 import json
 import os
@@ -16,7 +16,6 @@ from tests.conftest import REPOSITORY
 from tests.training.conftest import ACCELERATE
 from tests.training.test_pretraining import arguments
 
-TOPOLOGY = REPOSITORY / "accelerate_configs" / "fsdp2.yaml"
 ON_CPU = Path(__file__).with_name("fsdp2_on_cpu.py")
 # Everything that could differ: accumulation, checkpointed activations, the z-loss, a tied head, clipping.
 COMMON = [
@@ -32,12 +31,16 @@ def text_file(tmp_path_factory):
     return path
 
 
-def launch_fsdp2(*settings):
-    command = [*ACCELERATE, "--config_file", str(TOPOLOGY), "--num_processes", "2", "--mixed_precision", "no"]
-    command += ["--main_process_port", "0", str(ON_CPU), str(REPOSITORY / "recipes/pretrain.py"), *settings]
+def launch_sharded(engine, *settings):
+    """One of accelerate_configs/ on two CPU ranks; neither starts with use_cpu, which makes accelerate choose DDP."""
+    topology = REPOSITORY / "accelerate_configs" / f"{engine}.yaml"
+    command = [*ACCELERATE, "--config_file", str(topology), "--num_processes", "2", "--mixed_precision", "no"]
+    command += ["--main_process_port", "0", *([str(ON_CPU)] if engine == "fsdp2" else [])]
+    command += [str(REPOSITORY / "recipes/pretrain.py"), *settings]
     finished = subprocess.run(
-        [*command, "--use_cpu=false", "--bf16=false"], capture_output=True, text=True, cwd=REPOSITORY, timeout=280,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+        [*command, "--use_cpu=false", "--bf16=false", "--ddp_backend=gloo"], capture_output=True, text=True,
+        cwd=REPOSITORY, timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "DS_ACCELERATOR": "cpu"},
     )  # fmt: skip
     assert finished.returncode == 0, f"{finished.stdout[-2000:]}\n{finished.stderr[-4000:]}"
     return finished
@@ -48,21 +51,21 @@ def field(run, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_fsdp2_computes_what_ddp_computes(text_file, tmp_path, launch, optimizer):
+@pytest.mark.parametrize(("engine", "optimizer"), [("fsdp2", "adamw"), ("fsdp2", "muon"), ("zero1", "adamw")])
+def test_shards_compute_what_whole_copies_compute(text_file, tmp_path, launch, engine, optimizer):
+    if engine == "zero1":
+        pytest.importorskip("deepspeed")
     common = [*COMMON, f"--optimizer={optimizer}"]
     launch("pretrain", *arguments(text_file, tmp_path / "ddp", *common), ranks=2)
     sharded = [*common, "--gradient_checkpointing=true"]
-    launch_fsdp2(*arguments(text_file, tmp_path / "fsdp2", *sharded))
-    record = json.loads((tmp_path / "fsdp2/pretrain/run.json").read_text())
-    assert record["launch"].startswith("FSDP, 2 process(es)")
+    launch_sharded(engine, *arguments(text_file, tmp_path / engine, *sharded))
+    record = json.loads((tmp_path / engine / "pretrain/run.json").read_text())
+    assert record["launch"].startswith({"fsdp2": "FSDP", "zero1": "DEEPSPEED"}[engine] + ", 2 process(es)")
     for name in ("loss", "z_loss", "grad_norm"):
-        ours, theirs = (field(tmp_path / run, name) for run in ("fsdp2", "ddp"))
+        ours, theirs = (field(tmp_path / run, name) for run in (engine, "ddp"))
         assert len(ours) == 4
         assert ours == pytest.approx(theirs, rel=1e-5), name
-    ours, theirs = (
-        load_file(tmp_path / run / "pretrain/model/model.safetensors") for run in ("fsdp2", "ddp")
-    )
+    ours, theirs = (load_file(tmp_path / run / "pretrain/model/model.safetensors") for run in (engine, "ddp"))
     assert ours.keys() == theirs.keys()
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-5, msg=name)
@@ -71,7 +74,7 @@ def test_fsdp2_computes_what_ddp_computes(text_file, tmp_path, launch, optimizer
 @pytest.mark.slow
 def test_an_fsdp2_checkpoint_is_whole_carries_its_code_and_is_resumed_from(text_file, tmp_path):
     settings = arguments(text_file, tmp_path, *COMMON)
-    launch_fsdp2(*settings)
+    launch_sharded("fsdp2", *settings)
     run = tmp_path / "pretrain"
     whole = field(tmp_path, "loss"), load_file(run / "model/model.safetensors")
     for folder in (run / "checkpoint-4", run / "model"):
@@ -94,7 +97,7 @@ def test_an_fsdp2_checkpoint_is_whole_carries_its_code_and_is_resumed_from(text_
     assert (name, imported) == ("FoundryForCausalLM", "False")
     assert int(parameters) == sum(tensor.numel() for tensor in whole[1].values())
 
-    assert "going on from checkpoint-2" in launch_fsdp2(*settings).stdout
+    assert "going on from checkpoint-2" in launch_sharded("fsdp2", *settings).stdout
     assert field(tmp_path, "loss") == whole[0]
     resumed = load_file(run / "model/model.safetensors")
     assert all(torch.equal(resumed[key], whole[1][key]) for key in whole[1])
