@@ -27,19 +27,25 @@ def cross_entropy(
     num_items_in_batch: Tensor | int | None = None,
     ignore_index: int = IGNORE_INDEX,
     z_loss_weight: float = 0.0,
-) -> Tensor:
+    return_z_loss: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Cross-entropy of whole logits (…, vocabulary) with already shifted labels (…), softmax in fp32.
 
     The sum is divided by ``num_items_in_batch`` when given, else by the number of labels that count; with
-    none that counts the mean is not a number, as in PyTorch.
+    none that counts the mean is not a number, as in PyTorch.  With ``return_z_loss`` also the part of the loss
+    that is z-loss, detached.
     """
     logits = _at_least_fp32(logits).flatten(0, -2)
     labels = labels.to(logits.device).flatten()
+    denominator = _denominator(labels, num_items_in_batch, ignore_index)
     total = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
+    z_total = torch.zeros_like(total)
     if z_loss_weight:
         counts = labels != ignore_index
-        total = total + z_loss_weight * (logits.logsumexp(-1).square() * counts).sum()
-    return total / _denominator(labels, num_items_in_batch, ignore_index)
+        z_total = z_loss_weight * (logits.logsumexp(-1).square() * counts).sum()
+        total = total + z_total
+    loss = total / denominator
+    return (loss, z_total.detach() / denominator) if return_z_loss else loss
 
 
 def linear_cross_entropy(
@@ -52,7 +58,8 @@ def linear_cross_entropy(
     ignore_index: int = IGNORE_INDEX,
     chunk_tokens: int = 8192,
     z_loss_weight: float = 0.0,
-) -> Tensor:
+    return_z_loss: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Cross-entropy of ``hidden_states @ weight.T + bias`` without ever holding all the logits.
 
     Args:
@@ -62,6 +69,7 @@ def linear_cross_entropy(
         num_items_in_batch: divisor of the summed loss; the number of labels that count when None.
         chunk_tokens: rows of logits that exist at one time.
         z_loss_weight: adds ``z_loss_weight * logsumexp(logits)**2`` per token.
+        return_z_loss: also give the part of the loss that is z-loss, which has no gradient of its own.
 
     Returns:
         Scalar in fp32 (fp64 for fp64 inputs), equal to :func:`cross_entropy` of the whole logits.
@@ -73,7 +81,7 @@ def linear_cross_entropy(
     compute_dtype = torch.get_autocast_dtype(device_type) if autocast else hidden_states.dtype
     denominator = _denominator(labels, num_items_in_batch, ignore_index)
     with torch.autocast(device_type, enabled=False):
-        return _LinearCrossEntropy.apply(
+        loss, z_loss = _LinearCrossEntropy.apply(
             hidden_states,
             weight,
             bias,
@@ -84,6 +92,7 @@ def linear_cross_entropy(
             chunk_tokens,
             z_loss_weight,
         )
+    return (loss, z_loss) if return_z_loss else loss
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -106,10 +115,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         head_bias = None if bias is None else bias.to(compute_dtype)
         gradients = _GradientBuffers(hidden_states, weight, bias, ctx.needs_input_grad)
         loss = torch.zeros((), dtype=_fp32_or_wider(compute_dtype), device=hidden_states.device)
+        z_loss = torch.zeros_like(loss)
         for start in range(0, labels.numel(), chunk_tokens):
             rows = slice(start, start + chunk_tokens)
             chunk = hidden_states[rows].to(compute_dtype)
-            total, logits_gradient = _chunk_loss(
+            total, z_total, logits_gradient = _chunk_loss(
                 F.linear(chunk, head, head_bias),
                 labels[rows],
                 denominator,
@@ -118,14 +128,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 gradients.wanted,
             )
             loss += total / denominator
+            z_loss += z_total / denominator
             if logits_gradient is not None:
                 gradients.add(rows, chunk, head, logits_gradient)
         ctx.save_for_backward(*gradients.tensors())
-        return loss
+        ctx.mark_non_differentiable(z_loss)
+        return loss, z_loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, loss_gradient):
+    def backward(ctx, loss_gradient, _):
         scaled = [
             None if gradient is None else gradient * loss_gradient.to(gradient.dtype)
             for gradient in ctx.saved_tensors
@@ -178,25 +190,28 @@ def _chunk_loss(
     ignore_index: int,
     z_loss_weight: float,
     wants_gradient: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Summed loss of one chunk and the gradient of its logits, in their dtype, divided by ``denominator``.
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Summed loss of one chunk, its z-loss part, and the gradient of its logits divided by ``denominator``.
 
     With p = softmax(z) and L = logsumexp(z): loss = L - z[label] + w L², gradient = (1 + 2 w L) p - onehot.
     """
     counts = labels != ignore_index
     targets, scale = torch.where(counts, labels, 0), counts / denominator
     if softmax_kernels_serve(logits):
-        losses = softmax_cross_entropy_(logits, targets, scale, z_loss_weight, wants_gradient)
+        losses, normalizers = softmax_cross_entropy_(logits, targets, scale, z_loss_weight, wants_gradient)
         gradient = logits if wants_gradient else None
     else:
-        losses, gradient = _softmax_part(logits, targets[:, None], scale, z_loss_weight, wants_gradient)
-    return torch.where(counts, losses, 0.0).sum(), gradient
+        losses, normalizers, gradient = _softmax_part(
+            logits, targets[:, None], scale, z_loss_weight, wants_gradient
+        )
+    z_losses = z_loss_weight * normalizers.square()
+    return torch.where(counts, losses, 0.0).sum(), torch.where(counts, z_losses, 0.0).sum(), gradient
 
 
 def _softmax_part(
     logits: Tensor, targets: Tensor, scale: Tensor, z_loss_weight: float, wants_gradient: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Losses (T) and gradient (T, V) of logits (T, V) with targets (T, 1); fp32 inside.
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Losses (T), normalizers logsumexp (T) and gradient (T, V) of logits (T, V) with targets (T, 1); fp32 inside.
 
     The gradient at the target is p - 1: subtracted before rounding to bf16, after which too little is left.
     """
@@ -207,10 +222,11 @@ def _softmax_part(
     if z_loss_weight:
         losses, slope = losses + z_loss_weight * normalizer.square(), slope + 2 * z_loss_weight * normalizer
     if not wants_gradient:
-        return losses, None
+        return losses, normalizer, None
     at_target = (slope * log_probability.exp() - 1) * scale
     softmax = logits.sub_(normalizer[:, None]).exp_().mul_((slope * scale)[:, None])
-    return losses, softmax.scatter_(-1, targets, at_target[:, None].to(softmax.dtype)).to(dtype)
+    gradient = softmax.scatter_(-1, targets, at_target[:, None].to(softmax.dtype)).to(dtype)
+    return losses, normalizer, gradient
 
 
 def _denominator(labels: Tensor, num_items_in_batch: Tensor | int | None, ignore_index: int) -> Tensor:

@@ -7,10 +7,12 @@ relatively travel inside every saved checkpoint and work there without the packa
 Shapes: B batch, S sequence, H hidden, A attention heads, K key-value heads, D head_dim, V vocabulary.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
@@ -173,6 +175,26 @@ class FoundryPreTrainedModel(PreTrainedModel):
         config.check_architecture()  # fields may have been set since the configuration was made
         super().__init__(config, *args, **kwargs)
 
+    def save_pretrained(self, *args, **kwargs) -> None:
+        """As transformers', from a model under FSDP2 too.
+
+        FSDP2 makes a class of its own on the fly, of which the source would be saved as the custom code, and
+        its gathered weights hold a tied head a second time.
+        """
+        if kwargs.get("state_dict") is not None and self.config.tie_word_embeddings:
+            tied = self._tied_weights_keys or {}
+            kwargs["state_dict"] = {k: v for k, v in kwargs["state_dict"].items() if k not in tied}
+        present = type(self)
+        self.__class__ = next(
+            kind
+            for kind in present.__mro__
+            if issubclass(kind, FoundryPreTrainedModel) and not issubclass(kind, FSDPModule)
+        )
+        try:
+            super().save_pretrained(*args, **kwargs)
+        finally:
+            self.__class__ = present
+
 
 class FoundryModel(FoundryPreTrainedModel):
     """Embedding, blocks and the last norm: token ids (B, S) to hidden states (B, S, H)."""
@@ -276,10 +298,17 @@ class FoundryHead(nn.Linear):
     A module of its own, so that hooks which gather its weight (FSDP, ZeRO-3) run for the loss too.
     """
 
-    def forward(self, hidden_states: Tensor, labels: Tensor | None = None, **loss_options) -> Tensor:
+    def forward(self, hidden_states: Tensor, labels: Tensor | None = None, **loss_options) -> Any:
         if labels is None:
             return super().forward(hidden_states)
         return linear_cross_entropy(hidden_states, self.weight, labels, self.bias, **loss_options)
+
+
+@dataclass
+class FoundryOutput(CausalLMOutputWithPast):
+    """As transformers', and in training with a z-loss the part of ``loss`` that it is (detached)."""
+
+    z_loss: Tensor | None = None
 
 
 class FoundryForCausalLM(FoundryPreTrainedModel, GenerationMixin):
@@ -315,7 +344,7 @@ class FoundryForCausalLM(FoundryPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         skip_logits: bool | None = None,
         **kwargs,
-    ) -> CausalLMOutputWithPast:
+    ) -> FoundryOutput:
         """Logits, and with labels the next-token loss.
 
         Args:
@@ -344,31 +373,37 @@ class FoundryForCausalLM(FoundryPreTrainedModel, GenerationMixin):
         hidden_states = slice_positions(outputs.last_hidden_state, logits_to_keep)
         if shift_labels is None and labels is not None:
             shift_labels = shift_labels_left(labels)
-        logits, loss = self.logits_and_loss(hidden_states, shift_labels, skip_logits, kwargs)
-        return CausalLMOutputWithPast(
+        logits, (loss, z_loss) = self.logits_and_loss(hidden_states, shift_labels, skip_logits, kwargs)
+        return FoundryOutput(
             loss=loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            z_loss=z_loss,
         )
 
     def logits_and_loss(
         self, hidden_states: Tensor, shift_labels: Tensor | None, skip_logits: bool | None, options: dict
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """What is asked for, of hidden states (B, S, H) and shifted labels (B, S)."""
+    ) -> tuple[Tensor | None, tuple[Tensor | None, Tensor | None]]:
+        """Logits, and loss and z-loss, of hidden states (B, S, H) and shifted labels (B, S): what is asked for."""
         if shift_labels is None:
-            return self.lm_head(hidden_states), None
+            return self.lm_head(hidden_states), (None, None)
+        has_z_loss = self.training and self.config.z_loss_weight > 0
         loss_options = {
             "num_items_in_batch": options.get("num_items_in_batch"),
             "ignore_index": options.get("ignore_index", IGNORE_INDEX),
-            "z_loss_weight": self.config.z_loss_weight if self.training else 0.0,
+            "z_loss_weight": self.config.z_loss_weight if has_z_loss else 0.0,
+            "return_z_loss": has_z_loss,
         }
         if (self.training if skip_logits is None else skip_logits) and self.head_takes_labels():
             chunk_tokens = self.config.loss_chunk_tokens
-            return None, self.lm_head(hidden_states, shift_labels, chunk_tokens=chunk_tokens, **loss_options)
-        logits = self.lm_head(hidden_states)
-        return logits, cross_entropy(logits, shift_labels, **loss_options)
+            logits = None
+            loss = self.lm_head(hidden_states, shift_labels, chunk_tokens=chunk_tokens, **loss_options)
+        else:
+            logits = self.lm_head(hidden_states)
+            loss = cross_entropy(logits, shift_labels, **loss_options)
+        return logits, loss if has_z_loss else (loss, None)
 
     def head_takes_labels(self) -> bool:
         """Whether the head can compute the loss: it is ours and not split over tensor-parallel ranks."""

@@ -25,21 +25,15 @@ def softmax_kernels_serve(logits: Tensor) -> bool:
 
 
 def softmax_cross_entropy_(
-    logits: Tensor, targets: Tensor, scale: Tensor, z_loss_weight: float, wants_gradient: bool
-) -> Tensor:
-    """Losses (T) in fp32 of logits (T, V), which are overwritten with their gradient where it is wanted.
+    logits: Tensor, targets: Tensor, scale: Tensor | None, z_loss_weight: float, wants_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """Losses and normalizers logsumexp (T) in fp32 of logits (T, V), overwritten with the gradient where wanted.
 
     Args:
         targets: (T) column of the label; any valid one where ``scale`` is 0.
-        scale: (T) fp32, what each token's gradient is multiplied with; 0 for a token that does not count.
+        scale: (T) fp32, what each token's gradient is multiplied with; 0 for a token that does not count.  None
+            where no gradient is wanted.
     """
-    return losses_and_normalizers(logits, targets, scale, z_loss_weight, wants_gradient)[0]
-
-
-def losses_and_normalizers(
-    logits: Tensor, targets: Tensor, scale: Tensor | None, z_loss_weight: float, wants_gradient: bool
-) -> tuple[Tensor, Tensor]:
-    """Losses (T) as above, and the logarithm of each row's sum of exponentials (T), both fp32."""
     losses = torch.empty(len(logits), device=logits.device)
     normalizers = torch.empty_like(losses)
     _softmax_cross_entropy[(len(logits),)](

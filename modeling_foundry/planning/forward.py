@@ -107,10 +107,11 @@ def resolve_setup(options: SetupOptions, recipe: Recipe | None, sequence: int, r
     checkpointing = (
         recipe.activation_checkpointing if options.checkpointing is None else options.checkpointing
     )
+    micro_batch = options.micro_batch or recipe.micro_batch
     return TrainingSetup(
-        micro_batch=options.micro_batch or recipe.micro_batch,
+        micro_batch=micro_batch,
         sequence_length=sequence,
-        accumulation=options.accumulation or recipe.accumulation,
+        accumulation=options.accumulation or recipe.accumulation_of(micro_batch, ranks, sequence),
         num_ranks=ranks,
         sharding=sharding,
         precision=options.precision or _recipe_precision(recipe),
@@ -150,7 +151,9 @@ def _recipe_precision(recipe: Recipe) -> Any:
 def _recipe_tokens(recipe: Recipe | None, setup: TrainingSetup) -> float | None:
     if recipe is None:
         return None
-    return recipe.max_steps * setup.tokens * setup.accumulation * setup.num_ranks
+    step_tokens = setup.tokens * setup.accumulation * setup.num_ranks
+    steps = recipe.max_steps if recipe.max_tokens is None else -(-recipe.max_tokens // step_tokens)
+    return steps * step_tokens
 
 
 # ----------------------------------------------------------------------------------------------- reports

@@ -31,6 +31,24 @@ class Recipe:
     compile_layers: bool
     optimizer: str
     num_processes: int | None
+    max_tokens: int | None = None
+    global_batch_tokens: int | None = None
+
+    def accumulation_of(self, micro_batch: int, num_ranks: int, sequence_length: int) -> int:
+        """Forward passes of a step: as given, or what ``global_batch_tokens`` leaves.
+
+        Raises:
+            PlanError: the global batch is no multiple of what the ranks read at once.
+        """
+        smallest = micro_batch * num_ranks * sequence_length
+        if self.global_batch_tokens is None:
+            return self.accumulation
+        if self.global_batch_tokens % smallest:
+            raise PlanError(
+                f"global_batch_tokens: {self.global_batch_tokens:,} is no multiple of {smallest:,} (micro-batch "
+                f"{micro_batch:,} x {num_ranks:,} rank(s) x {sequence_length:,} tokens)"
+            )
+        return self.global_batch_tokens // smallest
 
     def tokens_per_step(self, num_ranks: int) -> int:
         """Micro-batch x accumulation x ranks x sequence length."""
@@ -56,6 +74,8 @@ def read_recipe(fields: Fields) -> Recipe:
         compile_layers=fields.flag("compile_layers", False),
         optimizer=fields.choice("optimizer", ("adamw", "muon"), "adamw"),
         num_processes=fields.integer("expected_processes", None, maximum=1_000_000),
+        max_tokens=fields.integer("max_tokens", None, maximum=10**18),
+        global_batch_tokens=fields.integer("global_batch_tokens", None, maximum=10**12),
     )
 
 

@@ -139,7 +139,7 @@ def open_session(stage: str, settings: AlignmentSettings, arguments: Any) -> tup
     session = TrainingSession(
         Path(arguments.output_dir), {"alignment": settings, "training": arguments}, inputs, stage
     )
-    with arguments.main_process_first(desc="run folder"):
+    with arguments.main_process_first(local=False, desc="run folder"):
         if settings.overwrite and arguments.process_index == 0:
             discard_run(session.output_dir)
         complete = session.is_complete()

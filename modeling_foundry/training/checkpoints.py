@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class DurableCheckpoints(TrainerCallback):
         keep: number of sealed checkpoints.
         save_state: writes what belongs to the checkpoint beside the model; called on every rank.
         facts: what else the manifest says (data fingerprint, sequences per step).
+        lasting_steps: steps whose checkpoint is made whatever ``save_steps`` is, and never removed.
     """
 
     def __init__(
@@ -45,10 +46,18 @@ class DurableCheckpoints(TrainerCallback):
         keep: int = 2,
         save_state: Callable[[Path], None] | None = None,
         facts: dict[str, Any] | None = None,
+        lasting_steps: Collection[int] = (),
     ) -> None:
         if keep < 1:
             raise FoundryError(f"keep_checkpoints: expected at least 1, found {keep}")
         self.keep, self.save_state, self.facts = keep, save_state, facts or {}
+        self.lasting_steps = set(lasting_steps)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step in self.lasting_steps and args.save_strategy != "no":
+            control.should_save = True
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -63,7 +72,8 @@ class DurableCheckpoints(TrainerCallback):
         counters = {"global_step": state.global_step, "world_size": args.world_size}
         seal(folder, {"version": MANIFEST_VERSION, **counters, **self.facts})
         for old in sealed_checkpoints(args.output_dir)[self.keep :]:
-            shutil.rmtree(old)
+            if int(old.name.rsplit("-", 1)[-1]) not in self.lasting_steps:
+                shutil.rmtree(old)
 
 
 def wait_for_all_ranks() -> None:

@@ -60,7 +60,7 @@ def refuse_float8(model: FoundryForCausalLM, sequence_length: int) -> None:
 class Float8Head(FoundryHead):
     """The output head whose training loss multiplies in fp8; everything else is the plain head's."""
 
-    def forward(self, hidden_states: Tensor, labels: Tensor | None = None, **options: Any) -> Tensor:
+    def forward(self, hidden_states: Tensor, labels: Tensor | None = None, **options: Any) -> Any:
         if labels is None or not torch.is_grad_enabled():
             return super().forward(hidden_states, labels, **options)
         return float8_linear_cross_entropy(hidden_states, self.weight, labels, **options)
@@ -75,7 +75,8 @@ def float8_linear_cross_entropy(
     ignore_index: int = IGNORE_INDEX,
     chunk_tokens: int = 8192,
     z_loss_weight: float = 0.0,
-) -> Tensor:
+    return_z_loss: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """:func:`~modeling_foundry.losses.linear_cross_entropy` with its three products in fp8.
 
     Args:
@@ -84,16 +85,17 @@ def float8_linear_cross_entropy(
         labels: (…) token ids, already shifted.
 
     Returns:
-        Scalar loss in fp32.
+        Scalar loss in fp32; with ``return_z_loss`` also the part of it that is z-loss.
     """
     labels = labels.flatten()
     if num_items_in_batch is None:
         num_items_in_batch = (labels != ignore_index).sum()
     denominator = torch.as_tensor(num_items_in_batch, device=labels.device, dtype=torch.float32)
     chunk_tokens = max(ROWS_MULTIPLE, chunk_tokens // ROWS_MULTIPLE * ROWS_MULTIPLE)
-    return _Float8LinearCrossEntropy.apply(
+    loss, z_loss = _Float8LinearCrossEntropy.apply(
         hidden_states.flatten(0, -2), weight, labels, denominator, ignore_index, chunk_tokens, z_loss_weight
     )
+    return (loss, z_loss) if return_z_loss else loss
 
 
 class _Float8LinearCrossEntropy(torch.autograd.Function):
@@ -109,10 +111,10 @@ class _Float8LinearCrossEntropy(torch.autograd.Function):
         ignore_index: int,
         chunk_tokens: int,
         z_loss_weight: float,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         head, head_columns, head_scale = to_float8(weight)
         gradient_scale = 1 / (GRADIENT_SCALE * denominator)
-        loss = torch.zeros((), device=weight.device)
+        loss, z_loss = torch.zeros((), device=weight.device), torch.zeros((), device=weight.device)
         hidden_gradient = torch.empty_like(hidden_states)
         weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
         for start in range(0, len(labels), chunk_tokens):
@@ -122,17 +124,22 @@ class _Float8LinearCrossEntropy(torch.autograd.Function):
             logits = product(hidden, head.t(), hidden_scale, head_scale, fast=True)
             counts = labels[rows] != ignore_index
             targets = torch.where(counts, labels[rows], 0)
-            losses, by_rows, by_columns = float8_softmax_gradient(logits, targets, counts, z_loss_weight)
+            losses, normalizers, by_rows, by_columns = float8_softmax_gradient(
+                logits, targets, counts, z_loss_weight
+            )
             del logits
             loss += torch.where(counts, losses, 0.0).sum() / denominator
+            z_losses = z_loss_weight * normalizers.square()
+            z_loss += torch.where(counts, z_losses, 0.0).sum() / denominator
             hidden_gradient[rows] = product(by_rows, head_columns.t(), gradient_scale, head_scale)
             weight_gradient += product(by_columns, hidden_columns.t(), gradient_scale, hidden_scale)
         ctx.save_for_backward(hidden_gradient, weight_gradient.to(weight.dtype))
-        return loss
+        ctx.mark_non_differentiable(z_loss)
+        return loss, z_loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, loss_gradient: Tensor) -> tuple:
+    def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple:
         gradients = [saved * loss_gradient.to(saved.dtype) for saved in ctx.saved_tensors]
         return (*gradients, None, None, None, None, None)
 

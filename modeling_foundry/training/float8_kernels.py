@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..softmax_kernels import losses_and_normalizers
+from ..softmax_kernels import softmax_cross_entropy_
 
 try:
     import triton
@@ -44,22 +44,22 @@ def to_float8(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def float8_softmax_gradient(
     logits: Tensor, targets: Tensor, counts: Tensor, z_loss_weight: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses (T) in fp32, and the gradient of the summed loss in e5m2, as rows (T, V) and as columns (V, T).
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Losses and normalizers (T) in fp32; the gradient of their sum in e5m2 by rows (T, V) and by columns (V, T).
 
     The gradient is multiplied with ``GRADIENT_SCALE`` so that small probabilities do not vanish: a fixed
     number, since the gradient of a logit is bounded.  Both layouts are written because fp8 matrix products take
     their operands in one layout only.
     """
     num_tokens, num_columns = logits.shape
-    losses, normalizers = losses_and_normalizers(logits, targets, None, z_loss_weight, wants_gradient=False)
+    losses, normalizers = softmax_cross_entropy_(logits, targets, None, z_loss_weight, wants_gradient=False)
     rows = torch.empty(num_tokens, num_columns, dtype=torch.float8_e5m2, device=logits.device)
     columns = torch.empty(num_columns, num_tokens, dtype=torch.float8_e5m2, device=logits.device)
     _float8_gradient[_tiles(num_tokens, num_columns)](
         logits, targets, counts, normalizers, rows, columns, num_tokens, num_columns, logits.stride(0),
         z_loss_weight, GRADIENT_SCALE, ROWS=TILE_ROWS, COLUMNS=TILE_COLUMNS, num_warps=4,
     )  # fmt: skip
-    return losses, rows, columns
+    return losses, normalizers, rows, columns
 
 
 def _tiles(num_rows: int, num_columns: int) -> tuple[int, int]:

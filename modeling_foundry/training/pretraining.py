@@ -18,6 +18,7 @@ from ..data.training_data import TrainingData, open_mixture, open_training_data
 from ..settings import FoundryError
 from .callbacks import MeasuredSteps
 from .checkpoints import read_manifest
+from .extension import extend
 from .float8 import convert_to_float8
 from .guarded_trainer import GuardedUpdates
 from .model_settings import (
@@ -33,8 +34,10 @@ from .resumable_trainer import ResumableTrainer
 from .rollback import order_of, roll_back, train_with_rollbacks
 from .sample_order import OrderedSamples, write_order
 from .session import TrainingSession, console, discard_run, restore_generation_cache
+from .token_budget import TokenCounts, count_steps, tokens_per_step
 from .trackers import AUTO, choose_trackers, keep_trackers_local
 from .update_guard import GuardKeys, UpdateGuard
+from .z_loss import ZLossReport
 
 
 @dataclass
@@ -62,7 +65,7 @@ class PretrainDataSettings:
 
 
 @dataclass
-class PretrainArguments(GuardKeys, TrainingArguments):
+class PretrainArguments(GuardKeys, TokenCounts, TrainingArguments):
     """transformers' TrainingArguments with pretraining's defaults and a few keys more."""
 
     optimizer: Literal["adamw", "muon"] = field(
@@ -76,6 +79,12 @@ class PretrainArguments(GuardKeys, TrainingArguments):
     float8: bool = field(
         default=False, metadata={"help": "fp8 matrix products by torchao; about 1.25 times faster on an H200"}
     )
+    extend_run: str | None = field(
+        default=None,
+        metadata={
+            "help": "finished run folder of a warmup_stable_decay schedule: go on from where it decayed"
+        },
+    )
     save_initial_model: bool = field(default=False, metadata={"help": "keep the random start for evaluation"})
     keep_checkpoints: int = field(default=2, metadata={"help": "newest whole checkpoints to keep"})
     expected_processes: int | None = field(
@@ -83,11 +92,11 @@ class PretrainArguments(GuardKeys, TrainingArguments):
     )
     overwrite: bool = field(default=False, metadata={"help": "replace a run of other settings in output_dir"})
     # Defaults of pretraining, in place of fine-tuning's.
-    max_steps: int = 1000
+    max_steps: int = -1  # given in steps or in tokens
     adam_beta2: float = 0.95
     weight_decay: float = 0.1
     lr_scheduler_type: str = "cosine_with_min_lr"
-    lr_scheduler_kwargs: dict | str | None = field(default_factory=lambda: {"min_lr_rate": 0.1})
+    lr_scheduler_kwargs: dict | str | None = None  # of cosine_with_min_lr: {min_lr_rate: 0.1}
     train_sampling_strategy: str = "sequential"  # the dataset itself is shuffled, by seed, epoch and index
     ddp_find_unused_parameters: bool | None = False
     accelerator_config: dict | str | None = None
@@ -102,6 +111,8 @@ class PretrainArguments(GuardKeys, TrainingArguments):
         if self.accelerator_config is None and self._pins_memory():
             # Pinned batches are copied while the step before still runs; a blocking copy would wait for its end.
             self.accelerator_config = {"non_blocking": True}
+        if self.lr_scheduler_type == "cosine_with_min_lr" and self.lr_scheduler_kwargs is None:
+            self.lr_scheduler_kwargs = {"min_lr_rate": 0.1}
         super().__post_init__()
         if self.eval_strategy == "no":  # never means at the start too: there may be nothing held out
             self.eval_on_start = False
@@ -110,7 +121,7 @@ class PretrainArguments(GuardKeys, TrainingArguments):
         return self.dataloader_pin_memory and not self.use_cpu and torch.cuda.is_available()
 
 
-class PretrainTrainer(GuardedUpdates, MeasuredSteps, ResumableTrainer):
+class PretrainTrainer(GuardedUpdates, MeasuredSteps, ZLossReport, ResumableTrainer):
     """Trainer whose evaluation never materialises logits either."""
 
     def prediction_step(
@@ -135,9 +146,11 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
         FoundryError: settings, data or launch do not fit together.
     """
     check_ranges(model_settings, data, arguments)
+    count_steps(arguments, data.sequence_length)
     check_length(arguments, in_steps=True)
     refuse_backend_without_gpu(model_settings.attention_backend, arguments.device.type)
-    with arguments.main_process_first(desc="data preparation"):
+    # The first of all ranks, not of each node's: the data may be made now, on a disk that all nodes share.
+    with arguments.main_process_first(local=False, desc="data preparation"):
         if arguments.overwrite and arguments.process_index == 0:
             discard_run(Path(arguments.output_dir))
         prepared = training_data(data, arguments)
@@ -145,8 +158,10 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
     session = TrainingSession(
         Path(arguments.output_dir), settings, {"data": prepared.fingerprint}, "pretrain"
     )
-    with arguments.main_process_first(desc="run folder"):
+    with arguments.main_process_first(local=False, desc="run folder"):
         complete = session.is_complete()
+        if arguments.extend_run is not None and arguments.process_index == 0:
+            extend(session, arguments)
     if complete:
         console.print(f"pretrain: complete already, {session.model_folder} (nothing to do)")
         return session.model_folder
@@ -184,7 +199,8 @@ def train_once(
     if trainer.is_world_process_zero():
         write_order(session.output_dir, trainer.train_dataset.order)
     session.train(
-        trainer, checkpoint, arguments.keep_checkpoints, arguments.expected_processes, tokens_per_step(arguments, data),
+        trainer, checkpoint, arguments.keep_checkpoints, arguments.expected_processes,
+        tokens_per_step(arguments, data.sequence_length),
         sequence_length=data.sequence_length,
     )  # fmt: skip
 
@@ -284,16 +300,10 @@ def muon_factory(arguments: PretrainArguments) -> tuple[type, dict[str, Any]] | 
     }
 
 
-def tokens_per_step(arguments: TrainingArguments, data: PretrainDataSettings) -> int:
-    """micro-batch x accumulation x ranks x sequence length."""
-    sequences = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    return sequences * data.sequence_length
-
-
 def batch_line(trainer: Trainer, data: PretrainDataSettings) -> str:
     """One honest line about the batch: what is multiplied with what."""
     arguments = trainer.args
-    tokens = tokens_per_step(arguments, data)
+    tokens = tokens_per_step(arguments, data.sequence_length)
     factors = (
         f"{arguments.train_batch_size} sequences x {arguments.gradient_accumulation_steps} accumulation x "
         f"{arguments.world_size} rank(s) x {data.sequence_length} tokens"

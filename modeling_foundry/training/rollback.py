@@ -93,7 +93,8 @@ def order_of(arguments: Any) -> SampleOrder:
     per_pass = arguments.train_batch_size * arguments.world_size
     folder = Path(arguments.output_dir)
     # Without its record a run has not begun: what a start that was killed before left there counts for nothing.
-    order = read_order(folder) if (folder / RECORD_NAME).is_file() else None
+    has_begun = (folder / RECORD_NAME).is_file() or any(folder.glob("checkpoint-*"))
+    order = read_order(folder) if has_begun else None
     if order is None:
         return SampleOrder(per_pass * arguments.gradient_accumulation_steps)
     accumulation, rest = divmod(order.sequences_per_step, per_pass)

@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from .run_facts import compute_precision
 from .run_log import read_log
 from .sample_order import read_order
 from .throughput import ModelFlops, model_flops
+from .token_budget import decay_start
 from .trackers import add_before_trackers, tracker_line
 from .update_guard import GUARD_KEYS
 from .watch import train_watched
@@ -76,7 +77,7 @@ class TrainingSession:
             FoundryError: the folder holds a run with other settings or other inputs.
         """
         record = self._stored_record()
-        if record is not None and (difference := self._difference(record)):
+        if record is not None and (difference := self.difference_from(record)):
             raise FoundryError(
                 f"{self.output_dir}: holds a run with other settings ({difference}); "
                 "give another --output_dir, or --overwrite=true to replace it"
@@ -94,10 +95,15 @@ class TrainingSession:
                 f"{path}: not valid JSON; give another --output_dir or --overwrite=true"
             ) from error
 
-    def _difference(self, record: dict[str, Any]) -> str:
+    def difference_from(self, record: dict[str, Any], neutral: Collection[str] = ()) -> str:
+        """The settings and inputs in which another run's record differs, in words; "" where none does.
+
+        Args:
+            neutral: keys that may differ, beside ``NEUTRAL_SETTINGS``.
+        """
+        neutral = {*NEUTRAL_SETTINGS, *neutral, *(BATCH_SETTINGS if self._steps_read_the_same() else ())}
         old = _flat(record.get("settings", {})) | _flat({"inputs": record.get("inputs", {})})
         new = _flat(plain_settings(self.settings)) | _flat({"inputs": plain_settings(self.inputs)})
-        neutral = NEUTRAL_SETTINGS | (BATCH_SETTINGS if self._steps_read_the_same() else set())
         changed = [
             f"{key.rsplit('.', 1)[-1]}: {_short(old.get(key))} -> {_short(new.get(key))}"
             for key in sorted(old.keys() | new.keys())
@@ -145,11 +151,11 @@ class TrainingSession:
             {"run_name": arguments.run_name, "launch": launch, "config": plain_settings(self.settings)},
         )  # fmt: skip
         prepare_callbacks(
-            trainer, log, DurableCheckpoints(keep_checkpoints, *self._state_of(trainer)), self.title
+            trainer, log, DurableCheckpoints(keep_checkpoints, **self._state_of(trainer)), self.title
         )
         is_main = trainer.is_world_process_zero()
         if is_main:
-            if checkpoint is None:
+            if checkpoint is None or not (self.output_dir / RECORD_NAME).is_file():
                 write_run_record(self.output_dir, self.settings, inputs=self.inputs, launch=launch)
             where = f"going on from {checkpoint.name}" if checkpoint else "from the start"
             console.print(f"[bold]{self.title}[/bold]: {where}; {launch}")
@@ -162,11 +168,14 @@ class TrainingSession:
         train_watched(trainer, self.output_dir, checkpoint)
         self._write_final(trainer, finish, seconds=time.perf_counter() - start, log=log)
 
-    def _state_of(self, trainer: Trainer) -> tuple[Callable[[Path], None], dict[str, Any]]:
-        """What a checkpoint holds beside the model, and what its manifest says of the run."""
-        order = read_order(self.output_dir)
-        facts = {"inputs": plain_settings(self.inputs), "sample_order": order and asdict(order)}
-        return lambda folder: save_training_state(trainer, folder), facts
+    def _state_of(self, trainer: Trainer) -> dict[str, Any]:
+        """What a checkpoint holds beside the model, what its manifest says of the run, and which one lasts."""
+        order, stable = read_order(self.output_dir), decay_start(trainer.args)
+        return {
+            "save_state": lambda folder: save_training_state(trainer, folder),
+            "facts": {"inputs": plain_settings(self.inputs), "sample_order": order and asdict(order)},
+            "lasting_steps": [] if stable is None else [stable],
+        }
 
     def _write_final(
         self, trainer: Trainer, finish: Callable[[Trainer], None] | None, seconds: float, log: RunLog

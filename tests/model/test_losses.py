@@ -163,3 +163,42 @@ def test_extreme_logits_stay_finite():
     loss = linear_cross_entropy(hidden * 1e4, weight, labels)
     assert loss.isfinite()
     assert gradients(loss, weight)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 5, 64])
+def test_z_loss_and_its_gradient_are_those_of_autograd_on_plain_logits(chunk_tokens):
+    """PaLM's weight 1e-4, in fp64: loss, the part that is z-loss, and every gradient."""
+    hidden, weight, bias, labels = probe(23, torch.float64, ignored=(3, 4))
+    logits = (hidden @ weight.T + bias)[labels != -100]
+    cross_entropies = torch.nn.functional.cross_entropy(logits, labels[labels != -100])
+    expected_z = 1e-4 * logits.logsumexp(-1).square().mean()
+    options = {"z_loss_weight": 1e-4, "return_z_loss": True}
+    chunked = linear_cross_entropy(hidden, weight, labels, bias, chunk_tokens=chunk_tokens, **options)
+    plain = cross_entropy(hidden @ weight.T + bias, labels, **options)
+    theirs = gradients(cross_entropies + expected_z, hidden, weight, bias)
+    for loss, z_loss in (chunked, plain):
+        torch.testing.assert_close(z_loss, expected_z.detach(), rtol=1e-12, atol=0)
+        torch.testing.assert_close(loss - z_loss, cross_entropies, rtol=1e-12, atol=0)
+        assert not z_loss.requires_grad
+        ours = gradients(loss, hidden, weight, bias)
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-14)  # 1 / tokens is rounded to fp32
+
+
+def test_the_model_gives_the_z_loss_in_training_only():
+    from modeling_foundry import FoundryConfig, FoundryForCausalLM
+
+    torch.manual_seed(0)
+    config = FoundryConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, max_position_embeddings=32, z_loss_weight=1e-2,
+    )  # fmt: skip
+    model, ids = FoundryForCausalLM(config), torch.randint(0, 64, (2, 16))
+    chunked, whole = (model.train()(ids, labels=ids, skip_logits=skip) for skip in (True, False))
+    evaluated = model.eval()(ids, labels=ids)
+    assert evaluated.z_loss is None
+    assert "z_loss" not in evaluated
+    for output in (chunked, whole):
+        torch.testing.assert_close(output.loss - output.z_loss, evaluated.loss, rtol=1e-5, atol=0)
+    normalizers = whole.logits[:, :-1].logsumexp(-1)
+    torch.testing.assert_close(whole.z_loss, 1e-2 * normalizers.square().mean(), rtol=1e-5, atol=0)

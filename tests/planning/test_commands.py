@@ -407,3 +407,19 @@ def test_a_vocabulary_other_than_the_laws_is_pointed_out(capsys):
     assert len(notes) == 1
     assert "151,936" in notes[0]
     assert report(capsys, "budget", "--flops=1e21", "--parameters=1B")["given"]["notes"] == []
+
+
+def test_a_recipe_that_counts_in_tokens_is_planned_in_tokens(write_config, capsys):
+    """The same run on any number of GPUs: accumulation and steps follow, as in training."""
+    recipe = (
+        "hidden_size: 64\nintermediate_size: 128\nnum_hidden_layers: 2\nnum_attention_heads: 2\nvocab_size: 512\n"
+        "sequence_length: 128\nper_device_train_batch_size: 4\nmax_tokens: 1000001\nglobal_batch_tokens: 16384\n"
+    )
+    path = str(write_config(recipe, "pretrain.yaml"))
+    for ranks in (1, 2, 8):
+        answer = report(capsys, "model", "--model", path, f"--num_gpus={ranks}")
+        assert answer["flops"]["tokens_per_step"] == 16384
+        assert answer["training"]["tokens"] == 62 * 16384
+    refused = plan("model", "--model", path, "--num_gpus=3")
+    assert refused.returncode == 2
+    assert "global_batch_tokens: 16,384 is no multiple of 1,536" in refused.stderr
