@@ -8,30 +8,32 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from .. import FoundryForCausalLM
-from ..data.mixture import HeldOutMixture, MixedDataset
 from ..data.preparation import prepare
 from ..data.settings import DataSettings
 from ..data.training_data import TrainingData, open_mixture, open_training_data
 from ..settings import FoundryError
 from .callbacks import MeasuredSteps
+from .dry_run import dry_run
 from .float8 import convert_to_float8
 from .guarded_trainer import GuardedUpdates
 from .model_settings import (
     ModelSettings,
     build_model,
-    describe_model,
     foundry_config,
     refuse_backend_without_gpu,
 )
 from .muon import MuonFactory
+from .preflight import PreflightKeys
+from .preflight_checks import check_folder
 from .ranges import check_length, check_ranges
 from .resumable_trainer import ResumableTrainer
 from .rollback import order_of, roll_back, train_with_rollbacks
 from .sample_order import OrderedSamples, write_order
 from .session import TrainingSession, console, discard_run, restore_generation_cache
+from .start import before_first_step
 from .trackers import AUTO, choose_trackers, keep_trackers_local
 from .update_guard import GuardKeys, UpdateGuard
 
@@ -61,7 +63,7 @@ class PretrainDataSettings:
 
 
 @dataclass
-class PretrainArguments(GuardKeys, TrainingArguments):
+class PretrainArguments(GuardKeys, PreflightKeys, TrainingArguments):
     """transformers' TrainingArguments with pretraining's defaults and a few keys more."""
 
     optimizer: Literal["adamw", "muon"] = field(
@@ -98,6 +100,9 @@ class PretrainArguments(GuardKeys, TrainingArguments):
 
     def __post_init__(self) -> None:
         self.report_to = choose_trackers(self.report_to)
+        self.use_cpu = (
+            self.use_cpu or self.forecast_for is not None
+        )  # other hardware is not asked for anything
         if self.accelerator_config is None and self._pins_memory():
             # Pinned batches are copied while the step before still runs; a blocking copy would wait for its end.
             self.accelerator_config = {"non_blocking": True}
@@ -128,13 +133,18 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
     """Train a model from scratch; go on where an interrupted run was; do nothing when it is complete.
 
     Returns:
-        Folder of the final checkpoint, loadable with AutoModelForCausalLM.
+        Folder of the final checkpoint, loadable with AutoModelForCausalLM (after ``preflight_only`` and a dry run
+        none was written).
 
     Raises:
         FoundryError: settings, data or launch do not fit together.
     """
     check_ranges(model_settings, data, arguments)
     check_length(arguments, in_steps=True)
+    if arguments.forecast_for is not None:
+        dry_run(model_settings, data, arguments)
+        return Path(arguments.output_dir)
+    check_folder(arguments.output_dir)
     refuse_backend_without_gpu(model_settings.attention_backend, arguments.device.type)
     with arguments.main_process_first(desc="data preparation"):
         if arguments.overwrite and arguments.process_index == 0:
@@ -169,16 +179,12 @@ def train_once(
     set_seed(arguments.seed)
     model = new_model(model_settings, data, tokenizer, arguments.device)
     trainer = pretrain_trainer(model, tokenizer, prepared, data, arguments)
+    before_first_step(trainer, prepared, model_settings)
+    if arguments.preflight_only:
+        return
     if trainer.is_world_process_zero():
-        console.print(f"model: {describe_model(model)}")
-        console.print(batch_line(trainer, data))
-        if isinstance(trainer.train_dataset.dataset, MixedDataset):
-            console.print(trainer.train_dataset.dataset.accounting(), markup=False)
-        if isinstance(trainer.eval_dataset, HeldOutMixture):
-            console.print(trainer.eval_dataset.accounting(), markup=False)
         if arguments.save_initial_model:
             save_initial(model, tokenizer, session)
-    if trainer.is_world_process_zero():
         write_order(session.output_dir, trainer.train_dataset.order)
     session.train(
         trainer, arguments.keep_checkpoints, arguments.expected_processes, tokens_per_step(arguments, data),
@@ -280,22 +286,6 @@ def tokens_per_step(arguments: TrainingArguments, data: PretrainDataSettings) ->
     """micro-batch x accumulation x ranks x sequence length."""
     sequences = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     return sequences * data.sequence_length
-
-
-def batch_line(trainer: Trainer, data: PretrainDataSettings) -> str:
-    """One honest line about the batch: what is multiplied with what."""
-    arguments = trainer.args
-    tokens = tokens_per_step(arguments, data)
-    factors = (
-        f"{arguments.train_batch_size} sequences x {arguments.gradient_accumulation_steps} accumulation x "
-        f"{arguments.world_size} rank(s) x {data.sequence_length} tokens"
-    )
-    total = tokens * arguments.max_steps
-    epochs = total / max(1, trainer.train_dataset.dataset.num_corpus_tokens)
-    return (
-        f"batch: {factors} = {tokens:,} tokens a step; {arguments.max_steps:,} steps = {total:,} tokens "
-        f"({epochs:.2f} epochs)"
-    )
 
 
 def save_initial(
