@@ -82,7 +82,9 @@ def _compute(model: nn.Module, forecast: RunForecast, arguments: Any, backend: s
     optimizer = str(getattr(arguments.optim, "value", arguments.optim))
     stored = str(next(model.parameters()).dtype).removeprefix("torch.")
     mixed = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no"
-    words = [f"{stored} parameters", f"{mixed} mixed precision", f"attention {backend}"]
+    is_deepspeed = setup.sharding.startswith("zero") and mixed != "no"
+    stored = f"{mixed} parameters with float32 masters" if is_deepspeed else f"{stored} parameters"
+    words = [stored, f"{mixed} mixed precision", f"attention {backend}"]
     words.append(EXECUTIONS[setup.execution])
     words += ["fp8 products"] * bool(arguments.float8)
     words += ["activations recomputed"] * setup.checkpointing
@@ -100,7 +102,7 @@ def _hardware(forecast: RunForecast) -> str:
 def _peak(forecast: RunForecast) -> str:
     gpu, ranks = forecast.hardware.gpu, forecast.hardware.num_ranks
     if gpu is None:
-        return f"none: {forecast.rate['unknown']}"
+        return "not known"
     total = f", {gpu.bf16_tflops * ranks / 1000:,.2f} PFLOP/s in all" if ranks > 1 else ""
     return f"{gpu.bf16_tflops:,.0f} TFLOP/s bf16 a GPU, without sparsity{total}"
 
@@ -119,8 +121,7 @@ def _forecasts(forecast: RunForecast) -> Rows:
         )
     rate = forecast.rate
     if "unknown" in rate:
-        why = rate["unknown"] if forecast.hardware.gpu else "without a dense peak"
-        return [*rows, ("forecast", f"no speed, no time: {why}")]
+        return [*rows, ("forecast", f"no speed and no time: {rate['unknown']}")]
     return [
         *rows,
         ("forecast MFU", f"{percent(rate['mfu'])}, from {rate['mfu_source']}"),

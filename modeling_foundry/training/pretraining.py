@@ -100,9 +100,8 @@ class PretrainArguments(GuardKeys, PreflightKeys, TrainingArguments):
 
     def __post_init__(self) -> None:
         self.report_to = choose_trackers(self.report_to)
-        self.use_cpu = (
-            self.use_cpu or self.forecast_for is not None
-        )  # other hardware is not asked for anything
+        if self.forecast_for is not None:
+            self.use_cpu = True  # type: ignore[has-type]  # a forecast for other hardware needs none here
         if self.accelerator_config is None and self._pins_memory():
             # Pinned batches are copied while the step before still runs; a blocking copy would wait for its end.
             self.accelerator_config = {"non_blocking": True}
