@@ -50,15 +50,14 @@ def check_rows(model: Any, tokenizer: Any, prepared: TrainingData) -> str:
     rows = min(
         layer.weight.shape[0] for layer in (model.get_input_embeddings(), model.get_output_embeddings())
     )
-    needed = {"the tokenizer": len(tokenizer)} | {
-        name: each.vocab_size for name, each in headers_of(prepared)
-    }
-    for name, num_ids in needed.items():
+    needed = [("the tokenizer", len(tokenizer))]
+    needed += [(folder, header.vocab_size) for folder, header in headers_of(prepared)]
+    for name, num_ids in needed:
         if rows < num_ids:
             raise FoundryError(
                 f"vocab_size: {rows:,} rows cannot hold the {num_ids:,} ids of {name}; give as many"
             )
-    return f"{rows:,} for {max(needed.values()):,} ids"
+    return f"{rows:,} for {max(num_ids for _, num_ids in needed):,} ids"
 
 
 def check_dtype(model: torch.nn.Module, settings: ModelSettings) -> str:
