@@ -148,3 +148,11 @@ def test_a_dry_run_that_cannot_be_is_one_line(settings, words, tmp_path):
         pretrain(*parse(ModelSettings, PretrainDataSettings, PretrainArguments, argv=argv))
     assert str(error.value).startswith(words)
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_the_page_prints_what_the_dry_run_prints(tmp_path):
+    page = (REPOSITORY / "docs" / "pretrain.md").read_text()
+    shown = page.split("### Eight B200")[1].split("```console\n")[1].split("```")[0]
+    out = dry_run("--config", B200_RECIPE, "--forecast_for=8xB200", f"--output_dir={tmp_path}/run").stdout
+    assert shown in out
