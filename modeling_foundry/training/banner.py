@@ -94,7 +94,12 @@ def _compute(model: nn.Module, forecast: RunForecast, arguments: Any, backend: s
 def _hardware(forecast: RunForecast) -> str:
     hardware = forecast.hardware
     if hardware.memory_bytes is None:
-        return f"CPU, {hardware.num_ranks} rank{'s' * (hardware.num_ranks > 1)}"
+        several = hardware.num_ranks > 1
+        return (
+            f"CPU, {hardware.num_ranks} ranks, {SHARDING_WORDS[forecast.setup.sharding]}"
+            if several
+            else "CPU, 1 rank"
+        )
     words = f"{hardware.num_ranks} x {hardware.name}, {SHARDING_WORDS[forecast.setup.sharding]}"
     return words if hardware.is_here else f"{words}: as if, this machine was not asked"
 

@@ -31,6 +31,7 @@ def test_on_a_cpu(build_trainer):
     assert rows["batch"] == "4 sequences x 2 accumulation x 1 rank x 32 tokens = 256 tokens a step"
     assert rows["run"] == "4 steps = 1,024 tokens; 1 epochs of 1,024"
     assert rows["hardware"] == "CPU, 1 rank"
+    assert rows_of(trainer, Hardware("CPU", 2), "ddp")["hardware"] == "CPU, 2 ranks, DDP"
     assert rows["forecast"] == "no speed and no time: a CPU has no dense peak in the planner's table"
     assert not [name for name in rows if name.startswith("forecast ")]
 
