@@ -128,15 +128,15 @@ def build_model(
     return model
 
 
-def describe_model(model: FoundryForCausalLM) -> str:
-    """One line: layers, widths, heads, components, exact parameter count."""
+def describe_model(model: Any) -> str:
+    """One line: layers, widths, heads, components."""
     config = model.config
     heads, key_values = config.num_attention_heads, config.num_key_value_heads
     kind = "MHA" if heads == key_values else "MQA" if key_values == 1 else "GQA"
     embeddings = "tied" if config.tie_word_embeddings else "untied"
     return (
-        f"{config.num_hidden_layers} layers, hidden {config.hidden_size}, {kind} {heads}/{key_values} x "
-        f"{config.head_dim}, {config.ffn_type} {config.intermediate_size}, {config.normalization}, "
+        f"{config.num_hidden_layers} layers, hidden {config.hidden_size:,}, {kind} {heads}/{key_values} x "
+        f"{config.head_dim}, {config.ffn_type} {config.intermediate_size:,}, {config.normalization}, "
         f"{config.position_encoding}, {'QK-norm, ' if config.qk_norm else ''}{config.vocab_size:,} rows "
-        f"{embeddings}, {config._attn_implementation}: {model.num_parameters():,} parameters"
+        f"{embeddings}"
     )

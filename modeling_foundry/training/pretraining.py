@@ -8,32 +8,34 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from .. import FoundryForCausalLM
-from ..data.mixture import HeldOutMixture, MixedDataset
 from ..data.preparation import prepare
 from ..data.settings import DataSettings
 from ..data.training_data import TrainingData, open_mixture, open_training_data
 from ..settings import FoundryError
 from .callbacks import MeasuredSteps
 from .checkpoints import read_manifest
+from .dry_run import dry_run
 from .extension import extend
 from .float8 import convert_to_float8
 from .guarded_trainer import GuardedUpdates
 from .model_settings import (
     ModelSettings,
     build_model,
-    describe_model,
     foundry_config,
     refuse_backend_without_gpu,
 )
 from .muon import MuonFactory
+from .preflight import PreflightKeys
+from .preflight_checks import check_folder
 from .ranges import check_length, check_ranges
 from .resumable_trainer import ResumableTrainer
 from .rollback import order_of, roll_back, train_with_rollbacks
 from .sample_order import OrderedSamples, write_order
 from .session import TrainingSession, console, discard_run, restore_generation_cache
+from .start import before_first_step
 from .token_budget import TokenCounts, count_steps, tokens_per_step
 from .trackers import AUTO, choose_trackers, keep_trackers_local
 from .update_guard import GuardKeys, UpdateGuard
@@ -65,7 +67,7 @@ class PretrainDataSettings:
 
 
 @dataclass
-class PretrainArguments(GuardKeys, TokenCounts, TrainingArguments):
+class PretrainArguments(GuardKeys, PreflightKeys, TokenCounts, TrainingArguments):
     """transformers' TrainingArguments with pretraining's defaults and a few keys more."""
 
     optimizer: Literal["adamw", "muon"] = field(
@@ -108,6 +110,8 @@ class PretrainArguments(GuardKeys, TokenCounts, TrainingArguments):
 
     def __post_init__(self) -> None:
         self.report_to = choose_trackers(self.report_to)
+        if self.forecast_for is not None:
+            self.use_cpu = True  # type: ignore[has-type]  # a forecast for other hardware needs none here
         if self.accelerator_config is None and self._pins_memory():
             # Pinned batches are copied while the step before still runs; a blocking copy would wait for its end.
             self.accelerator_config = {"non_blocking": True}
@@ -140,14 +144,19 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
     """Train a model from scratch; go on where an interrupted run was; do nothing when it is complete.
 
     Returns:
-        Folder of the final checkpoint, loadable with AutoModelForCausalLM.
+        Folder of the final checkpoint, loadable with AutoModelForCausalLM (after ``preflight_only`` and a dry run
+        none was written).
 
     Raises:
         FoundryError: settings, data or launch do not fit together.
     """
     check_ranges(model_settings, data, arguments)
+    if arguments.forecast_for is not None:
+        dry_run(model_settings, data, arguments)
+        return Path(arguments.output_dir)
     count_steps(arguments, data.sequence_length)
     check_length(arguments, in_steps=True)
+    check_folder(arguments.output_dir)
     refuse_backend_without_gpu(model_settings.attention_backend, arguments.device.type)
     # The first of all ranks, not of each node's: the data may be made now, on a disk that all nodes share.
     with arguments.main_process_first(local=False, desc="data preparation"):
@@ -187,16 +196,12 @@ def train_once(
     checkpoint = session.resume_point(arguments.process_index == 0)
     steps_taken = read_manifest(checkpoint)["global_step"] if checkpoint else 0
     trainer = pretrain_trainer(model, tokenizer, prepared, data, arguments, steps_taken)
+    before_first_step(trainer, prepared, model_settings)
+    if arguments.preflight_only:
+        return
     if trainer.is_world_process_zero():
-        console.print(f"model: {describe_model(model)}")
-        console.print(batch_line(trainer, data))
-        if isinstance(trainer.train_dataset.dataset, MixedDataset):
-            console.print(trainer.train_dataset.dataset.accounting(), markup=False)
-        if isinstance(trainer.eval_dataset, HeldOutMixture):
-            console.print(trainer.eval_dataset.accounting(), markup=False)
         if arguments.save_initial_model:
             save_initial(model, tokenizer, session)
-    if trainer.is_world_process_zero():
         write_order(session.output_dir, trainer.train_dataset.order)
     session.train(
         trainer, checkpoint, arguments.keep_checkpoints, arguments.expected_processes,
@@ -298,22 +303,6 @@ def muon_factory(arguments: PretrainArguments) -> tuple[type, dict[str, Any]] | 
         "weight_decay": arguments.weight_decay,
         "betas": (arguments.adam_beta1, arguments.adam_beta2),
     }
-
-
-def batch_line(trainer: Trainer, data: PretrainDataSettings) -> str:
-    """One honest line about the batch: what is multiplied with what."""
-    arguments = trainer.args
-    tokens = tokens_per_step(arguments, data.sequence_length)
-    factors = (
-        f"{arguments.train_batch_size} sequences x {arguments.gradient_accumulation_steps} accumulation x "
-        f"{arguments.world_size} rank(s) x {data.sequence_length} tokens"
-    )
-    total = tokens * arguments.max_steps
-    epochs = total / max(1, trainer.train_dataset.dataset.num_corpus_tokens)
-    return (
-        f"batch: {factors} = {tokens:,} tokens a step; {arguments.max_steps:,} steps = {total:,} tokens "
-        f"({epochs:.2f} epochs)"
-    )
 
 
 def save_initial(

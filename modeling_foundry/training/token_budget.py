@@ -28,17 +28,19 @@ class TokenCounts:
     global_batch_tokens: int | None = _tokens("tokens of a step; gradient_accumulation_steps follows from it")
 
 
-def count_steps(arguments: Any, sequence_length: int) -> None:
+def count_steps(arguments: Any, sequence_length: int, num_ranks: int | None = None) -> None:
     """Fill in ``gradient_accumulation_steps``, ``max_steps``, ``warmup_steps`` and the decay from the token keys.
 
     Args:
         arguments: TrainingArguments with the fields of :class:`TokenCounts`; changed in place, once or again.
+        num_ranks: as if on so many; default the ranks there are.
 
     Raises:
         FoundryError: a length is given twice, the batch does not divide, or the schedule is impossible.
     """
-    _settle_accumulation(arguments, sequence_length)
-    step_tokens = tokens_per_step(arguments, sequence_length)
+    num_ranks = num_ranks or arguments.world_size
+    _settle_accumulation(arguments, sequence_length, num_ranks)
+    step_tokens = tokens_per_step(arguments, sequence_length, num_ranks)
     for tokens_key, steps_key, not_given in (
         ("max_tokens", "max_steps", -1),
         ("warmup_tokens", "warmup_steps", 0),
@@ -54,10 +56,10 @@ def count_steps(arguments: Any, sequence_length: int) -> None:
     _check_schedule(arguments)
 
 
-def tokens_per_step(arguments: TrainingArguments, sequence_length: int) -> int:
+def tokens_per_step(arguments: TrainingArguments, sequence_length: int, num_ranks: int | None = None) -> int:
     """micro-batch x accumulation x ranks x sequence length."""
-    sequences = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    return sequences * sequence_length
+    sequences = arguments.train_batch_size * arguments.gradient_accumulation_steps
+    return sequences * (num_ranks or arguments.world_size) * sequence_length
 
 
 def decay_start(arguments: TrainingArguments) -> int | None:
@@ -67,17 +69,17 @@ def decay_start(arguments: TrainingArguments) -> int | None:
     return arguments.max_steps - (arguments.lr_scheduler_kwargs or {}).get("num_decay_steps", 0)
 
 
-def _settle_accumulation(arguments: Any, sequence_length: int) -> None:
+def _settle_accumulation(arguments: Any, sequence_length: int, num_ranks: int) -> None:
     tokens = arguments.global_batch_tokens
     if tokens is None:
         return
-    smallest = arguments.train_batch_size * arguments.world_size * sequence_length
+    smallest = arguments.train_batch_size * num_ranks * sequence_length
     if tokens % smallest:
         below = tokens // smallest * smallest
         near = f"{below:,} and {below + smallest:,}" if below else f"{smallest:,}, the smallest,"
         raise FoundryError(
             f"global_batch_tokens: {tokens:,} is no multiple of {smallest:,} (micro-batch "
-            f"{arguments.train_batch_size} x {arguments.world_size} rank(s) x {sequence_length:,} tokens); {near} "
+            f"{arguments.train_batch_size} x {num_ranks} rank(s) x {sequence_length:,} tokens); {near} "
             f"{'fit' if below else 'fits'}"
         )
     accumulation, given = tokens // smallest, arguments.gradient_accumulation_steps

@@ -104,3 +104,47 @@ def launch():
         return finished
 
     return run
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory):
+    """Settings of a data folder of 320 ids, prepared once."""
+    from modeling_foundry.data.preparation import prepare
+    from modeling_foundry.data.settings import DataSettings
+
+    folder = tmp_path_factory.mktemp("small") / "data"
+    text = REPOSITORY / "modeling_foundry" / "settings.py"
+    prepare(DataSettings(str(folder), text_file=str(text), vocab_size=320))
+    return folder
+
+
+@pytest.fixture
+def build_trainer(small_data, tmp_path):
+    """A pretraining trainer of a two-layer model with dropout, built as the recipe builds it."""
+    from transformers import AutoTokenizer, set_seed
+
+    from modeling_foundry.data.training_data import open_training_data
+    from modeling_foundry.training import pretraining
+    from modeling_foundry.training.model_settings import ModelSettings
+
+    def build(**more):
+        settings = ModelSettings(
+            hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=16, tie_word_embeddings=True, loss_chunk_tokens=64,
+            attention_dropout=0.1,
+        )  # fmt: skip
+        data = pretraining.PretrainDataSettings(data_dir=str(small_data), sequence_length=32)
+        given = {
+            "output_dir": str(tmp_path / "run"), "per_device_train_batch_size": 4, "max_steps": 4,
+            "use_cpu": True, "logging_steps": 1, "save_strategy": "no", "report_to": "none", "seed": 7,
+        }  # fmt: skip
+        arguments = pretraining.PretrainArguments(**(given | more))
+        prepared = open_training_data(small_data)
+        tokenizer = AutoTokenizer.from_pretrained(prepared.tokenizer_folder)
+        set_seed(arguments.seed)
+        model = pretraining.new_model(settings, data, tokenizer)
+        trainer = pretraining.pretrain_trainer(model, tokenizer, prepared, data, arguments)
+        trainer.prepared, trainer.asked = prepared, settings  # what the preflight compares with
+        return trainer
+
+    return build

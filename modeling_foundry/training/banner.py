@@ -1,0 +1,135 @@
+"""What a run is, said once at its start: exact where it was counted, and called a forecast where it was not."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+from torch import nn
+
+from ..planning.numbers import count, gib, hours, percent
+from ..planning.parameters import count_parameters
+from .forecast import SHARDING_WORDS, RunForecast
+from .model_settings import describe_model
+
+WIDTH = 100
+EXECUTIONS = {"eager": "not compiled", "compiled_layers": "layers compiled", "compiled": "compiled whole"}
+Rows = list[tuple[str, str]]
+
+
+def banner_rows(
+    model: nn.Module, forecast: RunForecast, arguments: Any, backend: str, num_corpus_tokens: int | None
+) -> Rows:
+    """Label and words of each line.
+
+    Args:
+        model: counted, not trusted; on the meta device in a dry run.
+        backend: attention kernel.
+        num_corpus_tokens: tokens of one epoch; None where no data was opened.
+    """
+    return [
+        ("model", describe_model(model)),
+        ("parameters", _parameters(model, forecast)),
+        *_batch(forecast, arguments, num_corpus_tokens),
+        ("compute", _compute(model, forecast, arguments, backend)),
+        ("hardware", _hardware(forecast)),
+        ("dense peak", _peak(forecast)),
+        *_forecasts(forecast),
+    ]
+
+
+def print_rows(title: str, rows: Rows, console: Console | None = None) -> None:
+    """Two columns, at most 100 wide; in a file exactly so, without colour, a line a line."""
+    console = console or Console(highlight=False)
+    width = min(WIDTH, console.width) if console.is_terminal else WIDTH
+    console.print(title, style="bold", markup=False, soft_wrap=True)
+    indent = 4 + max((len(label) for label, _ in rows), default=0)
+    for label, words in rows:
+        first, *others = textwrap.wrap(words, max(20, width - indent), break_on_hyphens=False) or [""]
+        line = Text(f"  {label}".ljust(indent), style="cyan") + Text(first, style="default")
+        console.print(line, soft_wrap=True)
+        for other in others:
+            console.print(" " * indent + other, markup=False, soft_wrap=True)
+
+
+def _parameters(model: nn.Module, forecast: RunForecast) -> str:
+    counted = sum(parameter.numel() for parameter in model.parameters())
+    planned = count_parameters(forecast.architecture).total
+    agreement = "the planner's count too" if counted == planned else f"but the planner counts {planned:,}"
+    return f"{counted:,}, counted in the model, {agreement}"
+
+
+def _batch(forecast: RunForecast, arguments: Any, num_corpus_tokens: int | None) -> Rows:
+    setup = forecast.setup
+    tokens = setup.tokens * setup.accumulation * setup.num_ranks
+    total = tokens * arguments.max_steps
+    ranks = f"{setup.num_ranks} rank{'s' * (setup.num_ranks > 1)}"
+    factors = f"{setup.micro_batch} sequences x {setup.accumulation} accumulation x {ranks} x"
+    rounded = f" ({count(total)})" if total >= 1e6 else ""
+    epochs = "the data was not opened"
+    if num_corpus_tokens is not None:
+        epochs = f"{total / max(1, num_corpus_tokens):.3g} epochs of {num_corpus_tokens:,}"
+    return [
+        ("batch", f"{factors} {setup.sequence_length:,} tokens = {tokens:,} tokens a step"),
+        ("run", f"{arguments.max_steps:,} steps = {total:,} tokens{rounded}; {epochs}"),
+    ]
+
+
+def _compute(model: nn.Module, forecast: RunForecast, arguments: Any, backend: str) -> str:
+    setup = forecast.setup
+    optimizer = str(getattr(arguments.optim, "value", arguments.optim))
+    stored = str(next(model.parameters()).dtype).removeprefix("torch.")
+    mixed = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no"
+    is_deepspeed = setup.sharding.startswith("zero") and mixed != "no"
+    stored = f"{mixed} parameters with float32 masters" if is_deepspeed else f"{stored} parameters"
+    words = [stored, f"{mixed} mixed precision", f"attention {backend}"]
+    words.append(EXECUTIONS[setup.execution])
+    words += ["fp8 products"] * bool(arguments.float8)
+    words += ["activations recomputed"] * setup.checkpointing
+    return ", ".join([*words, "Muon and AdamW" if setup.optimizer == "muon" else optimizer])
+
+
+def _hardware(forecast: RunForecast) -> str:
+    hardware = forecast.hardware
+    if hardware.memory_bytes is None:
+        several = hardware.num_ranks > 1
+        return (
+            f"CPU, {hardware.num_ranks} ranks, {SHARDING_WORDS[forecast.setup.sharding]}"
+            if several
+            else "CPU, 1 rank"
+        )
+    words = f"{hardware.num_ranks} x {hardware.name}, {SHARDING_WORDS[forecast.setup.sharding]}"
+    return words if hardware.is_here else f"{words}: as if, this machine was not asked"
+
+
+def _peak(forecast: RunForecast) -> str:
+    gpu, ranks = forecast.hardware.gpu, forecast.hardware.num_ranks
+    if gpu is None:
+        return "not known"
+    total = f", {gpu.bf16_tflops * ranks / 1000:,.2f} PFLOP/s in all" if ranks > 1 else ""
+    return f"{gpu.bf16_tflops:,.0f} TFLOP/s bf16 a GPU, without sparsity{total}"
+
+
+def _forecasts(forecast: RunForecast) -> Rows:
+    rows: Rows = []
+    if forecast.memory is not None:
+        available = forecast.hardware.memory_bytes or 0
+        state = "free" if forecast.hardware.is_here else "there"
+        fits = "" if forecast.fits else f": does not fit, {forecast.largest_micro_batch} sequences would"
+        rows.append(
+            (
+                "forecast memory",
+                f"{gib(forecast.memory.device_bytes)} a GPU of {gib(available)} {state}{fits}",
+            )
+        )
+    rate = forecast.rate
+    if "unknown" in rate:
+        return [*rows, ("forecast", f"no speed and no time: {rate['unknown']}")]
+    return [
+        *rows,
+        ("forecast MFU", f"{percent(rate['mfu'])}, from {rate['mfu_source']}"),
+        ("forecast speed", f"{rate['tokens_per_second']:,.0f} tokens/s, {rate['step_seconds']:.2f} s a step"),
+        ("forecast time", f"{hours(rate['hours'])} without evaluation and checkpoints"),
+    ]

@@ -1,0 +1,216 @@
+"""The planner's forecast of one run: memory of a GPU, rate and time.  Every formula is the planner's own."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType
+from transformers import PreTrainedConfig, TrainingArguments
+
+from ..planning.architecture import Architecture
+from ..planning.families import architecture_of
+from ..planning.fit import largest_micro_batch
+from ..planning.forward import Run, training_report
+from ..planning.hardware import Gpu, find_gpu, gpu_of_device
+from ..planning.memory import Execution, MemoryForecast, Precision, Sharding, TrainingSetup, forecast_memory
+from ..planning.model_files import ModelFile
+from ..planning.options import ModelCommand
+from ..settings import FoundryError
+
+SHARDING_WORDS = {
+    "none": "one rank", "ddp": "DDP", "zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp2": "FSDP2",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a forecast is made for.
+
+    Args:
+        gpu: the planner's entry; None for a CPU and for a card that its table does not hold.
+        memory_bytes: what the run may use of one device; None where nothing says (a CPU).
+        is_here: whether it is the hardware of this process, or only named.
+    """
+
+    name: str
+    num_ranks: int
+    gpu: Gpu | None = None
+    memory_bytes: int | None = None
+    is_here: bool = True
+
+
+@dataclass(frozen=True)
+class RunForecast:
+    """What the planner expects of a run; nothing in it was measured.
+
+    Args:
+        memory: None on a CPU, whose peak the planner's constants do not describe.
+        rate: ``training_report`` of the planner: mfu, tokens_per_second, step_seconds, hours; or ``unknown``.
+    """
+
+    architecture: Architecture
+    setup: TrainingSetup
+    hardware: Hardware
+    memory: MemoryForecast | None
+    rate: dict[str, Any]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the forecast memory is there, as far as anything is known of it."""
+        available = self.hardware.memory_bytes
+        return self.memory is None or available is None or self.memory.device_bytes <= available
+
+    @property
+    def largest_micro_batch(self) -> int:
+        """Sequences of the largest micro-batch that fits the device; 0 where one does not."""
+        # A smaller micro-batch means accumulation, and then gradients outlive a forward pass.
+        setup = replace(self.setup, accumulation=max(2, self.setup.accumulation))
+        return largest_micro_batch(self.architecture, setup, self.hardware.memory_bytes or 0)
+
+    @property
+    def weights_bytes(self) -> int:
+        """The model's weights as a checkpoint holds them."""
+        return self._whole().persistent["parameters"]
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Weights and optimizer state of all ranks together, as a checkpoint holds them."""
+        whole = self._whole()
+        return whole.persistent["parameters"] + whole.persistent["optimizer state"]
+
+    def _whole(self) -> MemoryForecast:
+        return forecast_memory(self.architecture, replace(self.setup, num_ranks=1))
+
+
+def forecast_run(
+    config: PreTrainedConfig,
+    arguments: TrainingArguments,
+    sequence_length: int,
+    hardware: Hardware,
+    sharding: Sharding,
+    parameter_dtype: torch.dtype,
+) -> RunForecast:
+    """Ask the planner about this configuration, batch and back end.
+
+    Raises:
+        PlanError: the planner does not know the architecture.
+    """
+    architecture = architecture_of(config.to_dict())
+    setup = training_setup(config, arguments, sequence_length, hardware.num_ranks, sharding, parameter_dtype)
+    is_gpu = hardware.memory_bytes is not None
+    memory = forecast_memory(architecture, setup) if is_gpu else None
+    return RunForecast(architecture, setup, hardware, memory, _rate(architecture, setup, hardware, arguments))
+
+
+def training_setup(
+    config: PreTrainedConfig,
+    arguments: Any,
+    sequence_length: int,
+    num_ranks: int,
+    sharding: Sharding,
+    parameter_dtype: torch.dtype,
+) -> TrainingSetup:
+    """How one rank trains, in the planner's words."""
+    return TrainingSetup(
+        micro_batch=arguments.per_device_train_batch_size,
+        sequence_length=sequence_length,
+        accumulation=arguments.gradient_accumulation_steps,
+        num_ranks=num_ranks,
+        sharding=sharding,
+        precision=_precision(arguments, sharding, parameter_dtype),
+        execution=_execution(arguments),
+        loss="chunked",
+        loss_chunk_tokens=config.loss_chunk_tokens,
+        checkpointing=recomputes(arguments),
+        optimizer="muon" if arguments.optimizer == "muon" else "adamw",
+    )
+
+
+def recomputes(arguments: Any) -> bool:
+    """Whether activations are recomputed layer by layer (transformers has two names for it)."""
+    return any(
+        getattr(arguments, name, None) for name in ("activation_checkpointing", "gradient_checkpointing")
+    )
+
+
+def _precision(arguments: Any, sharding: Sharding, parameter_dtype: torch.dtype) -> Precision:
+    if arguments.float8 and sharding.startswith("zero"):
+        return "fp8"  # elsewhere the masters are fp32 parameters, which the planner calls bf16_mixed
+    if parameter_dtype == torch.bfloat16:
+        return "bf16"
+    return "bf16_mixed" if arguments.bf16 or arguments.fp16 else "fp32"
+
+
+def _execution(arguments: Any) -> Execution:
+    if arguments.torch_compile:
+        return "compiled"
+    return "compiled_layers" if arguments.compile_layers else "eager"
+
+
+def _rate(
+    architecture: Architecture, setup: TrainingSetup, hardware: Hardware, arguments: Any
+) -> dict[str, Any]:
+    if hardware.gpu is None:
+        what = "a CPU has" if hardware.memory_bytes is None else f"{hardware.name} has"
+        return {"unknown": f"{what} no dense peak in the planner's table"}
+    tokens = setup.tokens * setup.accumulation * setup.num_ranks * arguments.max_steps
+    if arguments.float8:
+        setup = replace(setup, precision="fp8")
+    command = ModelCommand(model="", gpu=hardware.gpu.name, num_gpus=setup.num_ranks)
+    report = training_report(Run(ModelFile(architecture, "this run"), setup, tokens), command)
+    if "unknown" in report:
+        return {"unknown": report["unknown"].split(":")[0]}  # the rest names keys of plan.py
+    return report
+
+
+def sharding_of(state: Any) -> Sharding:
+    """The back end that accelerate set up, in the planner's words.
+
+    Args:
+        state: ``accelerate.state.AcceleratorState``.
+
+    Raises:
+        FoundryError: one the planner has no formula for.
+    """
+    kind = state.distributed_type
+    if kind == DistributedType.DEEPSPEED:
+        stages: tuple[Sharding, ...] = ("ddp", "zero1", "zero2", "zero3")
+        return stages[int(state.deepspeed_plugin.zero_stage)]
+    known: dict[DistributedType, Sharding] = {
+        DistributedType.NO: "none", DistributedType.MULTI_CPU: "ddp", DistributedType.MULTI_GPU: "ddp",
+        DistributedType.FSDP: "fsdp2",
+    }  # fmt: skip
+    if kind not in known:
+        raise FoundryError(f"launch: distributed_type {kind.value} has no forecast; use DDP, ZeRO or FSDP2")
+    return known[kind]
+
+
+def hardware_here(device: torch.device, num_ranks: int) -> Hardware:
+    """The device of this rank; what it can still use is what is free and what this process holds already."""
+    if device.type != "cuda":
+        return Hardware("CPU", num_ranks)
+    name = torch.cuda.get_device_name(device)
+    free, _ = torch.cuda.mem_get_info(device)
+    usable = free + torch.cuda.memory_reserved(device)
+    return Hardware(name, num_ranks, gpu_of_device(name), usable)
+
+
+def named_hardware(words: str) -> Hardware:
+    """``8xB200``: so many of a GPU in the planner's table; without a number, one.
+
+    Raises:
+        FoundryError: not of that form, or a GPU that the table does not hold.
+    """
+    match = re.fullmatch(r"\s*(?:([1-9][0-9]{0,5})\s*x\s*)?(\S.*?)\s*", words)
+    if match is None:
+        raise FoundryError(f"forecast_for: expected a number and a GPU such as 8xB200, found {words[:40]!r}")
+    try:
+        gpu = find_gpu(match.group(2))
+    except FoundryError as error:
+        raise FoundryError(
+            f"forecast_for: {str(error).replace(' (or give --gpu_peak in TFLOP/s, dense bf16)', '')}"
+        ) from error
+    return Hardware(gpu.name, int(match.group(1) or 1), gpu, gpu.memory_bytes, is_here=False)

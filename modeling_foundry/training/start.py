@@ -1,0 +1,62 @@
+"""The last look before a run begins: its banner, then its preflight."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from transformers import Trainer
+
+from ..data.mixture import HeldOutMixture, MixedDataset
+from ..data.training_data import TrainingData
+from .banner import banner_rows, print_rows
+from .forecast import forecast_run, hardware_here, sharding_of
+from .launch import assert_launched_as_asked
+from .model_settings import ModelSettings
+from .preflight import preflight
+from .preflight_checks import Finding
+from .session import precision_of
+
+
+def before_first_step(trainer: Trainer, prepared: TrainingData, settings: ModelSettings) -> None:
+    """Say what the run is and check that it can be had; every rank calls it.
+
+    Raises:
+        PreflightError: with every check that failed.
+    """
+    arguments, model, is_main = trainer.args, trainer.model, trainer.is_world_process_zero()
+    hardware = hardware_here(arguments.device, arguments.world_size)
+    sharding = sharding_of(trainer.accelerator.state)
+    train: Any = trainer.train_dataset.dataset
+    length = model.config.max_position_embeddings
+    forecast = forecast_run(model.config, arguments, length, hardware, sharding, model.dtype)
+    if is_main:
+        rows = banner_rows(
+            model, forecast, arguments, model.config._attn_implementation, train.num_corpus_tokens
+        )
+        rows += [("data", part.accounting()) for part in (train, trainer.eval_dataset) if _is_mixed(part)]
+        print_rows(f"pretrain {arguments.output_dir}", rows)
+    start = time.perf_counter()
+    findings = preflight(
+        trainer, prepared, settings, forecast,
+        lambda: assert_launched_as_asked(
+            trainer.accelerator.state, precision_of(arguments), arguments.expected_processes
+        ),
+    )  # fmt: skip
+    if is_main:
+        print_findings(findings, time.perf_counter() - start, arguments.preflight_only)
+
+
+def print_findings(findings: list[Finding], seconds: float, is_all_shown: bool) -> None:
+    """One line when all is well; every finding when the preflight is all that was asked for."""
+    passed = sum(each.verdict == "passed" for each in findings)
+    shown = [each for each in findings if is_all_shown or each.verdict != "passed"]
+    rows = [
+        (each.check, each.words if each.verdict == "passed" else f"{each.verdict}: {each.words}")
+        for each in shown
+    ]
+    print_rows(f"preflight: {passed} of {len(findings)} checks passed in {seconds:.1f} s", rows)
+
+
+def _is_mixed(dataset: Any) -> bool:
+    return isinstance(dataset, MixedDataset | HeldOutMixture)
