@@ -158,8 +158,12 @@ def test_the_order_of_a_start_that_never_began_counts_for_nothing(tmp_path):
     arguments = PretrainArguments(str(tmp_path), use_cpu=True, per_device_train_batch_size=4)
     assert order_of(arguments) == SampleOrder(4)
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(FoundryError, match="was started with 48 sequences per step, found 4"):
-        order_of(arguments)
+    assert order_of(arguments) == SampleOrder(48)
+    assert arguments.gradient_accumulation_steps == 12
+    with pytest.raises(
+        FoundryError, match="per_device_train_batch_size 5 does not divide that; give a divisor of 48"
+    ):
+        order_of(PretrainArguments(str(tmp_path), use_cpu=True, per_device_train_batch_size=5))
 
 
 @pytest.mark.slow
