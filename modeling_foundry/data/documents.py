@@ -6,7 +6,7 @@ import codecs
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import IO, Any
 
 import fsspec
@@ -213,17 +213,18 @@ def _blocks(stream: IO[bytes], compression: str, name: str) -> Iterator[bytes]:
 
 def _unpacked(blocks: Iterator[bytes], compression: str, name: str) -> Iterator[bytes]:
     """Frames one after the other; zstandard's own stream reader takes a truncated frame for the end."""
-    new_frame: Callable[[], Any] = {
-        "gzip": lambda: zlib.decompressobj(GZIP_WINDOW),
-        "zstd": zstandard.ZstdDecompressor().decompressobj,
-    }[compression]
-    open_frame, is_first = None, True
+    zstd = zstandard.ZstdDecompressor()
+    open_frame: Any = None
+    is_first = True
     for block in blocks:
         while block:
             if open_frame is None:
                 if compression == "gzip" and not is_first and not (block := block.lstrip(b"\0")):
                     break  # zeros after the last member fill up a tape's block
-                open_frame, is_first = new_frame(), False
+                is_first = False
+                open_frame = (
+                    zlib.decompressobj(GZIP_WINDOW) if compression == "gzip" else zstd.decompressobj()
+                )
             if data := open_frame.decompress(block):
                 yield data
             block = b""
