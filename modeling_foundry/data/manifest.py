@@ -67,8 +67,10 @@ class Manifest:
         """Files of some splits; None is all of them.
 
         Raises:
-            FoundryError: a split that is not there.
+            FoundryError: a split that is not there, or none.
         """
+        if splits is not None and not splits:
+            raise FoundryError("splits: expected at least one, or null for all, found none")
         known = sorted({file.split for file in self.files})
         for split in splits or []:
             if split not in known:

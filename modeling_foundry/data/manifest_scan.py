@@ -184,17 +184,27 @@ def hashed(root: str, files: list[SourceFile]) -> list[SourceFile]:
     """The files with their SHA-256; those of the Hub's cache carry it in their name already."""
     result = []
     for file in tqdm(files, desc="hash", unit="file", mininterval=0.5, disable=len(files) < 50):
-        result.append(file if file.sha256 else replace(file, sha256=sha256_of(root, file.path)))
+        result.append(file if file.sha256 else _with_sha256(root, file))
     return result
 
 
-def sha256_of(root: str, path: str) -> str:
-    """SHA-256 of a file under a folder or URL."""
-    digest = hashlib.sha256()
+def _with_sha256(root: str, file: SourceFile) -> SourceFile:
+    num_bytes, sha256 = size_and_sha256_of(root, file.path)
+    if num_bytes != file.num_bytes:
+        raise FoundryError(
+            f"{file.path}: {num_bytes:,} bytes, a moment ago {file.num_bytes:,}; scan when nobody writes it"
+        )
+    return replace(file, sha256=sha256)
+
+
+def size_and_sha256_of(root: str, path: str) -> tuple[int, str]:
+    """Bytes and SHA-256 of a file under a folder or URL."""
+    digest, num_bytes = hashlib.sha256(), 0
     with fsspec.open(f"{root.rstrip('/')}/{path}", "rb") as stream:
         while block := stream.read(1 << 22):
             digest.update(block)
-    return digest.hexdigest()
+            num_bytes += len(block)
+    return num_bytes, digest.hexdigest()
 
 
 def compression_of(name: str) -> str:
