@@ -1,5 +1,6 @@
 """Tokenizing a corpus of many files: whole, killed at random moments, on SLURM, with files that are broken."""
 
+import contextlib
 import errno
 import json
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -338,6 +340,43 @@ def test_a_full_disk_is_one_line(manifest, tokenizer, tmp_path, monkeypatch):
     ):
         tokenize(wanted(manifest, tokenizer, tmp_path / "data"))
     assert not (tmp_path / "data" / "failed").exists()
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_ends_the_run(tokenizer, tmp_path):
+    """The pool would wait for its task for ever."""
+    root = tmp_path / "source"
+    root.mkdir()
+    row = json.dumps({"text": SOURCE * 20}) + "\n"
+    for number in range(4):
+        (root / f"{number}.jsonl").write_text(row * 4)
+    make_manifest(ManifestSettings(source=str(root), output=str(tmp_path / "m.jsonl")))
+    command = [
+        sys.executable, "recipes/prepare_data.py", "tokenize", f"--manifest={tmp_path / 'm.jsonl'}",
+        f"--output_dir={tmp_path / 'data'}", f"--tokenizer={tokenizer}", "--workers=2", "--engine=reference",
+    ]  # fmt: skip
+    child = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    try:
+        while not (writing := list((tmp_path / "data").glob("train/.*.tmp"))) and child.poll() is None:
+            time.sleep(0.02)
+        os.kill(writer_of(writing[0]), signal.SIGKILL)
+        _, printed = child.communicate(timeout=120)
+    finally:
+        child.kill()
+    assert child.returncode == 2
+    assert "was ended from outside" in printed.splitlines()[-1]
+    tokenize(wanted(tmp_path / "m.jsonl", tokenizer, tmp_path / "data"))
+    tokenize(wanted(tmp_path / "m.jsonl", tokenizer, tmp_path / "whole"))
+    assert content(tmp_path / "data") == content(tmp_path / "whole")
+
+
+def writer_of(path):
+    """The process that has a file open."""
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(link) == str(path):
+                return int(link.parts[2])
+    raise AssertionError(f"nobody writes {path}")
 
 
 def test_one_large_document(tokenizer, tmp_path, monkeypatch):
