@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 from ..files import sha256_of_file, write_atomically
 from ..settings import FoundryError
 from .executors import number_of_tasks, run_on_ray, run_on_this_machine, submit_to_slurm
+from .fast_tokenizer import DocumentEncoder
 from .folder import differences
 from .manifest import Manifest, read_manifest
 from .settings import TokenizeSettings
@@ -47,6 +48,8 @@ from .tokenization import (
 )
 
 PLAN_NAME = "tokenize.json"
+# What may be changed until the index is written: no token of a shard depends on it.
+POLICIES = ("bad_rows", "damaged_files")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -65,22 +68,23 @@ def tokenize(settings: TokenizeSettings) -> Path:
     folder, manifest = Path(settings.output_dir), read_manifest(settings.manifest)
     tasks = shard_tasks(manifest.of_splits(settings.splits))
     tokenizer = tokenizer_folder(str(settings.tokenizer))
+    eos_token_id = end_of_document(settings, tokenizer)
     plan = plan_of(settings, manifest, tasks, tokenizer)
     if start(folder, plan, settings.overwrite):
         console.print(f"tokenize: complete already, {folder} (nothing to do)")
         return folder
     copy_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)
-    encoder = encoder_of(folder, settings.engine)  # here, so that the workers find its proof
+    encoder_of(folder, settings.engine)  # here, so that the workers find its proof
     job = TokenizeJob(
-        folder.resolve(), manifest.root, settings.text_key, end_of_document(settings, encoder), settings.engine,
+        folder.resolve(), manifest.root, settings.text_key, eos_token_id, settings.engine,
         settings.bad_rows, settings.damaged_files, plan_hash(plan),
     )  # fmt: skip
-    left = [task for task in tasks if finished_shard(folder, task, job.plan) is None]
+    left = [task for task in tasks if finished_shard(job, task) is None]
     if len(left) < len(tasks):
         console.print(f"tokenize: going on, {len(tasks) - len(left):,} of {len(tasks):,} shards are whole")
     if left and not run(settings, job, left):
         return folder
-    seal(folder, plan, tasks)
+    seal(folder, plan, job, tasks)
     return folder
 
 
@@ -118,8 +122,9 @@ def plan_of(
 
 
 def plan_hash(plan: dict[str, Any]) -> str:
-    """A short name of a plan, kept in each shard."""
-    return hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
+    """A short name of what a plan says of the tokens, kept in each shard."""
+    decisive = {key: value for key, value in plan.items() if key not in POLICIES}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def start(folder: Path, plan: dict[str, Any], overwrite: bool) -> bool:
@@ -135,18 +140,27 @@ def start(folder: Path, plan: dict[str, Any], overwrite: bool) -> bool:
         elif not path.is_file() and folder.exists() and any(folder.iterdir()):
             raise FoundryError(f"{folder}: holds other files; give an empty or new --output_dir")
         if not path.is_file():
-            write_atomically(path, json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
+            write_plan(path, plan)
             return False
     except OSError as error:
         raise FoundryError(
             f"{folder}: cannot write there ({error.strerror}); give another --output_dir"
         ) from error
     found = read_plan(path)
+    is_complete = (folder / CORPUS_NAME).is_file()
+    if not is_complete and found.keys() == plan.keys() and plan_hash(found) == plan_hash(plan):
+        write_plan(path, plan)
+        return False
     if changed := differences(found, plan):
         raise FoundryError(
             f"{folder}: holds another corpus ({changed}); give another --output_dir, or --overwrite=true"
         )
-    return (folder / CORPUS_NAME).is_file() and bool(TokenCorpus.open(folder))
+    return is_complete and bool(TokenCorpus.open(folder))
+
+
+def write_plan(path: Path, plan: dict[str, Any]) -> None:
+    """Say what the folder is becoming."""
+    write_atomically(path, json.dumps(plan, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_plan(path: Path) -> dict[str, Any]:
@@ -181,12 +195,13 @@ def copy_tokenizer(source: Path, target: Path) -> None:
                 write_atomically(target / name, content)
 
 
-def end_of_document(settings: TokenizeSettings, encoder: Any) -> int:
+def end_of_document(settings: TokenizeSettings, tokenizer: Path) -> int:
     """Id of the token that ends every document.
 
     Raises:
         FoundryError: the tokenizer has no such token.
     """
+    encoder = DocumentEncoder.load(tokenizer, "reference")
     if settings.eos_token is None:
         return int(encoder.eos_token_id)
     id = encoder.token_id(settings.eos_token)
@@ -206,11 +221,15 @@ def run(settings: TokenizeSettings, job: TokenizeJob, tasks: list[ShardTask]) ->
             "run the same command again when it has ended, to write the index"
         )
         return False
+    execute = run_on_ray if settings.executor == "ray" else run_on_this_machine
     with progress(job.folder, tasks):
-        if settings.executor == "ray":
-            run_on_ray([step], number, settings.workers, logs)
-        else:
-            run_on_this_machine([step], number, settings.workers, logs)
+        try:
+            execute([step], number, settings.workers, logs)
+        except OSError as error:
+            reason = f"{error.filename}: {error.strerror}" if error.filename else error
+            raise FoundryError(
+                f"{settings.output_dir}: tokenizing stopped ({reason}); mend that and run the same command again"
+            ) from error
     return True
 
 
@@ -240,13 +259,13 @@ def progress(folder: Path, tasks: list[ShardTask]) -> Iterator[None]:
         bar.close()
 
 
-def seal(folder: Path, plan: dict[str, Any], tasks: list[ShardTask]) -> None:
+def seal(folder: Path, plan: dict[str, Any], job: TokenizeJob, tasks: list[ShardTask]) -> None:
     """Write the index once every file has its shard, and say what was counted.
 
     Raises:
         FoundryError: files have none; the first is named with its reason.
     """
-    headers = {task: finished_shard(folder, task, plan_hash(plan)) for task in tasks}
+    headers = {task: finished_shard(job, task) for task in tasks}
     missing = [task for task, header in headers.items() if header is None]
     if missing:
         first = missing[0]
@@ -254,7 +273,7 @@ def seal(folder: Path, plan: dict[str, Any], tasks: list[ShardTask]) -> None:
         reason = json.loads(failure.read_text())["reason"] if failure.is_file() else "its task did not end"
         raise FoundryError(
             f"{folder}: {len(missing):,} of {len(tasks):,} files have no shard; the first, {first.file.path}: "
-            f"{reason}"
+            f"{reason}; the reasons of the reasons of all are in {folder / FAILED_FOLDER}"
         )
     splits: dict[str, list[tuple[str, ShardHeader]]] = {}
     for task, header in headers.items():

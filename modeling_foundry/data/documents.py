@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
-import io
+import codecs
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import IO, Any
 
 import fsspec
@@ -18,6 +17,9 @@ from ..settings import FoundryError
 from .manifest import SourceFile
 
 BLOCK_BYTES = 1 << 20
+# Of compressed bytes less at a time: what a damaged piece still held is lost with it.
+PACKED_BLOCK_BYTES = 1 << 16
+GZIP_WINDOW = 16 + zlib.MAX_WBITS
 ROW_GROUP_ROWS = 1024
 
 # Why a row gave no document.
@@ -57,8 +59,6 @@ def read_documents(root: str, file: SourceFile, text_key: str, bad_rows: Counter
                 else:
                     yield text
     except OSError as error:
-        if isinstance(error, gzip.BadGzipFile):
-            raise DamagedFileError(f"{name}: corrupt gzip data ({error})") from error
         raise FoundryError(f"{name}: cannot be read ({error.strerror or error})") from error
 
 
@@ -99,10 +99,13 @@ def _json_lines(
 def lines_of(stream: IO[bytes], compression: str, name: str) -> Iterator[bytes]:
     """Lines of an open file, decompressed, without their newline.
 
+    A byte order mark before the first line is not part of it.
+
     Raises:
         DamagedFileError: the stream breaks or ends inside a frame.
     """
-    return _split_lines(_blocks(stream, compression, name))
+    for number, line in enumerate(_split_lines(_blocks(stream, compression, name))):
+        yield line if number else line.removeprefix(codecs.BOM_UTF8)
 
 
 def _parse(line: bytes) -> Any:
@@ -151,7 +154,7 @@ def _parquet(
                 if isinstance(text, str):
                     yield text
                 else:
-                    bad_rows[NO_TEXT if text is None else NOT_UTF8] += 1
+                    bad_rows[NOT_UTF8 if isinstance(text, bytes) else NO_TEXT] += 1
     except (pyarrow.ArrowException, OSError) as error:
         raise DamagedFileError(
             f"{name}: not a whole Parquet file ({' '.join(str(error).split())})"
@@ -159,18 +162,19 @@ def _parquet(
 
 
 def _column(column: Any) -> list[Any]:
-    """Python values; where one row is not UTF-8 it alone is left as bytes."""
+    """Python values; bytes where a row is not UTF-8, and text where a row of a binary column is."""
     try:
-        return column.to_pylist()
+        return [_decoded(value) for value in column.to_pylist()]
     except UnicodeDecodeError:
-        values = []
-        for scalar in column:
-            data = scalar.as_buffer()
-            try:
-                values.append(None if data is None else data.to_pybytes().decode("utf-8"))
-            except UnicodeDecodeError:
-                values.append(data.to_pybytes())
-        return values
+        buffers = [scalar.as_buffer() for scalar in column]
+        return [None if data is None else _decoded(data.to_pybytes()) for data in buffers]
+
+
+def _decoded(value: Any) -> Any:
+    try:
+        return value.decode("utf-8") if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        return value
 
 
 def _whole_text(
@@ -198,30 +202,33 @@ def _blocks(stream: IO[bytes], compression: str, name: str) -> Iterator[bytes]:
     Raises:
         DamagedFileError: the stream breaks or ends inside a frame.
     """
-    read: Callable[[], bytes] = lambda: stream.read(BLOCK_BYTES)  # noqa: E731
     try:
-        if compression == "zstd":
-            yield from _zstd_blocks(iter(read, b""), name)
-        elif compression == "gzip":
-            with gzip.GzipFile(fileobj=io.BufferedReader(stream)) as unpacked:  # type: ignore[type-var]
-                yield from iter(lambda: unpacked.read(BLOCK_BYTES), b"")
+        if compression == "none":
+            yield from iter(lambda: stream.read(BLOCK_BYTES), b"")
         else:
-            yield from iter(read, b"")
-    except (zstandard.ZstdError, zlib.error, EOFError) as error:
+            yield from _unpacked(iter(lambda: stream.read(PACKED_BLOCK_BYTES), b""), compression, name)
+    except (zstandard.ZstdError, zlib.error) as error:
         raise DamagedFileError(f"{name}: corrupt {compression} data ({error})") from error
 
 
-def _zstd_blocks(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
+def _unpacked(blocks: Iterator[bytes], compression: str, name: str) -> Iterator[bytes]:
     """Frames one after the other; zstandard's own stream reader takes a truncated frame for the end."""
-    decompressor, open_frame = zstandard.ZstdDecompressor(), None
+    zstd = zstandard.ZstdDecompressor()
+    open_frame: Any = None
+    is_first = True
     for block in blocks:
         while block:
             if open_frame is None:
-                open_frame = decompressor.decompressobj()
+                if compression == "gzip" and not is_first and not (block := block.lstrip(b"\0")):
+                    break  # zeros after the last member fill up a tape's block
+                is_first = False
+                open_frame = (
+                    zlib.decompressobj(GZIP_WINDOW) if compression == "gzip" else zstd.decompressobj()
+                )
             if data := open_frame.decompress(block):
                 yield data
             block = b""
             if open_frame.eof:
                 block, open_frame = open_frame.unused_data, None
     if open_frame is not None:
-        raise DamagedFileError(f"{name}: corrupt zstd data (ends inside a frame)")
+        raise DamagedFileError(f"{name}: corrupt {compression} data (ends inside a frame)")

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..files import write_atomically
 from ..settings import FoundryError
 
-VERSION = 1
+VERSION = 2  # 1 had no check over the root
 COMPRESSIONS = ("none", "gzip", "zstd")
 FORMATS = ("jsonl", "parquet", "text")
+# A folder of shards is named so.
+SPLIT = re.compile(r"[A-Za-z0-9_-]+")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,10 @@ class Manifest:
         """Files of some splits; None is all of them.
 
         Raises:
-            FoundryError: a split that is not there.
+            FoundryError: a split that is not there, or none.
         """
+        if splits is not None and not splits:
+            raise FoundryError("splits: expected at least one, or null for all, found none")
         known = sorted({file.split for file in self.files})
         for split in splits or []:
             if split not in known:
@@ -82,10 +88,21 @@ class Manifest:
 
 
 def write_manifest(path: str | Path, manifest: Manifest) -> None:
-    """Write atomically: the file is whole or not there."""
+    """Write atomically: the file is whole or not there.
+
+    Raises:
+        FoundryError: the file cannot be written.
+    """
     lines, check = _lines(manifest.files)
-    header = {"manifest": VERSION, "root": manifest.root, "num_files": len(manifest.files), "check": check}
-    write_atomically(path, "\n".join([json.dumps(header, ensure_ascii=False), *lines]) + "\n")
+    header: dict[str, Any] = {"manifest": VERSION, "root": manifest.root, "num_files": len(manifest.files)}
+    header["check"] = _check(check, header)
+    content = "\n".join([json.dumps(header, ensure_ascii=False), *lines]) + "\n"
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise FoundryError(
+            f"{path}: cannot write the manifest ({error.strerror}); give another --output"
+        ) from error
 
 
 def read_manifest(path: str | Path) -> Manifest:
@@ -109,10 +126,12 @@ def read_manifest(path: str | Path) -> Manifest:
     for number, line in enumerate(lines, start=2):
         file, check = _read_line(path, number, line, check)
         files.append(file)
-    if len(files) != header["num_files"] or check != header["check"]:
+    if len(files) != header["num_files"]:
         raise FoundryError(
             f"{path}: line {len(files) + 2}: missing; the header says {header['num_files']} files, found {len(files)}"
         )
+    if header.pop("check") != _check(check, header):
+        raise FoundryError(f"{path}: line 1: not as it was written (it was changed); scan the folder again")
     return Manifest(header["root"], tuple(files))
 
 
@@ -171,5 +190,15 @@ def _problems(file: SourceFile) -> Iterator[str]:
         optional = entry.name in ("estimated_rows", "sha256")
         if type(value) is not kind and not (optional and value is None):
             yield f"{entry.name}: {value!r}"
+            return
+    if not SPLIT.fullmatch(file.split):
+        yield f"split: {file.split!r}"
+    path = PurePosixPath(file.path)
+    if not path.parts or path.is_absolute() or ".." in path.parts:
+        yield f"path: {file.path!r}, expected one inside the root"
+    if file.num_bytes < 0 or (file.estimated_rows or 0) < 0:
+        yield f"num_bytes {file.num_bytes}, estimated_rows {file.estimated_rows}"
+    if file.sha256 is not None and not SHA256.fullmatch(file.sha256):
+        yield f"sha256: {file.sha256!r}"
     if file.format not in FORMATS or file.compression not in COMPRESSIONS:
         yield f"format {file.format}, compression {file.compression}"

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ..settings import FoundryError
 from .documents import count_rows
-from .manifest import Manifest, SourceFile, read_manifest, write_manifest
+from .manifest import SHA256, Manifest, SourceFile, read_manifest, write_manifest
 from .settings import ManifestSettings
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet", ".txt": "text"}
@@ -26,7 +26,6 @@ SPLITS = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation",
     "val": "validation", "dev": "validation", "heldout": "validation", "test": "test",
 }  # fmt: skip
-SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def make_manifest(settings: ManifestSettings) -> Manifest:
@@ -92,7 +91,7 @@ def scan(
         split: of all files; None takes it from a folder or file name (``train/chunk1/...``), else ``train``.
 
     Raises:
-        FoundryError: the root cannot be listed or holds no such file.
+        FoundryError: the root cannot be listed or holds no such file, or a link leads nowhere.
     """
     try:
         system, path = fsspec.url_to_fs(root)
@@ -108,10 +107,15 @@ def scan(
         if include is not None and not fnmatchcase(str(relative), include):
             left_out["not included"] += 1
             continue
+        if _is_linked_folder(entries[name]):  # not followed: it may lead back
+            left_out["link to a folder"] += 1
+            continue
         kind, compression = _kind(relative)
         if kind is None:
             left_out[relative.suffix or "no suffix"] += 1
             continue
+        if entries[name].get("islink") and not Path(name).exists():
+            raise FoundryError(f"{name}: a link to nothing; mend or remove it")
         files.append(
             SourceFile(
                 split or split_of(relative), str(relative), int(entries[name]["size"]), kind, compression,
@@ -168,6 +172,8 @@ def estimate_rows(root: str, files: list[SourceFile], sample_files: int) -> list
             rates[kind] = seen_rows + rows, seen_bytes + file.num_bytes
 
     def rows_of(file: SourceFile) -> int | None:
+        if file.format == "text":
+            return 1
         rows, num_bytes = rates.get((file.format, file.compression), (0, 0))
         return counted.get(file.path, round(rows * file.num_bytes / num_bytes) if num_bytes else None)
 
@@ -178,17 +184,27 @@ def hashed(root: str, files: list[SourceFile]) -> list[SourceFile]:
     """The files with their SHA-256; those of the Hub's cache carry it in their name already."""
     result = []
     for file in tqdm(files, desc="hash", unit="file", mininterval=0.5, disable=len(files) < 50):
-        result.append(file if file.sha256 else replace(file, sha256=sha256_of(root, file.path)))
+        result.append(file if file.sha256 else _with_sha256(root, file))
     return result
 
 
-def sha256_of(root: str, path: str) -> str:
-    """SHA-256 of a file under a folder or URL."""
-    digest = hashlib.sha256()
+def _with_sha256(root: str, file: SourceFile) -> SourceFile:
+    num_bytes, sha256 = size_and_sha256_of(root, file.path)
+    if num_bytes != file.num_bytes:
+        raise FoundryError(
+            f"{file.path}: {num_bytes:,} bytes, a moment ago {file.num_bytes:,}; scan when nobody writes it"
+        )
+    return replace(file, sha256=sha256)
+
+
+def size_and_sha256_of(root: str, path: str) -> tuple[int, str]:
+    """Bytes and SHA-256 of a file under a folder or URL."""
+    digest, num_bytes = hashlib.sha256(), 0
     with fsspec.open(f"{root.rstrip('/')}/{path}", "rb") as stream:
         while block := stream.read(1 << 22):
             digest.update(block)
-    return digest.hexdigest()
+            num_bytes += len(block)
+    return num_bytes, digest.hexdigest()
 
 
 def compression_of(name: str) -> str:
@@ -206,6 +222,10 @@ def _kind(path: PurePosixPath) -> tuple[str | None, str]:
         return None, compression
     kind = SUFFIXES.get(suffix)
     return (None if kind == "parquet" and compression != "none" else kind), compression
+
+
+def _is_linked_folder(entry: dict[str, Any]) -> bool:
+    return bool(entry.get("islink")) and Path(entry["name"]).is_dir()
 
 
 def _hub_sha256(entry: dict[str, Any]) -> str | None:

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import sys
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.writers import JsonlWriter
 from datatrove.utils.logging import setup_default_logger
 from tqdm.auto import tqdm
+
+from .worker_watch import lost_workers_noticed, task_noted
 
 _watching = threading.Lock()
 
@@ -125,10 +128,21 @@ class Stage:
 class QuietExecutor(LocalPipelineExecutor):
     """The local executor whose log goes to files alone, and whose workers end with the process that started them."""
 
-    def _launch_run_for_rank(self, *arguments: Any, **keywords: Any) -> Any:
+    _notes: str
+
+    def run(self) -> Any:
+        """Run all tasks.
+
+        Raises:
+            FoundryError: a worker was ended from outside.
+        """
+        with tempfile.TemporaryDirectory() as self._notes, lost_workers_noticed(self._notes):
+            return super().run()
+
+    def _launch_run_for_rank(self, rank: int, *arguments: Any, **keywords: Any) -> Any:
         end_with_parent()
-        with quiet():
-            return super()._launch_run_for_rank(*arguments, **keywords)
+        with quiet(), task_noted(self._notes, rank):
+            return super()._launch_run_for_rank(rank, *arguments, **keywords)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .manifest import SPLIT
+
 
 def _help(text: str, default: Any) -> Any:
     return field(default=default, metadata={"help": text})
@@ -65,6 +67,8 @@ class ManifestSettings:
     overwrite: bool = _help("replace another manifest", False)
 
     def __post_init__(self) -> None:
+        if self.split is not None and not SPLIT.fullmatch(self.split):
+            raise ValueError(f"split: expected letters, digits, - or _, found {self.split!r}")
         for name, lowest in (("held_out_files", 0), ("max_files", 1), ("sample_files", 0)):
             value = getattr(self, name)
             if value is not None and value < lowest:

@@ -25,7 +25,7 @@ from ..settings import FoundryError
 from .documents import DamagedFileError, read_documents
 from .fast_tokenizer import DocumentEncoder, Engine, UnencodableText
 from .manifest import SourceFile
-from .manifest_scan import sha256_of
+from .manifest_scan import size_and_sha256_of
 from .shards import ShardHeader, TokenShard, header_path, write_shard
 from .token_corpus import TOKENIZER_FOLDER
 
@@ -55,6 +55,7 @@ class TokenizeJob:
         folder: the corpus folder, with the tokenizer in ``tokenizer/``.
         root: folder or fsspec URL of the manifest.
         plan: hash of all settings that decide the tokens; a shard of another plan is made again.
+            ``bad_rows`` and ``damaged_files`` are not among them: they say which shards may stand.
     """
 
     folder: Path
@@ -89,7 +90,7 @@ class TokenizeFiles(PipelineStep):
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         for task in self.tasks[rank::world_size]:
-            header = finished_shard(self.job.folder, task, self.job.plan)
+            header = finished_shard(self.job, task)
             if header is None:
                 header = tokenize_file(self.job, task)
             if header is not None:
@@ -97,16 +98,20 @@ class TokenizeFiles(PipelineStep):
         yield from ()
 
 
-def finished_shard(folder: Path, task: ShardTask, plan: str) -> ShardHeader | None:
-    """The header of a shard that is whole, of this very file and plan; None when there is work to do."""
-    if not header_path(folder / task.shard).is_file():
+def finished_shard(job: TokenizeJob, task: ShardTask) -> ShardHeader | None:
+    """The header of a shard that is whole, of this very file, plan and policy; None when there is work to do."""
+    if not header_path(job.folder / task.shard).is_file():
         return None
     try:
-        header = TokenShard.open(folder / task.shard).header
+        header = TokenShard.open(job.folder / task.shard).header
     except FoundryError:
         return None
     source = header.source
-    expected = {"path": task.file.path, "num_bytes": task.file.num_bytes, "plan": plan}
+    if (source.get("bad_rows") and job.bad_rows == "stop") or (
+        source.get("damaged") and job.damaged_files == "stop"
+    ):
+        return None
+    expected = {"path": task.file.path, "num_bytes": task.file.num_bytes, "plan": job.plan}
     same = {key: source.get(key) for key in expected} == expected
     known = task.file.sha256
     return header if same and (known is None or source.get("sha256") == known) else None
@@ -129,7 +134,12 @@ def tokenize_file(job: TokenizeJob, task: ShardTask) -> ShardHeader | None:
 
 
 def _write(job: TokenizeJob, task: ShardTask) -> ShardHeader:
-    sha256 = sha256_of(job.root, task.file.path)
+    num_bytes, sha256 = _size_and_sha256(job.root, task.file.path)
+    if num_bytes != task.file.num_bytes:
+        raise FoundryError(
+            f"{task.file.path}: not the file of the manifest ({num_bytes:,} bytes, expected "
+            f"{task.file.num_bytes:,}); scan the folder again"
+        )
     if task.file.sha256 not in (None, sha256):
         raise FoundryError(
             f"{task.file.path}: not the file of the manifest (SHA-256 {sha256[:12]}…, expected "
@@ -141,6 +151,13 @@ def _write(job: TokenizeJob, task: ShardTask) -> ShardHeader:
     if len(encoder.mismatches) > mismatches:  # found in mid-file: the encoder has left the fast engine by now
         header = _write_with(job, task, encoder, sha256)
     return header
+
+
+def _size_and_sha256(root: str, path: str) -> tuple[int, str]:
+    try:
+        return size_and_sha256_of(root, path)
+    except OSError as error:
+        raise FoundryError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _write_with(job: TokenizeJob, task: ShardTask, encoder: DocumentEncoder, sha256: str) -> ShardHeader:

@@ -1,6 +1,7 @@
 """Documents of every kind of file, and each row that gives none counted by its reason."""
 
 import gzip
+import hashlib
 import json
 from collections import Counter
 
@@ -24,6 +25,14 @@ def read(folder, name, format, compression="none", text_key="text"):
     bad_rows = Counter()
     file = SourceFile("train", name, 0, format, compression)
     return list(read_documents(str(folder), file, text_key, bad_rows)), dict(bad_rows)
+
+
+def until_damage(folder, name, compression):
+    texts = read_documents(str(folder), SourceFile("train", name, 0, "jsonl", compression), "text", Counter())
+    found: list[str] = []
+    with pytest.raises(DamagedFileError):
+        found.extend(texts)  # keeps what came before
+    return found
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
@@ -52,6 +61,58 @@ def test_parquet_and_plain_text(tmp_path):
         read(tmp_path, "a.parquet", "parquet")
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + TEXTS[2].encode())
     assert read(tmp_path, "a.txt", "text") == ([TEXTS[2]], {})
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.compress])
+def test_a_byte_order_mark_costs_no_row(tmp_path, pack):
+    """Windows programs write one; the first row was counted as broken JSON for it."""
+    (tmp_path / "a").write_bytes(pack(b"\xef\xbb\xbf" + JSON_LINES))
+    compression = {bytes: "none", gzip.compress: "gzip", zstandard.compress: "zstd"}[pack]
+    assert read(tmp_path, "a", "jsonl", compression) == (TEXTS, {})
+
+
+def test_members_of_gzip_and_zeros_after_them(tmp_path):
+    """What ``cat a.gz b.gz`` and tapes make, and what gzip itself takes."""
+    half = len(JSON_LINES) // 2
+    members = gzip.compress(JSON_LINES[:half]) + gzip.compress(b"") + gzip.compress(JSON_LINES[half:])
+    for end in (b"", b"\0" * 70_000):
+        (tmp_path / "a").write_bytes(members + end)
+        assert read(tmp_path, "a", "jsonl", "gzip") == (TEXTS, {})
+    for damaged in (b"garbage" + members, b"\0" + members, members + b"garbage", members + b"\0garbage"):
+        (tmp_path / "a").write_bytes(damaged)
+        with pytest.raises(DamagedFileError, match="corrupt gzip data"):
+            read(tmp_path, "a", "jsonl", "gzip")
+
+
+@pytest.mark.parametrize(("compression", "pack"), [("gzip", gzip.compress), ("zstd", zstandard.compress)])
+def test_little_before_a_damage_is_lost(tmp_path, compression, pack):
+    """Of gzip a whole mebibyte was, and of zstd all that a mebibyte of its bytes held."""
+    numbers = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(40_000)]
+    content = "".join(json.dumps({"text": text}) + "\n" for text in numbers).encode()
+    packed = pack(content)
+    (tmp_path / "a").write_bytes(packed[: len(packed) * 3 // 4])
+    found = until_damage(tmp_path, "a", compression)
+    assert found == numbers[: len(found)]
+    assert len(found) > 25_000
+    (tmp_path / "a").write_bytes(pack(content) + b"garbage")
+    assert until_damage(tmp_path, "a", compression) == numbers
+
+
+@pytest.mark.parametrize(
+    ("column", "texts", "bad_rows"),
+    [
+        (pyarrow.array([b"ab", b"\xff", None], pyarrow.binary()), ["ab"], {"invalid UTF-8": 1, "no text": 1}),
+        (pyarrow.array([5, None]), [], {"no text": 2}),
+        (pyarrow.array([{"a": "x"}]), [], {"no text": 1}),
+        (pyarrow.array([["x"]]), [], {"no text": 1}),
+        (pyarrow.array(["a", "b"], pyarrow.large_string()), ["a", "b"], {}),
+        (pyarrow.array(["a", "a", None]).dictionary_encode(), ["a", "a"], {"no text": 1}),
+    ],
+)
+def test_parquet_columns_of_every_type(tmp_path, column, texts, bad_rows):
+    """A number is no text, not invalid UTF-8; bytes that are UTF-8 are text."""
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet")
+    assert read(tmp_path, "a.parquet", "parquet") == (texts, bad_rows)
 
 
 def test_every_bad_row_is_counted(tmp_path):

@@ -1,5 +1,7 @@
 """Tokenizing a corpus of many files: whole, killed at random moments, on SLURM, with files that are broken."""
 
+import contextlib
+import errno
 import json
 import os
 import random
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -234,8 +237,8 @@ def test_what_is_broken_is_counted_and_a_damaged_file_stops(tokenizer, tmp_path,
     assert not (folder / "corpus.json").exists()
     assert len(list(folder.glob("train/*.ds.json"))) == 3
 
-    with pytest.raises(FoundryError, match="holds another corpus"):
-        tokenize(wanted(manifest, tokenizer, folder, damaged_files="keep"))
+    assert str(error.value).endswith(f"the reasons of all are in {folder / 'failed'}")
+
     tokenize(wanted(manifest, tokenizer, tmp_path / "kept", damaged_files="keep"))
     counts = TokenCorpus.open(tmp_path / "kept").content["counts"]["train"]
     assert counts["bad_rows"] == {"broken JSON": 1, "invalid UTF-8": 1, "no text": 1}
@@ -245,6 +248,39 @@ def test_what_is_broken_is_counted_and_a_damaged_file_stops(tokenizer, tmp_path,
     printed = capsys.readouterr().out
     assert "1 rows with broken JSON, 1 rows with invalid UTF-8, 1 rows with no text" in printed
     assert "kept up to the damage" in printed
+
+
+@pytest.mark.parametrize(
+    ("strict", "lenient", "num_failed"),
+    [
+        ({"damaged_files": "stop"}, {"damaged_files": "keep"}, 1),
+        ({"damaged_files": "keep", "bad_rows": "stop"}, {"damaged_files": "keep"}, 1),
+    ],
+)
+def test_another_policy_goes_on_with_the_shards_that_keep_to_it(
+    tokenizer, tmp_path, strict, lenient, num_failed
+):
+    """One damaged file of 59,166 was reason to tokenize all of them again."""
+    manifest, folder = broken_source(tmp_path / "source"), tmp_path / "data"
+    with pytest.raises(FoundryError, match=f"{num_failed} of 4 files have no shard"):
+        tokenize(wanted(manifest, tokenizer, folder, **strict))
+    times = {path: path.stat().st_mtime_ns for path in folder.glob("train/*.ds.json")}
+    assert len(times) == 4 - num_failed
+    tokenize(wanted(manifest, tokenizer, folder, **lenient))
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+    tokenize(wanted(manifest, tokenizer, tmp_path / "at_once", **lenient))
+    assert content(folder) == content(tmp_path / "at_once")
+    assert (folder / "corpus.json").read_bytes() == (tmp_path / "at_once" / "corpus.json").read_bytes()
+    with pytest.raises(FoundryError, match=r"holds another corpus \((bad_rows|damaged_files): "):
+        tokenize(wanted(manifest, tokenizer, folder, **strict))
+
+
+def test_a_stricter_policy_makes_again_what_breaks_it(tokenizer, tmp_path):
+    manifest, folder = broken_source(tmp_path / "source"), tmp_path / "data"
+    tokenize(wanted(manifest, tokenizer, folder, damaged_files="keep"))
+    (folder / "corpus.json").unlink()  # as if killed before it was written
+    with pytest.raises(FoundryError, match="2 of 4 files have no shard"):
+        tokenize(wanted(manifest, tokenizer, folder, bad_rows="stop"))
 
 
 def test_bad_rows_may_stop(tokenizer, tmp_path):
@@ -261,6 +297,86 @@ def test_a_file_changed_after_the_scan_is_refused(tokenizer, tmp_path):
     (root / "a.jsonl").write_text('{"text": "behind"}\n')
     with pytest.raises(FoundryError, match=r"a\.jsonl: not the file of the manifest"):
         tokenize(wanted(tmp_path / "m.jsonl", tokenizer, tmp_path / "data"))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_file_gone_or_of_another_size_is_refused_and_the_others_go_on(tokenizer, tmp_path, workers):
+    """Without its hash too.  One that was gone ended the run with a traceback."""
+    root, folder = tmp_path / "source", tmp_path / "data"
+    root.mkdir()
+    for name in "abc":
+        (root / f"{name}.jsonl").write_text('{"text": "before"}\n')
+    make_manifest(ManifestSettings(source=str(root), output=str(tmp_path / "m.jsonl")))
+    (root / "a.jsonl").unlink()
+    (root / "b.jsonl").write_text('{"text": "before"}\n{"text": "after"}\n')
+    with pytest.raises(
+        FoundryError, match=r"2 of 3 files have no shard; the first, a\.jsonl: .*No such file"
+    ):
+        tokenize(wanted(tmp_path / "m.jsonl", tokenizer, folder, workers=workers))
+    assert [path.name for path in folder.glob("train/*.ds.json")] == ["000002.ds.json"]
+    failure = json.loads((folder / "failed" / "train-000001.ds.json").read_text())
+    assert failure["reason"] == (
+        "b.jsonl: not the file of the manifest (37 bytes, expected 19); scan the folder again"
+    )
+
+
+def test_what_is_wrong_is_said_before_the_folder_is_made(manifest, tokenizer, tmp_path):
+    """The folder of a misspelt token was another corpus for the right one."""
+    for changes in ({"eos_token": "<|misspelt|>"}, {"splits": []}):
+        with pytest.raises(FoundryError, match=r"eos_token: <\|misspelt|splits: expected at least one"):
+            tokenize(wanted(manifest, tokenizer, tmp_path / "data", **changes))
+        assert not (tmp_path / "data").exists()
+
+
+def test_a_full_disk_is_one_line(manifest, tokenizer, tmp_path, monkeypatch):
+    """It ends the run, for every other file would fail too."""
+
+    def write_shard(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "x.ds")
+
+    monkeypatch.setattr("modeling_foundry.data.tokenization.write_shard", write_shard)
+    with pytest.raises(
+        FoundryError, match=r"data: tokenizing stopped \(x\.ds: No space left on device\); .*again"
+    ):
+        tokenize(wanted(manifest, tokenizer, tmp_path / "data"))
+    assert not (tmp_path / "data" / "failed").exists()
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_ends_the_run(tokenizer, tmp_path):
+    """The pool would wait for its task for ever."""
+    root = tmp_path / "source"
+    root.mkdir()
+    row = json.dumps({"text": SOURCE * 20}) + "\n"
+    for number in range(4):
+        (root / f"{number}.jsonl").write_text(row * 4)
+    make_manifest(ManifestSettings(source=str(root), output=str(tmp_path / "m.jsonl")))
+    command = [
+        sys.executable, "recipes/prepare_data.py", "tokenize", f"--manifest={tmp_path / 'm.jsonl'}",
+        f"--output_dir={tmp_path / 'data'}", f"--tokenizer={tokenizer}", "--workers=2", "--engine=reference",
+    ]  # fmt: skip
+    child = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    try:
+        while not (writing := list((tmp_path / "data").glob("train/.*.tmp"))) and child.poll() is None:
+            time.sleep(0.02)
+        os.kill(writer_of(writing[0]), signal.SIGKILL)
+        _, printed = child.communicate(timeout=120)
+    finally:
+        child.kill()
+    assert child.returncode == 2
+    assert "was ended from outside" in printed.splitlines()[-1]
+    tokenize(wanted(tmp_path / "m.jsonl", tokenizer, tmp_path / "data"))
+    tokenize(wanted(tmp_path / "m.jsonl", tokenizer, tmp_path / "whole"))
+    assert content(tmp_path / "data") == content(tmp_path / "whole")
+
+
+def writer_of(path):
+    """The process that has a file open."""
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(link) == str(path):
+                return int(link.parts[2])
+    raise AssertionError(f"nobody writes {path}")
 
 
 def test_one_large_document(tokenizer, tmp_path, monkeypatch):
