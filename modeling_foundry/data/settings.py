@@ -121,6 +121,10 @@ class VerifySettings:
     )
     workers: int = _help("threads that hash; -1 is one a core", -1)
 
+    def __post_init__(self) -> None:
+        if self.workers == 0 or self.workers < -1:
+            raise ValueError(f"workers: expected -1 or at least 1, found {self.workers}")
+
 
 @dataclass
 class InspectSettings:
@@ -133,6 +137,11 @@ class InspectSettings:
     sample_shards: int = _help("shards whose document lengths are read", 200)
     plot: str | None = _help("folder for pictures; none without it", None)
     compare: list[str] | None = _help("other corpora whose tokens are drawn beside this one's", None)
+
+    def __post_init__(self) -> None:
+        for name in ("sequence_length", "sample_shards"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
 
 
 @dataclass

@@ -106,7 +106,7 @@ def check_tokenizer(folder: Path, model: str | None) -> None:
     """
     if model is None or not (Path(model) / "tokenizer.json").is_file():
         return
-    ours, theirs = (json.loads((Path(path) / "tokenizer.json").read_text()) for path in (folder, model))
+    ours, theirs = (_tokenizer(Path(path) / "tokenizer.json") for path in (folder, model))
     for key in ("model", "normalizer", "pre_tokenizer"):
         if _without_flags(ours.get(key)) != _without_flags(theirs.get(key)):
             raise FoundryError(
@@ -117,6 +117,13 @@ def check_tokenizer(folder: Path, model: str | None) -> None:
     ]
     if added[0] != added[1]:
         raise FoundryError(f"{folder}: not the tokenizer of {model}: their added tokens differ")
+
+
+def _tokenizer(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise FoundryError(f"{path}: not a tokenizer.json ({' '.join(str(error).split())})") from error
 
 
 def _without_flags(part: Any) -> Any:

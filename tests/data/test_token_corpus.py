@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_foundry.data.packing import PackedDataset
-from modeling_foundry.data.settings import VerifySettings
+from modeling_foundry.data.settings import InspectSettings, VerifySettings
 from modeling_foundry.data.shards import write_shard
 from modeling_foundry.data.token_corpus import TokenCorpus, write_corpus
 from modeling_foundry.data.training_data import open_mixture, open_training_data
-from modeling_foundry.data.verification import verify, verify_corpus
+from modeling_foundry.data.verification import check_tokenizer, verify, verify_corpus
 from modeling_foundry.files import sha256_of_file
 from modeling_foundry.settings import FoundryError
 
@@ -189,3 +189,25 @@ def test_a_folder_may_be_spelled_in_any_way(corpus, tmp_path, monkeypatch):
     data = open_mixture({"c/": 2.0, f"./{other.folder.name}/": 1.0}, 4.0)
     assert data.train_dataset(8, 30, 0, False).accounting().startswith("mixture: c/ 176 tokens (73.33%")
     assert data.held_out_dataset(8, 6, False).accounting().startswith("held out: c/ 4 sequences")
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", ""])
+def test_a_model_whose_tokenizer_cannot_be_read_is_named(tmp_path, content):
+    """It was a traceback."""
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer.json").write_text("{}" if name == "ours" else content)
+    with pytest.raises(FoundryError, match=r"theirs/tokenizer\.json: not a tokenizer\.json"):
+        check_tokenizer(tmp_path / "ours", str(tmp_path / "theirs"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        (InspectSettings, "sequence_length", 0), (InspectSettings, "sequence_length", -1),
+        (InspectSettings, "sample_shards", 0), (VerifySettings, "workers", 0), (VerifySettings, "workers", -5),
+    ],
+)  # fmt: skip
+def test_numbers_without_sense_are_refused(kind, name, value):
+    with pytest.raises(ValueError, match=f"{name}: expected .*at least 1, found {value}"):
+        kind(**{name: value})
