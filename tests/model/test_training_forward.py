@@ -21,7 +21,7 @@ def train_step(model, **inputs):
     return outputs, gradients(model)
 
 
-def assert_close(ours, theirs, tolerance=1e-6):
+def assert_close(ours, theirs, tolerance=2e-6):
     assert ours.keys() == theirs.keys()
     for name in ours:
         assert (ours[name] - theirs[name]).norm() <= tolerance * theirs[name].norm(), name

@@ -384,7 +384,7 @@ def test_a_term_has_one_colour_in_every_picture(capsys):
     bars = [(str(bar["micro_batch"]), bar["terms_bytes"], 1) for bar in answer["bars"]]
     axes = figures.memory_figure(bars, None).axes[0]
     colours = [container.patches[0].get_facecolor() for container in axes.containers]
-    assert len(set(colours)) == len(colours) > 8
+    assert len(set(colours)) == len(colours) >= 8
     every = set()
     for sharding in ("none", "zero3"):
         for precision in ("bf16_mixed", "fp8"):
