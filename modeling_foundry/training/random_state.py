@@ -16,12 +16,13 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from ..settings import FoundryError
+from .checkpoints import RANDOM_STATE
 
 logger = logging.getLogger(__name__)
 
 
 def state_path(folder: Path, rank: int) -> Path:
-    return folder / f"random_state-{rank:05}.safetensors"
+    return folder / f"{RANDOM_STATE}{rank:05}.safetensors"
 
 
 def save_random_state(folder: Path, rank: int) -> None:

@@ -21,7 +21,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from ..files import write_atomically
 from ..settings import FoundryError
 from .loss_spikes import LossWindow, SpikeFoundError
-from .run_end import UpdateRefusedError
+from .run_end import PreemptedError, UpdateRefusedError
 from .sample_order import SampleOrder
 
 SKIPPED_NAME = "skipped_updates.jsonl"
@@ -109,6 +109,7 @@ class UpdateGuard(TrainerCallback):
         Raises:
             UpdateRefusedError: the policy is to stop, or too many updates in a row were left out.
             SpikeFoundError: the policy is to roll back.
+            PreemptedError: the same, and a signal came too.
         """
         step, micro = trainer.state.global_step + 1, torch.stack(self.losses).float()
         self.losses = []
@@ -129,6 +130,12 @@ class UpdateGuard(TrainerCallback):
         reason = f"loss {loss:.4f} is above {limit:.4f}"
         if self.keys.loss_spike == "rollback":
             self._record(trainer, step, reason, micro)
+            if self.all_signalled:  # the grace period is short: the next start meets the spike again
+                raise PreemptedError(
+                    f"{self.output_dir}: a signal ended the run at step {step} ({reason}); run the same command "
+                    "again to go on",
+                    step - 1,
+                )
             raise SpikeFoundError(step, loss, limit)
         self._refuse(trainer, step, reason, micro, must_stop=False)
         return False

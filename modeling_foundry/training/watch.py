@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -24,8 +24,13 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 SECONDS_FOR_A_DYING_RANK = 5.0
 
 
-def train_watched(trainer: GuardedUpdates, output_dir: Path, checkpoint: Path | None) -> None:
+def train_watched(
+    trainer: GuardedUpdates, output_dir: Path, checkpoint: Path | None, finish: Callable[[], None]
+) -> None:
     """``trainer.train()``, ended cleanly by a signal, by a refused update, or by the loss of another rank.
+
+    Args:
+        finish: writes the final model; under the same watch, and no longer ended by a signal.
 
     Raises:
         RunStoppedError: on every rank that is left; its line is printed and ``stopped.json`` written.
@@ -44,6 +49,8 @@ def train_watched(trainer: GuardedUpdates, output_dir: Path, checkpoint: Path | 
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             if guard.all_signalled:
                 raise preempted(output_dir, trainer.state.global_step)
+            heartbeat.mark(trainer.state.global_step, "writing the final model")
+            finish()
     except RunStoppedError as end:
         why = type(end).__name__
         end_together(end, output_dir, trainer.is_world_process_zero())
