@@ -12,15 +12,19 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..files import sha256_of_file, sync_folder, write_atomically
+from ..run_record import masked
 from ..settings import FoundryError
+from .run_end import SaveFailedError
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_VERSION = 2  # 1 had Trainer's pickles beside the model
@@ -66,6 +70,10 @@ class DurableCheckpoints(TrainerCallback):
     ) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         wait_for_all_ranks()  # the first rank makes the folder
+        with save_failures(folder.parent):
+            self._complete(folder, args, state)
+
+    def _complete(self, folder: Path, args: TrainingArguments, state: TrainerState) -> None:
         if self.save_state is not None:
             self.save_state(folder)
         wait_for_all_ranks()  # the other ranks' random states belong to the checkpoint too
@@ -82,6 +90,19 @@ class DurableCheckpoints(TrainerCallback):
             is_half_gone = old not in sealed and step_of(old) < step_of(sealed[0])
             if (old in sealed[self.keep :] or is_half_gone) and step_of(old) not in self.lasting_steps:
                 remove_checkpoint(old)
+
+
+@contextmanager
+def save_failures(output_dir: Path) -> Iterator[None]:
+    """Say in one line that a checkpoint could not be written; the run would otherwise end in a traceback."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = masked(" ".join(str(error).split()))
+        raise SaveFailedError(
+            f"{output_dir}: a checkpoint could not be written, or an older one removed ({reason}); the last whole one "
+            "is still there: free some space (torn-checkpoint-* can go) and run the same command again"
+        ) from error
 
 
 def wait_for_all_ranks() -> None:

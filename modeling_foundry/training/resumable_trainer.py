@@ -19,7 +19,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..files import write_atomically
 from ..settings import FoundryError
-from .checkpoints import read_manifest
+from .checkpoints import read_manifest, save_failures
 from .optimizer_state import load_optimizer, save_optimizer
 from .random_state import RandomStateAtFirstStep, save_random_state
 
@@ -52,6 +52,11 @@ class ResumableTrainer(Trainer):
         for path in folder.glob("*.bin"):
             raise FoundryError(f"{path}: a pickle, and checkpoints of ours hold none; remove it")
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # The callbacks that complete a checkpoint come after this; DurableCheckpoints says the same of them.
+        with save_failures(Path(self.args.output_dir)):
+            super()._save_checkpoint(model, trial)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Nothing: it is a pickle; ours comes back with :class:`RandomStateAtFirstStep`."""

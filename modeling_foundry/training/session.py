@@ -204,7 +204,7 @@ class TrainingSession:
             if log.flops is not None and log.flops.peak_flops is None:
                 console.print(log.flops.denominator)
         if checkpoint is not None:
-            arguments.eval_on_start = False  # the log has that evaluation already
+            arguments.eval_on_start = False  # the log has it already; the guard knows of one that was put off
         start = time.perf_counter()
         train_watched(
             trainer, self.output_dir, checkpoint,

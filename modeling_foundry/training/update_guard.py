@@ -20,6 +20,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from ..files import write_atomically
 from ..settings import FoundryError
+from .checkpoints import save_failures
 from .loss_spikes import LossWindow, SpikeFoundError
 from .run_end import PreemptedError, UpdateRefusedError
 from .sample_order import SampleOrder
@@ -96,6 +97,7 @@ class UpdateGuard(TrainerCallback):
         self.num_in_a_row = 0
         self.is_signalled = False  # by this rank's signal handler
         self.all_signalled = False  # agreed with the vote of a step
+        self.owes_evaluation = False  # put off because of the signal
         self.losses: list[torch.Tensor] = []  # of this step's micro-batches, on the device
         self.mark: Callable[[int, str], None] = lambda step, doing: (
             None
@@ -217,27 +219,37 @@ class UpdateGuard(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step > 0:
-            self._restore(self.output_dir / f"checkpoint-{state.global_step}" / STATE_NAME)
+            args.eval_on_start = self._restore(
+                self.output_dir / f"checkpoint-{state.global_step}" / STATE_NAME
+            )
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.all_signalled:  # the grace period is short: save now, evaluate after the restart
+            self.owes_evaluation = control.should_evaluate
             control.should_save, control.should_evaluate, control.should_training_stop = True, False, True
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero:  # before the manifest is written: see session.prepare_callbacks
-            content = {"losses": list(self.window.losses), "num_skipped_in_a_row": self.num_in_a_row}
+            content = {
+                "losses": list(self.window.losses),
+                "num_skipped_in_a_row": self.num_in_a_row,
+                "owes_evaluation": self.owes_evaluation,
+            }
             path = self.output_dir / f"checkpoint-{state.global_step}" / STATE_NAME
-            write_atomically(path, json.dumps(content) + "\n")
+            with save_failures(self.output_dir):
+                write_atomically(path, json.dumps(content) + "\n")
 
-    def _restore(self, path: Path) -> None:
+    def _restore(self, path: Path) -> bool:
+        """The window as it was; whether an evaluation was put off till now."""
         try:
             content = json.loads(path.read_text())
             self.window.losses.extend(float(loss) for loss in content["losses"])
             self.num_in_a_row = int(content["num_skipped_in_a_row"])
+            return bool(content.get("owes_evaluation", False))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FoundryError(
                 f"{path}: cannot be read ({' '.join(str(error).split())}); remove {path.parent.name} to go on from "

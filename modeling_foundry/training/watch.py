@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast_object_list
 
+from ..run_record import masked
 from .guarded_trainer import GuardedUpdates
 from .heartbeat import FINISHED, FOLDER_NAME, Heartbeat, HeartbeatMarks
 from .run_end import STOPPED_NAME, PreemptedError, RankLostError, RunStoppedError, say
@@ -56,7 +57,7 @@ def train_watched(
         end_together(end, output_dir, trainer.is_world_process_zero())
         raise
     except Exception as error:
-        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        why = f"{type(error).__name__}: {masked(' '.join(str(error).split()))[:200]}"
         if not _speaks_of_a_peer(error):
             raise
         lost = heartbeat.await_loss(SECONDS_FOR_A_DYING_RANK)
