@@ -219,9 +219,9 @@ class UpdateGuard(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step > 0:
-            args.eval_on_start = self._restore(
-                self.output_dir / f"checkpoint-{state.global_step}" / STATE_NAME
-            )
+            path = self.output_dir / f"checkpoint-{state.global_step}" / STATE_NAME
+            if self._restore(path):
+                args.eval_on_start = True
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
