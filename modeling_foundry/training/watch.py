@@ -49,7 +49,9 @@ def train_watched(
         with signals_noted(guard):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             if guard.all_signalled:
-                raise preempted(output_dir, trainer.state.global_step)
+                raise preempted(
+                    output_dir, trainer.state.global_step, getattr(trainer.args, "overwrite", False)
+                )
             heartbeat.mark(trainer.state.global_step, "writing the final model")
             finish()
     except RunStoppedError as end:
@@ -104,10 +106,10 @@ def clear_signs(output_dir: Path, rank: int) -> int:
     return start[0]
 
 
-def preempted(output_dir: Path, step: int) -> PreemptedError:
+def preempted(output_dir: Path, step: int, overwrites: bool = False) -> PreemptedError:
+    way_on = "run the same command again to go on" + (", but without overwrite" if overwrites else "")
     return PreemptedError(
-        f"{output_dir}: a signal ended the run after step {step}; checkpoint-{step} is saved, "
-        "run the same command again to go on",
+        f"{output_dir}: a signal ended the run after step {step}; checkpoint-{step} is saved, {way_on}",
         step,
     )
 

@@ -107,6 +107,12 @@ def test_a_signal_at_any_moment_costs_no_bit(
     assert same_weights(run, whole)
 
 
+def test_who_overwrites_is_told_how_to_go_on(data_dir, tmp_path, signal_at):
+    signal_at("on_step_begin", 1)
+    with pytest.raises(PreemptedError, match="run the same command again to go on, but without overwrite"):
+        train(tmp_path, data_dir, overwrite=True)
+
+
 def test_a_signal_while_the_final_model_is_written_lets_it_be_finished(data_dir, tmp_path, monkeypatch):
     write_final = session.TrainingSession._write_final
 
