@@ -72,7 +72,7 @@ def tiny_checkpoint(tmp_path_factory, tokenizer) -> Path:
 def launch_command(script: Path, *settings: str, ranks: int = 1, engine: str = "ddp") -> list[str]:
     """``accelerate launch`` of a script on CPU ranks; DeepSpeed (``zero1``) and ``fsdp2`` start without use_cpu."""
     topology = REPOSITORY / "accelerate_configs" / ("cpu.yaml" if ranks == 1 else "cpu_ddp.yaml")
-    command = [*ACCELERATE, "--config_file", str(topology)]
+    command = [*ACCELERATE, "--config_file", str(topology), f"--num_processes={ranks}"]
     if engine != "ddp":
         command = [*ACCELERATE, *ENGINES[engine], f"--num_processes={ranks}"]
         command += ["--num_machines=1", "--mixed_precision=no"]
