@@ -2,8 +2,8 @@
 
 Each term is a formula over the architecture and one constant of :class:`Calibration`; each constant can be
 corrected by one measurement.  Activations, eager and of compiled layers, equal what autograd saves (tests count the
-bytes); those of a whole compiled model and the loss were fitted to measured H200 peaks (docs/plan.md says which).  ZeRO-2, ZeRO-3, FSDP2, MoE
-and MLA are forecasts from the frameworks' sources and have not been measured here.
+bytes); those of a whole compiled model and the loss were fitted to measured H200 peaks (docs/plan.md says which).
+ZeRO-2, ZeRO-3, FSDP2, MoE and MLA are forecasts from the frameworks' sources and have not been measured here.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ from .model_settings import (
 from .muon import MuonFactory
 from .preflight import PreflightKeys
 from .preflight_checks import check_folder
+from .profiling import ProfileKeys, StepProfile
 from .ranges import check_length, check_ranges
 from .resumable_trainer import ResumableTrainer
 from .rollback import order_of, roll_back, train_with_rollbacks
@@ -67,7 +68,7 @@ class PretrainDataSettings:
 
 
 @dataclass
-class PretrainArguments(GuardKeys, PreflightKeys, TokenCounts, TrainingArguments):
+class PretrainArguments(GuardKeys, PreflightKeys, ProfileKeys, TokenCounts, TrainingArguments):
     """transformers' TrainingArguments with pretraining's defaults and a few keys more."""
 
     optimizer: Literal["adamw", "muon"] = field(
@@ -283,6 +284,8 @@ def pretrain_trainer(
         processing_class=tokenizer,
         optimizer_cls_and_kwargs=muon_factory(arguments),
     )
+    if arguments.profile_step is not None:
+        trainer.add_callback(StepProfile(arguments.profile_step, arguments.output_dir))
     trainer.guard_updates(
         UpdateGuard(arguments, arguments.output_dir, order, arguments.world_size, arguments.train_batch_size)
     )
