@@ -194,8 +194,16 @@ def loading_quotes(loading: dict[str, Any], speed: dict[str, Any]) -> Iterator[Q
 def planner_quotes(memory: dict[str, Any], law: dict[str, Any]) -> Iterator[Quote]:
     yield Quote(
         "docs/plan.md",
-        "the largest error is {}%, the mean {}%",
-        (f"{100 * memory['largest_error']:.1f}", f"{100 * memory['mean_error']:.2f}"),
+        "{} runs on H200 ([receipt](../benchmarks/receipts/plan_memory.json)): the largest error is {}%, the mean {}%",
+        (
+            f"{len(memory['rows'])}", f"{100 * memory['largest_error']:.1f}", f"{100 * memory['mean_error']:.2f}",
+        ),
+    )  # fmt: skip
+    (float8,) = memory["not_described"]
+    yield Quote(
+        "docs/plan.md",
+        "the forecast for the recipe in fp8 is {}% above what it took",
+        (f"{100 * float8['error']:.0f}",),
     )
     other = f"{-100 * memory['ddp_bf16_residual_error']:.1f}"
     yield Quote("docs/plan.md", "with the other the forecast is {}% too low", (other,))

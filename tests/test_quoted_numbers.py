@@ -5,6 +5,8 @@ import re
 import pytest
 
 from benchmarks import pretrain_table, quoted_numbers
+from benchmarks.pretrain_speed import rates
+from modeling_foundry.planning import find_gpu
 from tests.conftest import REPOSITORY
 
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((REPOSITORY / "docs").glob("*.md")))]
@@ -71,6 +73,13 @@ def test_a_number_changed_by_hand_is_noticed():
             assert quoted_numbers.filled("README.md", f"{text[:start]}7{text[end:]}") == text
     with pytest.raises(SystemExit, match="does not hold"):
         quoted_numbers.filled("README.md", text.replace("as shipped, at", "as it is, at"))
+
+
+def test_the_planner_s_h200_is_the_one_measured():
+    shipped = pretrain_table.measured_row(quoted_numbers.receipt("pretrain_speed"), pretrain_table.SHIPPED)
+    assert find_gpu("H200").typical_mfu == pytest.approx(rates(shipped)[1], abs=0.01), (
+        "planning/hardware.py: H200"
+    )
 
 
 @pytest.mark.parametrize(
