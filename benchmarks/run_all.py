@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +15,20 @@ SCRIPTS: dict[str, list[str]] = {
     "plan_memory.py": [],
     "plan_examples.py": ["--write"],
     "data_loading.py": [],
+    "quoted_numbers.py": ["--write"],  # last: the pages' numbers from all receipts
 }
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("scripts", nargs="*", help=f"some of {', '.join(SCRIPTS)}; default all")
+    chosen = parser.parse_args().scripts
+    if unknown := sorted(set(chosen) - set(SCRIPTS)):
+        parser.error(f"{', '.join(unknown)}: not one of {', '.join(SCRIPTS)}")
     failed = []
     for name, arguments in SCRIPTS.items():
+        if chosen and name not in chosen:
+            continue
         print(f"== {name}", flush=True)
         if subprocess.run([sys.executable, str(HERE / name), *arguments]).returncode:
             failed.append(name)

@@ -31,9 +31,10 @@ class Calibration:
         logit_bytes_full: bytes a logit of plain cross-entropy costs at the start of the backward pass: fp32
             log-softmax, its gradient, and the gradient of the logits (3 x 4).
         logit_bytes_full_compiled: the same inside one compiled graph: a bf16 and an fp32 copy.
-        logit_bytes_chunked: the same for a logit of one chunk of our own loss on CUDA: bf16 logits and their
-            bf16 gradient, written by one compiled kernel.
-        logit_bytes_chunked_fp32: the same in fp32 without compilation: the logits and logsumexp's temporary.
+        logit_bytes_chunked: the same for a logit of one chunk of our own loss on CUDA: bf16 logits, which the
+            kernel overwrites with their gradient.
+        logit_bytes_chunked_fp8: the same with an fp8 head: bf16 logits, and their gradient by rows and by columns.
+        logit_bytes_chunked_fp32: the same in fp32 without the kernel: the logits and logsumexp's temporary.
         whole_model_vectors: vectors of the hidden size that whole-model compilation keeps beyond what
             per-layer compilation keeps, per layer.
         reduce_bucket_values, num_reduce_buckets: DeepSpeed's gradient buckets (its default size, doubled).
@@ -44,7 +45,8 @@ class Calibration:
 
     logit_bytes_full: float = 12
     logit_bytes_full_compiled: float = 6
-    logit_bytes_chunked: float = 4
+    logit_bytes_chunked: float = 2
+    logit_bytes_chunked_fp8: float = 4
     logit_bytes_chunked_fp32: float = 8
     whole_model_vectors: float = 1
     reduce_bucket_values: int = 500_000_000
@@ -319,8 +321,8 @@ def _loss(architecture: Architecture, setup: TrainingSetup) -> float:
         copy = 2 * vocabulary * architecture.hidden_size if setup.is_autocast else 0
         return per_logit * setup.tokens * vocabulary + copy
     rows = min(setup.loss_chunk_tokens, setup.tokens)
-    in_fp32 = setup.precision == "fp32"
-    per_logit = constants.logit_bytes_chunked_fp32 if in_fp32 else constants.logit_bytes_chunked
+    by_precision = {"fp32": constants.logit_bytes_chunked_fp32, "fp8": constants.logit_bytes_chunked_fp8}
+    per_logit = by_precision.get(setup.precision, constants.logit_bytes_chunked)
     return per_logit * rows * vocabulary + _head_gradient(architecture, setup)
 
 

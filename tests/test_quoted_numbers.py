@@ -1,0 +1,112 @@
+"""A measured number on a page is its receipt's, and every measured-looking number is one of those."""
+
+import re
+
+import pytest
+
+from benchmarks import pretrain_table, quoted_numbers
+from benchmarks.pretrain_speed import rates
+from modeling_foundry.planning import find_gpu
+from tests.conftest import REPOSITORY
+
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((REPOSITORY / "docs").glob("*.md")))]
+# The log says of itself that a figure without a receipt is a note taken by hand.
+NOTES = ("docs/log.md",)
+UNITS = r"tokens/s|tokens a second|[KMGT]i?B|ms|s|seconds|minutes|core-hours|hours|%|times|points|TFLOP/s|MFU|nats"
+MEASURED = re.compile(rf"(?<![\w.^|+−-])\d[\d,.]*\s?[BMk]?\s?(?:{UNITS})(?![\w])")
+# Page and words -> a number with a unit that is a setting, a definition, a forecast or another's figure.
+DEFINED = {
+    "README.md": (),
+    "docs/data.md": (
+        "up to the 64 KiB that hold", "895 GB compressed", "the compressed source 0.9 TB", "(5 %) stops",
+        "(1 %) is held", "takes over 10 s, 1 GiB or 4 million",
+    ),
+    "docs/evaluate.md": ("| 25 % |", "| 50 % |", "look back 32 KiB", "95 % intervals"),
+    "docs/plan.md": (
+        "report, 13.89 GiB, was", "0.9 GiB, and 0.7 GiB more", "for 720 hours at an MFU",
+        "came out 3.4 times", "optimal N by 23%", "gives the 95% intervals", "3.5 and 4 times the width",
+        "32 to 192 times their depth", "down to 0.1 nats",
+    ),
+    "docs/pretrain.md": ("planner fits with 5% of", "The 36% is what", "30 seconds later", "up to 30 seconds before"),
+    "docs/publish.md": ("| 1 MiB |", "| 120 s |", "60 s at most"),
+    "docs/quickstart.md": (),
+}  # fmt: skip
+
+
+def blanked(pattern: str, text: str) -> str:
+    """The text with what matches taken out, positions kept."""
+    return re.sub(pattern, lambda found: " " * len(found.group()), text, flags=re.DOTALL | re.MULTILINE)
+
+
+def prose_of(text: str) -> str:
+    """Without code blocks, code words and what a script writes between markers."""
+    return blanked(r"`[^`\n]*`", blanked(r"<!-- (\w+) -->.*?<!-- /\1 -->", blanked(r"^```.*?^```", text)))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_receipts_numbers_stand_on_the_page(page):
+    text = (REPOSITORY / page).read_text()
+    assert quoted_numbers.filled(page, text) == text, "run benchmarks/quoted_numbers.py --write"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in NOTES])
+def test_no_measured_number_without_a_receipt(page):
+    text = (REPOSITORY / page).read_text()
+    spans = [quote.pattern().search(text).span() for quote in quoted_numbers.quotes() if quote.page == page]
+    for words in DEFINED[page]:
+        found = re.search(r"\s+".join(map(re.escape, words.split())), text)
+        assert found, f"{page} does not say: {words}"
+        spans.append(found.span())
+    for number in MEASURED.finditer(prose_of(text)):
+        line = text.count("\n", 0, number.start()) + 1
+        covered = any(start <= number.start() < end for start, end in spans)
+        assert covered, (
+            f"{page}:{line}: {number.group()}: tie it to a receipt in benchmarks/quoted_numbers.py"
+        )
+
+
+def test_a_number_changed_by_hand_is_noticed():
+    text = (REPOSITORY / "README.md").read_text()
+    for quote in quoted_numbers.quotes():
+        if quote.page == "README.md":
+            start, end = quote.pattern().search(text).span(1)
+            assert quoted_numbers.filled("README.md", f"{text[:start]}7{text[end:]}") == text
+    with pytest.raises(SystemExit, match="does not hold"):
+        quoted_numbers.filled("README.md", text.replace("as shipped, at", "as it is, at"))
+
+
+def test_the_planner_s_h200_is_the_one_measured():
+    shipped = pretrain_table.measured_row(quoted_numbers.receipt("pretrain_speed"), pretrain_table.SHIPPED)
+    assert find_gpu("H200").typical_mfu == pytest.approx(rates(shipped)[1], abs=0.01), (
+        "planning/hardware.py: H200"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "at_most", "row"),
+    [
+        (0.62, False, "| MFU | ≥ 60.0% | 62.0% | reached |"),
+        (0.60, False, "| MFU | ≥ 60.0% | 60.0% | reached |"),
+        (0.59999, False, "| MFU | ≥ 60.0% | 60.0% | **missed by 0.1% of it** |"),
+        (0.58, False, "| MFU | ≥ 60.0% | 58.0% | **missed by 3.4% of it** |"),
+        (0.62, True, "| MFU | ≤ 60.0% | 62.0% | **missed by 3.4% of it** |"),
+        (0.5, True, "| MFU | ≤ 60.0% | 50.0% | reached |"),
+        (None, False, "| MFU | ≥ 60.0% | not measured | |"),
+    ],
+)
+def test_a_goal_is_reached_missed_or_not_measured(value, at_most, row):
+    assert pretrain_table.goal("MFU", value, 0.6, "{:.1%}", at_most) == row
+
+
+def test_float8_is_judged_by_the_worse_of_both_losses():
+    rows = {
+        "bf16": {"losses": [9.0] * 9 + [4.0] * 50, "held_out_loss": 5.0},
+        "fp8": {"losses": [9.0] * 9 + [4.04] * 50, "held_out_loss": 4.9},
+    }
+    assert pretrain_table.float8_loss_change({"rows": rows}) == pytest.approx(0.02)
+    assert pretrain_table.float8_loss_change({"rows": rows | {"fp8": {"failure": "out of memory"}}}) is None
+
+
+def test_a_quoted_row_that_failed_is_named():
+    with pytest.raises(SystemExit, match=r"stock, eager: out of memory"):
+        pretrain_table.measured_row({"rows": {"stock, eager": {"failure": "out of memory"}}}, "stock, eager")
