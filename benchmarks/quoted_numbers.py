@@ -55,6 +55,7 @@ def quotes() -> Iterator[Quote]:
     yield from speed_quotes(receipt("pretrain_speed"))
     yield from quickstart_quotes(receipt("quickstart"))
     yield from tokenization_quotes(receipt("tokenization_speed"), receipt("corpus_tokenization"))
+    yield from example_quotes(receipt("data_examples"))
     yield from loading_quotes(receipt("data_loading"), receipt("pretrain_speed"))
     yield from planner_quotes(receipt("plan_memory"), receipt("plan_scaling_law"))
     yield from kernel_quotes(receipt("attention_backends"))
@@ -172,6 +173,13 @@ def tokenization_quotes(speed: dict[str, Any], corpus: dict[str, Any]) -> Iterat
         (f"{hours / 2:.0f}", *(f"{hours / cores:.1f}" for cores in (16, 64, 256))),
     )
     yield Quote("docs/data.md", "The tokens take {} TB", (f"{forecast['tokens'] * 4 / 1e12:.1f}",))
+
+
+def example_quotes(examples: dict[str, Any]) -> Iterator[Quote]:
+    python = (examples["versions"]["python"],)
+    yield Quote("docs/data.md", "twenty modules of Python {}'s standard library", python)
+    yield Quote("docs/data.md", "Python {}, the progress bars left out", python)
+    yield Quote("docs/data.md", "The second command on Python {}", python)
 
 
 def loading_quotes(loading: dict[str, Any], speed: dict[str, Any]) -> Iterator[Quote]:

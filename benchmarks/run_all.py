@@ -14,6 +14,7 @@ HERE = Path(__file__).resolve().parent
 SCRIPTS: dict[str, list[str]] = {
     "plan_memory.py": [],
     "plan_examples.py": ["--write"],
+    "data_examples.py": ["--write"],
     "data_loading.py": [],
     "quoted_numbers.py": ["--write"],  # last: the pages' numbers from all receipts
 }

@@ -6,6 +6,7 @@ The commands of ``docs/plan.md`` are compared with what they print in ``tests/pl
 
 import json
 import os
+import platform
 import re
 import shlex
 import socket
@@ -140,6 +141,10 @@ def test_the_commands_of_cleaning(checkout):
         if "--config" in command and "my_corpus" not in command:
             printed = run(command, checkout)
     assert "stdlib_bits_per_byte: " in printed
+    receipt = json.loads((REPOSITORY / "benchmarks/receipts/data_examples.json").read_text())
+    if receipt["versions"]["python"] == platform.python_version():  # another library is another corpus
+        (shown,) = (text for _, text in blocks_of(page) if text.startswith("runs/clean/data\n"))
+        assert [line.rstrip() for line in printed.splitlines()] == shown.splitlines()
     books = json.loads((checkout / "runs/clean/data/clean.json").read_text())
     assert 0 < books["summary"]["left"]["documents"] < books["summary"]["rows"]
     assert books["decontamination"]["stdlib_bits_per_byte"]["matched"] > 5

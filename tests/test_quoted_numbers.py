@@ -1,10 +1,11 @@
 """A measured number on a page is its receipt's, and every measured-looking number is one of those."""
 
+import hashlib
 import re
 
 import pytest
 
-from benchmarks import pretrain_table, quoted_numbers
+from benchmarks import data_examples, pretrain_table, quoted_numbers
 from benchmarks.pretrain_speed import rates
 from modeling_foundry.planning import find_gpu
 from tests.conftest import REPOSITORY
@@ -73,6 +74,18 @@ def test_a_number_changed_by_hand_is_noticed():
             assert quoted_numbers.filled("README.md", f"{text[:start]}7{text[end:]}") == text
     with pytest.raises(SystemExit, match="does not hold"):
         quoted_numbers.filled("README.md", text.replace("as shipped, at", "as it is, at"))
+
+
+def test_the_printed_examples_of_the_data_page_are_those_of_their_receipt():
+    """``tests/test_docs.py`` runs the commands; with the receipt's Python it compares what they print."""
+    page, examples = (
+        (REPOSITORY / "docs/data.md").read_text(),
+        quoted_numbers.receipt("data_examples")["examples"],
+    )
+    assert [example["first_line"] for example in examples] == list(data_examples.EXAMPLES)
+    for example in examples:
+        shown = data_examples.block_pattern(example["first_line"]).search(page)[2]
+        assert hashlib.sha256(shown.encode()).hexdigest() == example["output_sha256"], example["command"]
 
 
 def test_the_planner_s_h200_is_the_one_measured():

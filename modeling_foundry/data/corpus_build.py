@@ -306,6 +306,7 @@ def counted(headers: list[ShardHeader]) -> dict[str, Any]:
 def _print(folder: Path, counts: dict[str, dict[str, Any]]) -> None:
     table = Table(title=str(folder), title_justify="left", show_edge=False, pad_edge=False)
     table.add_column("")
+    counts = dict(sorted(counts.items(), key=lambda item: (item[0] != "train", item[0])))
     for name in counts:
         table.add_column(name, justify="right")
     for key, label in (

@@ -231,4 +231,6 @@ def encoder_of(folder: Path, engine: Engine) -> DocumentEncoder:
 
 def said(counts: dict[str, int] | Counter[str]) -> str:
     """Counts by reason, in words."""
-    return ", ".join(f"{count:,} rows with {reason}" for reason, count in sorted(counts.items()))
+    return ", ".join(
+        f"{count:,} row{'s' * (count != 1)} with {reason}" for reason, count in sorted(counts.items())
+    )

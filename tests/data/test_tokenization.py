@@ -246,7 +246,7 @@ def test_what_is_broken_is_counted_and_a_damaged_file_stops(tokenizer, tmp_path,
     assert len(counts["damaged"]) == 1
     assert 501 < counts["documents"] + 0 <= 1001 or counts["documents"] == 501
     printed = capsys.readouterr().out
-    assert "1 rows with broken JSON, 1 rows with invalid UTF-8, 1 rows with no text" in printed
+    assert "1 row with broken JSON, 1 row with invalid UTF-8, 1 row with no text" in printed
     assert "kept up to the damage" in printed
 
 
