@@ -43,6 +43,8 @@ WARM_STEPS = 2
 RECIPE = ["--config=recipes/qwen3_1.8b/pretrain.yaml", "--logging_steps=1"]
 COMMON = ["--eval_strategy=no", "--save_strategy=no", "--warmup_steps=5", "--dataloader_num_workers=2"]
 QUICK = "--gradient_accumulation_steps=4"
+LAUNCHED = "PRETRAIN_SPEED_LAUNCHED"  # variable: seconds since the epoch at which a row was launched
+BEGAN = time.time()
 STOCK = ["--per_device_train_batch_size=8", "--gradient_accumulation_steps=8"]
 
 
@@ -146,8 +148,9 @@ def measure_in_process(name: str, settings: Settings, folder: str) -> dict[str, 
     cache = {
         "TORCHINDUCTOR_CACHE_DIR": f"{folder}/compiled"
     }  # the first row of a kind compiles, the next finds it
-    environment = {**os.environ, "PYTHONPATH": python_path(), "HF_HUB_OFFLINE": "1", **cache}
     started = time.time()
+    environment = {**os.environ, "PYTHONPATH": python_path(), "HF_HUB_OFFLINE": "1", **cache}
+    environment[LAUNCHED] = str(started)
     errors = Path(folder, "stderr.txt")
     with open(errors, "w") as stream:
         process = subprocess.Popen(
@@ -216,17 +219,30 @@ def measure(settings: Settings) -> None:
 
 
 def train_ours(words: list[str], output: Path) -> dict[str, Any]:
-    """The recipe's own script, in this process so that its peak memory and its forecast can be read."""
-    from modeling_foundry.training import start
+    """The recipe's own script, in this process so that its peak memory, forecast and moments can be read."""
+    from modeling_foundry.training import pretraining, start
 
-    forecasts: list[Any] = []
-    forecast_run = start.forecast_run
+    launched, forecasts = float(os.environ[LAUNCHED]), []
+    moments = {"launcher": BEGAN - launched, "imports": time.time() - launched}
 
-    def heard(*arguments: Any) -> Any:
-        forecasts.append(forecast_run(*arguments))
-        return forecasts[-1]
+    def heard(module: Any, name: str, moment: str) -> None:
+        """Note when a function of the recipe has returned, and what."""
+        function = getattr(module, name)
 
-    start.forecast_run = heard
+        def noted(*arguments: Any) -> Any:
+            answer = function(*arguments)
+            moments.setdefault(moment, time.time() - launched)
+            if moment == "forecast":
+                forecasts.append(answer)
+            return answer
+
+        setattr(module, name, noted)
+
+    heard(pretraining, "training_data", "data")
+    heard(pretraining, "new_model", "model")
+    heard(pretraining, "pretrain_trainer", "trainer")
+    heard(start, "forecast_run", "forecast")
+    heard(pretraining, "before_first_step", "preflight")
     sys.argv = ["recipes/pretrain.py", *words]
     try:
         runpy.run_path("recipes/pretrain.py", run_name="__main__")
@@ -242,6 +258,7 @@ def train_ours(words: list[str], output: Path) -> dict[str, Any]:
         "forecast_bytes": memory.peak,
         "forecast_terms": memory.terms,
         "forecast_moment": memory.fullest_moment,
+        "seconds_since_launch": {moment: round(seconds, 2) for moment, seconds in moments.items()},
     }
     for path in output.glob("profile-step-*.json"):
         found["profile"] = json.loads(path.read_text())
@@ -350,6 +367,9 @@ def print_table(rows: dict[str, Any]) -> None:
             f"{row['peak_bytes'] / 2**30:8.1f} {error} {start}"
         )
     for name, row in rows.items():
+        if "seconds_since_launch" in row:
+            moments = ", ".join(f"{moment} {at:.1f}" for moment, at in row["seconds_since_launch"].items())
+            print(f"{name}: seconds from launch to {moments}, first step {row['start_seconds']}")
         if "profile" in row:
             print_profile(name, row["profile"])
 
