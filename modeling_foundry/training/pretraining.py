@@ -41,6 +41,7 @@ from .start import before_first_step
 from .token_budget import TokenCounts, count_steps, tokens_per_step
 from .trackers import AUTO, choose_trackers, keep_trackers_local
 from .update_guard import GuardKeys, UpdateGuard
+from .watch import start_watched
 from .z_loss import ZLossReport
 
 
@@ -207,7 +208,8 @@ def train_once(
     checkpoint = session.resume_point(arguments.process_index == 0)
     steps_taken = read_manifest(checkpoint)["global_step"] if checkpoint else 0
     trainer = pretrain_trainer(model, tokenizer, prepared, data, arguments, steps_taken)
-    before_first_step(trainer, prepared, model_settings)
+    with start_watched(arguments):
+        before_first_step(trainer, prepared, model_settings)
     if arguments.preflight_only:
         return
     if trainer.is_world_process_zero():
