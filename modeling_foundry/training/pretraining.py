@@ -11,6 +11,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from .. import FoundryForCausalLM
+from ..data.mixture import MixedDataset
 from ..data.preparation import prepare
 from ..data.settings import DataSettings
 from ..data.training_data import TrainingData, open_mixture, open_training_data
@@ -21,6 +22,7 @@ from .dry_run import dry_run
 from .extension import extend
 from .float8 import convert_to_float8
 from .guarded_trainer import GuardedUpdates
+from .mixture_account import MixtureAccount
 from .model_settings import (
     ModelSettings,
     build_model,
@@ -298,6 +300,8 @@ def pretrain_trainer(
     )
     if arguments.profile_step is not None:
         trainer.add_callback(StepProfile(arguments.profile_step, arguments.output_dir))
+    if isinstance(train, MixedDataset):
+        trainer.add_callback(MixtureAccount(train, order))
     trainer.guard_updates(
         UpdateGuard(arguments, arguments.output_dir, order, arguments.world_size, arguments.train_batch_size)
     )
