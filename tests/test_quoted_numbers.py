@@ -34,6 +34,11 @@ DEFINED = {
 }  # fmt: skip
 
 
+# Measured before its script wrote the commit down.
+WITHOUT_COMMIT = {"attention_backends"}
+RECEIPTS = sorted((REPOSITORY / "benchmarks/receipts").glob("*.json"))
+
+
 def blanked(pattern: str, text: str) -> str:
     """The text with what matches taken out, positions kept."""
     return re.sub(pattern, lambda found: " " * len(found.group()), text, flags=re.DOTALL | re.MULTILINE)
@@ -64,6 +69,15 @@ def test_no_measured_number_without_a_receipt(page):
         assert covered, (
             f"{page}:{line}: {number.group()}: tie it to a receipt in benchmarks/quoted_numbers.py"
         )
+
+
+@pytest.mark.parametrize("path", RECEIPTS, ids=lambda path: path.stem)
+def test_a_receipt_says_what_ran_where_and_names_no_folder_of_that_machine(path):
+    content = quoted_numbers.receipt(path.stem)
+    assert {"command", "commit", "machine", "versions"} <= set(content)
+    assert bool(content["commit"]) != (path.stem in WITHOUT_COMMIT)
+    assert not re.search(r"(?<![\w.~])/(?:home|root|work|opt|tmp|mnt|usr)/", path.read_text())
+    assert any(path.stem in page.read_text() for page in (REPOSITORY / "docs").glob("*.md")), "quoted nowhere"
 
 
 def test_a_number_changed_by_hand_is_noticed():
