@@ -255,7 +255,7 @@ def test_the_settings_of_a_typed_command_exist(command):
     words = shlex.split(command)
     scripts = [word for word in words if re.match(r"(recipes|benchmarks|app)/\w+\.py$|launch/", word)]
     if not scripts:
-        return  # python -c and kill, run in tests/training/test_watch.py and test_multi_node.py
+        return  # python -c and kill: nothing of ours
     script, rest = scripts[0], words[words.index(scripts[0]) + 1 :]
     has_command = script == "recipes/plan.py" or rest[:1] in (["plot"], ["replay"])
     printed = help_of((script, *rest[:has_command]))
