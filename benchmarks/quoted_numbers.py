@@ -208,12 +208,6 @@ def planner_quotes(memory: dict[str, Any], law: dict[str, Any]) -> Iterator[Quot
             f"{len(memory['rows'])}", f"{100 * memory['largest_error']:.1f}", f"{100 * memory['mean_error']:.2f}",
         ),
     )  # fmt: skip
-    (float8,) = memory["not_described"]
-    yield Quote(
-        "docs/plan.md",
-        "the forecast for the recipe in fp8 is {}% above what it took",
-        (f"{100 * float8['error']:.0f}",),
-    )
     other = f"{-100 * memory['ddp_bf16_residual_error']:.1f}"
     yield Quote("docs/plan.md", "with the other the forecast is {}% too low", (other,))
     yield Quote("docs/plan.md", "bootstraps it {} times", (f"{law['num_bootstraps']:,}",))

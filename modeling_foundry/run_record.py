@@ -22,6 +22,7 @@ PACKAGES = (
     "gradio numpy"
 ).split()
 SECRET_WORDS = ("token", "password", "secret", "api_key")
+SHORTEST_SECRET = 8
 NOT_SECRET = ("_token_id", "_tokens", "tokens_", "token_id", "eos_token", "pad_token", "bos_token")
 
 
@@ -73,6 +74,14 @@ def plain_words(words: list[str]) -> list[str]:
             follows = bool(plain) and plain[-1].startswith("--") and "=" not in plain[-1]
             plain.append("***" if follows and _is_secret(plain[-1]) and not word.startswith("--") else word)
     return plain
+
+
+def masked(text: str) -> str:
+    """``text`` without the credentials that this process's environment holds (HF_TOKEN, WANDB_API_KEY ...)."""
+    for name, value in os.environ.items():
+        if name.upper().endswith(("TOKEN", "_KEY", "SECRET", "PASSWORD")) and len(value) >= SHORTEST_SECRET:
+            text = text.replace(value, "***")
+    return text
 
 
 def _is_secret(key: str) -> bool:

@@ -1,9 +1,9 @@
 """Peak memory of one rank in training, term by term.
 
 Each term is a formula over the architecture and one constant of :class:`Calibration`; each constant can be
-corrected by one measurement.  Eager activations equal what autograd saves (a test counts the bytes); compiled
-ones and the loss were fitted to measured H200 peaks (docs/plan.md says which).  ZeRO-2, ZeRO-3, FSDP2, MoE
-and MLA are forecasts from the frameworks' sources and have not been measured here.
+corrected by one measurement.  Activations, eager and of compiled layers, equal what autograd saves (tests count the
+bytes); those of a whole compiled model and the loss were fitted to measured H200 peaks (docs/plan.md says which).
+ZeRO-2, ZeRO-3, FSDP2, MoE and MLA are forecasts from the frameworks' sources and have not been measured here.
 """
 
 from __future__ import annotations
@@ -228,7 +228,9 @@ def _autocast_copies(architecture: Architecture, setup: TrainingSetup) -> dict[s
     copies: dict[str, float] = {}
     if setup.is_autocast:
         copies["bf16 copies of weights"] = 2 * weights
-    if setup.precision == "fp8":
+    if (
+        setup.precision == "fp8" and setup.execution != "compiled_layers"
+    ):  # rounded again in the backward pass
         copies["fp8 copies of weights"] = weights
     return copies
 
@@ -267,7 +269,10 @@ def _sizes(setup: TrainingSetup) -> Bytes:
     """Bytes of a value in the residual stream and of one that goes into a matrix product."""
     compute = 4 if setup.precision == "fp32" else 2
     residual = 4 if setup.precision == "fp32" or (setup.is_autocast and not setup.bf16_residual) else 2
-    return Bytes(residual, compute, compiled=setup.execution != "eager", fp8=setup.precision == "fp8")
+    return Bytes(
+        residual, compute, compiled=setup.execution != "eager", fp8=setup.precision == "fp8",
+        by_layer=setup.execution == "compiled_layers",
+    )  # fmt: skip
 
 
 def _saved_activations(architecture: Architecture, setup: TrainingSetup) -> dict[str, float]:

@@ -22,6 +22,7 @@ from .guarded_trainer import GuardedUpdates
 from .model_settings import AttentionBackend, refuse_backend_without_gpu
 from .ranges import check_length, check_ranges
 from .resumable_trainer import ResumableTrainer
+from .run_lock import folder_held
 from .session import TrainingSession, console, discard_run, model_hash
 from .trackers import AUTO, choose_trackers, keep_trackers_local
 from .update_guard import GuardKeys, UpdateGuard
@@ -94,6 +95,12 @@ def sft(settings: AlignmentSettings, arguments: SFTArguments) -> Path:
     Raises:
         FoundryError: no model or data where the settings say, or labels that never teach the stop.
     """
+    with folder_held(arguments):
+        return sft_alone(settings, arguments)
+
+
+def sft_alone(settings: AlignmentSettings, arguments: SFTArguments) -> Path:
+    """:func:`sft` once nobody else writes into the folder."""
     session, complete = open_session("sft", settings, arguments)
     if complete:
         return session.model_folder
@@ -111,6 +118,12 @@ def sft(settings: AlignmentSettings, arguments: SFTArguments) -> Path:
 
 def dpo(settings: AlignmentSettings, arguments: DPOArguments) -> Path:
     """Prefer chosen over rejected answers; returns the folder of the final model."""
+    with folder_held(arguments):
+        return dpo_alone(settings, arguments)
+
+
+def dpo_alone(settings: AlignmentSettings, arguments: DPOArguments) -> Path:
+    """:func:`dpo` once nobody else writes into the folder."""
     session, complete = open_session("dpo", settings, arguments)
     if complete:
         return session.model_folder

@@ -12,18 +12,24 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..files import sha256_of_file, sync_folder, write_atomically
+from ..run_record import masked
 from ..settings import FoundryError
+from .run_end import SaveFailedError
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_VERSION = 2  # 1 had Trainer's pickles beside the model
+RANDOM_STATE = "random_state-"  # one file of each rank
+READ_SUFFIXES = (".json", ".safetensors")  # what a resumed run reads
 CHECKPOINT_PATTERN = re.compile(r"checkpoint-(\d+)")
 logger = logging.getLogger(__name__)
 
@@ -64,6 +70,10 @@ class DurableCheckpoints(TrainerCallback):
     ) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         wait_for_all_ranks()  # the first rank makes the folder
+        with save_failures(folder.parent):
+            self._complete(folder, args, state)
+
+    def _complete(self, folder: Path, args: TrainingArguments, state: TrainerState) -> None:
         if self.save_state is not None:
             self.save_state(folder)
         wait_for_all_ranks()  # the other ranks' random states belong to the checkpoint too
@@ -71,9 +81,28 @@ class DurableCheckpoints(TrainerCallback):
             return
         counters = {"global_step": state.global_step, "world_size": args.world_size}
         seal(folder, {"version": MANIFEST_VERSION, **counters, **self.facts})
-        for old in sealed_checkpoints(args.output_dir)[self.keep :]:
-            if int(old.name.rsplit("-", 1)[-1]) not in self.lasting_steps:
-                shutil.rmtree(old)
+        self._remove_older(Path(args.output_dir))
+
+    def _remove_older(self, output_dir: Path) -> None:
+        """All but the newest; what has no manifest beside a newer one that has was being removed when a run died."""
+        sealed = sealed_checkpoints(output_dir)
+        for old in _checkpoints(output_dir):
+            is_half_gone = old not in sealed and step_of(old) < step_of(sealed[0])
+            if (old in sealed[self.keep :] or is_half_gone) and step_of(old) not in self.lasting_steps:
+                remove_checkpoint(old)
+
+
+@contextmanager
+def save_failures(output_dir: Path) -> Iterator[None]:
+    """Say in one line that a checkpoint could not be written; the run would otherwise end in a traceback."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = masked(" ".join(str(error).split()))
+        raise SaveFailedError(
+            f"{output_dir}: a checkpoint could not be written, or an older one removed ({reason}); the last whole one "
+            "is still there: free some space (torn-checkpoint-* can go) and run the same command again"
+        ) from error
 
 
 def wait_for_all_ranks() -> None:
@@ -102,31 +131,72 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def seal(folder: Path, facts: dict[str, Any]) -> None:
     """Flush every file of ``folder`` to disk, then write its manifest."""
-    files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME):
+    files = {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+        for path in flush(folder)
+        if path.name != MANIFEST_NAME
+    }
+    write_atomically(folder / MANIFEST_NAME, json.dumps({**facts, "files": files}, indent=1) + "\n")
+    sync_folder(folder.parent)  # the folder itself is new: older ones go only when it is on the disk
+
+
+def flush(folder: Path) -> list[Path]:
+    """Every file of ``folder`` and its names to disk; returns the files, sorted."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
         with open(path, "rb") as file:
             os.fsync(file.fileno())
-        files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
     sync_folder(folder)
-    write_atomically(folder / MANIFEST_NAME, json.dumps({**facts, "files": files}, indent=1) + "\n")
+    return files
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Its manifest first, so that one removed by half is never taken for damaged; of a link only the link."""
+    if folder.is_symlink():
+        folder.unlink()
+        return
+    (folder / MANIFEST_NAME).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
+def step_of(folder: Path) -> int:
+    """The step in the name of a checkpoint folder."""
+    return int(folder.name.rsplit("-", 1)[-1])
 
 
 def fault(folder: Path) -> str | None:
-    """Why a checkpoint cannot be used, or None when every file is as its manifest says."""
+    """Why a checkpoint cannot be used, or None when it and every file of it are as its manifest says."""
     try:
         manifest = json.loads((folder / MANIFEST_NAME).read_text())
-        files = manifest["files"].items()
+        files = {name: (facts["bytes"], facts["sha256"]) for name, facts in manifest["files"].items()}
     except FileNotFoundError:
         return "has no manifest (the save was cut short)"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"has an unreadable {MANIFEST_NAME}"
-    for name, facts in files:
+    return _fault_of_counters(folder, manifest, files) or _fault_of_files(folder, files)
+
+
+def _fault_of_counters(folder: Path, manifest: dict[str, Any], files: Collection[str]) -> str | None:
+    step, ranks = manifest.get("global_step"), manifest.get("world_size")
+    if step != step_of(folder):
+        return f"is of step {step} by its {MANIFEST_NAME}"
+    num_states = sum(name.startswith(RANDOM_STATE) for name in files)
+    if not isinstance(ranks, int) or ranks < 1 or num_states not in (0, ranks):
+        return f"has {num_states} random states, but world_size {ranks} in its {MANIFEST_NAME}"
+    return None
+
+
+def _fault_of_files(folder: Path, files: dict[str, tuple[int, str]]) -> str | None:
+    for path in sorted(path for path in folder.iterdir() if path.suffix in READ_SUFFIXES):
+        if path.name not in files and path.name != MANIFEST_NAME:
+            return f"holds {path.name}, which its {MANIFEST_NAME} does not name"
+    for name, (size, digest) in files.items():
         path = folder / name
         if not path.is_file():
             return f"lacks {name}"
-        if path.stat().st_size != facts["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes, its manifest says {facts['bytes']}"
-        if sha256_of_file(path) != facts["sha256"]:
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes, its manifest says {size}"
+        if sha256_of_file(path) != digest:
             return f"{name} does not match its SHA-256"
     return None
 

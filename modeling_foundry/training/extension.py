@@ -40,7 +40,7 @@ def extend(session: TrainingSession, arguments: Any) -> None:
             "extend_run: only a run with lr_scheduler_type: warmup_stable_decay can be extended"
         )
     record = _record_of(source)
-    if difference := session.difference_from(record, LENGTHS):
+    if difference := session.difference_from(record, LENGTHS, source):
         raise FoundryError(f"extend_run: {source} was trained with other settings ({difference})")
     checkpoint = _stable_checkpoint(source, min(start, _stable_steps(record, source)))
     target.mkdir(parents=True, exist_ok=True)

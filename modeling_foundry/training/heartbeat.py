@@ -8,6 +8,7 @@ The thread does: it names the rank and the step it reached, and ends its own pro
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -20,6 +21,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from .run_end import RankLostError, say
 
+logger = logging.getLogger(__name__)
 FOLDER_NAME = "heartbeats"
 FINISHED = "finished"
 MOST_SECONDS_BETWEEN_BEATS = 5.0
@@ -74,6 +76,7 @@ class Heartbeat:
         self._heard: dict[int, tuple[int, float]] = {}  # rank -> its num_beats, and when it last changed
         self._stop = threading.Event()
         self._writing = threading.Lock()
+        self._is_told = False
         self._thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -182,9 +185,14 @@ class Heartbeat:
         with self._writing:
             path = beat_path(self.output_dir, self.mine.rank)
             temporary = path.with_suffix(".tmp")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(asdict(self.mine)) + "\n")
-            temporary.replace(path)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                temporary.write_text(json.dumps(asdict(self.mine)) + "\n")
+                temporary.replace(path)
+            except OSError as error:  # a full disk: the run says so itself, and the watch must go on
+                if not self._is_told:
+                    logger.warning("%s: no sign of life could be written (%s)", path, error.strerror)
+                self._is_told = True
 
 
 def beat_path(output_dir: Path, rank: int) -> Path:

@@ -30,9 +30,11 @@ from .model_settings import (
 from .muon import MuonFactory
 from .preflight import PreflightKeys
 from .preflight_checks import check_folder
+from .profiling import ProfileKeys, StepProfile
 from .ranges import check_length, check_ranges
 from .resumable_trainer import ResumableTrainer
-from .rollback import order_of, roll_back, train_with_rollbacks
+from .rollback import follow_batch, order_of, roll_back, train_with_rollbacks
+from .run_lock import folder_held
 from .sample_order import OrderedSamples, write_order
 from .session import TrainingSession, console, discard_run, restore_generation_cache
 from .start import before_first_step
@@ -67,7 +69,7 @@ class PretrainDataSettings:
 
 
 @dataclass
-class PretrainArguments(GuardKeys, PreflightKeys, TokenCounts, TrainingArguments):
+class PretrainArguments(GuardKeys, PreflightKeys, ProfileKeys, TokenCounts, TrainingArguments):
     """transformers' TrainingArguments with pretraining's defaults and a few keys more."""
 
     optimizer: Literal["adamw", "muon"] = field(
@@ -154,9 +156,18 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
     if arguments.forecast_for is not None:
         dry_run(model_settings, data, arguments)
         return Path(arguments.output_dir)
+    follow_batch(arguments)
     count_steps(arguments, data.sequence_length)
     check_length(arguments, in_steps=True)
     check_folder(arguments.output_dir)
+    with folder_held(arguments):
+        return pretrain_alone(model_settings, data, arguments)
+
+
+def pretrain_alone(
+    model_settings: ModelSettings, data: PretrainDataSettings, arguments: PretrainArguments
+) -> Path:
+    """:func:`pretrain` once nobody else writes into the folder; arguments are checked."""
     refuse_backend_without_gpu(model_settings.attention_backend, arguments.device.type)
     # The first of all ranks, not of each node's: the data may be made now, on a disk that all nodes share.
     with arguments.main_process_first(local=False, desc="data preparation"):
@@ -283,6 +294,8 @@ def pretrain_trainer(
         processing_class=tokenizer,
         optimizer_cls_and_kwargs=muon_factory(arguments),
     )
+    if arguments.profile_step is not None:
+        trainer.add_callback(StepProfile(arguments.profile_step, arguments.output_dir))
     trainer.guard_updates(
         UpdateGuard(arguments, arguments.output_dir, order, arguments.world_size, arguments.train_batch_size)
     )

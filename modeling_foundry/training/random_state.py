@@ -16,16 +16,22 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from ..settings import FoundryError
+from .checkpoints import RANDOM_STATE
 
 logger = logging.getLogger(__name__)
 
 
 def state_path(folder: Path, rank: int) -> Path:
-    return folder / f"random_state-{rank:05}.safetensors"
+    return folder / f"{RANDOM_STATE}{rank:05}.safetensors"
 
 
 def save_random_state(folder: Path, rank: int) -> None:
     """Write the states of Python, NumPy, PyTorch on the CPU and on this rank's GPU."""
+    save_file(random_state(), state_path(folder, rank))
+
+
+def random_state() -> dict[str, Tensor]:
+    """What :func:`save_random_state` writes."""
     _, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = cast(tuple, np.random.get_state())
     if name != "MT19937":
@@ -40,7 +46,7 @@ def save_random_state(folder: Path, rank: int) -> None:
     }
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
-    save_file(state, state_path(folder, rank))
+    return state
 
 
 def load_random_state(folder: Path, rank: int) -> None:
@@ -51,19 +57,23 @@ def load_random_state(folder: Path, rank: int) -> None:
     """
     path = state_path(folder, rank)
     try:
-        state = load_file(path)
-        gauss = state["python_gauss"].tolist()
-        random.setstate((3, tuple(state["python"].tolist()), gauss[0] if gauss else None))
-        position, has_gauss = state["numpy_position"].tolist()
-        keys = state["numpy"].numpy().astype(np.uint32)
-        np.random.set_state(("MT19937", keys, position, has_gauss, state["numpy_gauss"].item()))
-        torch.set_rng_state(state["torch"])
-        if torch.cuda.is_available() and "cuda" in state:
-            torch.cuda.set_rng_state(state["cuda"])
+        set_random_state(load_file(path))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise FoundryError(
             f"{path}: no random state to go on from ({error}); restore the checkpoint"
         ) from error
+
+
+def set_random_state(state: dict[str, Tensor]) -> None:
+    """Set every generator as :func:`random_state` found it."""
+    gauss = state["python_gauss"].tolist()
+    random.setstate((3, tuple(state["python"].tolist()), gauss[0] if gauss else None))
+    position, has_gauss = state["numpy_position"].tolist()
+    keys = state["numpy"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, position, has_gauss, state["numpy_gauss"].item()))
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 def reseed(seed: int, step: int, rank: int) -> None:
@@ -73,11 +83,27 @@ def reseed(seed: int, step: int, rank: int) -> None:
 
 
 class RandomStateAtFirstStep(TrainerCallback):
-    """Restores the generators when the first step begins: making the data loader has drawn from them."""
+    """Restores the generators when the first step begins: making the data loader has drawn from them.
+
+    An evaluation that the run before still owes draws from them too, as it would have done there.
+    """
 
     def __init__(self, folder: Path, num_saved_ranks: int) -> None:
         self.folder, self.num_saved_ranks = folder, num_saved_ranks
         self.done = False
+        self.after_evaluation: dict[str, Tensor] | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        if args.eval_on_start:
+            self._restore(args, state)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        if not self.done:
+            self.after_evaluation = random_state()
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
@@ -85,6 +111,12 @@ class RandomStateAtFirstStep(TrainerCallback):
         if self.done:
             return
         self.done = True
+        if self.after_evaluation is not None:
+            set_random_state(self.after_evaluation)
+        else:
+            self._restore(args, state)
+
+    def _restore(self, args: TrainingArguments, state: TrainerState) -> None:
         if self.num_saved_ranks == args.world_size:
             load_random_state(self.folder, args.process_index)
             return

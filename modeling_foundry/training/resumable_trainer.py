@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import Trainer
@@ -18,7 +19,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..files import write_atomically
 from ..settings import FoundryError
-from .checkpoints import read_manifest
+from .checkpoints import read_manifest, save_failures
 from .optimizer_state import load_optimizer, save_optimizer
 from .random_state import RandomStateAtFirstStep, save_random_state
 
@@ -42,13 +43,40 @@ class ResumableTrainer(Trainer):
         load_training_state(self, folder)
         return prepared
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        # Trainer's own goes on without a weight that is missing, and takes a pickle for want of safetensors.
+        model = self.model if model is None else model
+        folder = Path(resume_from_checkpoint)
+        if not hasattr(model, "peft_config"):
+            return load_weights(model, folder)
+        for path in folder.glob("*.bin"):
+            raise FoundryError(f"{path}: a pickle, and checkpoints of ours hold none; remove it")
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # The callbacks that complete a checkpoint come after this; DurableCheckpoints says the same of them.
+        with save_failures(Path(self.args.output_dir)):
+            super()._save_checkpoint(model, trial)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Nothing: it is a pickle; ours comes back with :class:`RandomStateAtFirstStep`."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        # Trainer pickles its arguments beside the model; nobody needs that, and a kill must leave no token in it.
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args.hub_token = token
+        if self.args.should_save:
+            (Path(output_dir or self.args.output_dir) / PICKLED_ARGUMENTS).unlink(missing_ok=True)
+
 
 def save_training_state(trainer: Trainer, folder: Path) -> None:
     """Optimizer, scheduler and random state beside the model in a checkpoint; every rank calls it."""
     save_optimizer(folder, trainer.model_wrapped, trainer.optimizer, trainer.is_world_process_zero())
     save_random_state(folder, trainer.args.process_index)
     if trainer.is_world_process_zero():
-        (folder / PICKLED_ARGUMENTS).unlink(missing_ok=True)
         schedule = json.dumps(trainer.lr_scheduler.state_dict(), indent=1)
         write_atomically(folder / SCHEDULER_NAME, schedule + "\n")
 
@@ -78,7 +106,12 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     names = [SAFE_WEIGHTS_NAME]
     if index.is_file():
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    state = {name: tensor for file in names for name, tensor in load_file(folder / file).items()}
+    try:
+        state = {name: tensor for file in names for name, tensor in load_file(folder / file).items()}
+    except (OSError, SafetensorError) as error:
+        raise FoundryError(
+            f"{folder}: its weights cannot be read ({error}); restore the checkpoint"
+        ) from error
     result = model.load_state_dict(state, strict=False)
     tied = set(getattr(model, "all_tied_weights_keys", {}))
     wrong = [*result.unexpected_keys, *(name for name in result.missing_keys if name not in tied)]

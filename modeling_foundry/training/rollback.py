@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,19 +91,54 @@ def order_of(arguments: Any) -> SampleOrder:
     Raises:
         FoundryError: the run's sequences of a step cannot be shared out that way.
     """
-    per_pass = arguments.train_batch_size * arguments.world_size
     folder = Path(arguments.output_dir)
     # Without its record a run has not begun: what a start that was killed before left there counts for nothing.
-    has_begun = (folder / RECORD_NAME).is_file() or any(folder.glob("checkpoint-*"))
-    order = read_order(folder) if has_begun else None
+    order = read_order(folder) if _has_begun(folder) else None
     if order is None:
+        per_pass = arguments.train_batch_size * arguments.world_size
         return SampleOrder(per_pass * arguments.gradient_accumulation_steps)
+    _accumulate_as(order, arguments, folder)
+    return order
+
+
+def follow_batch(arguments: Any) -> None:
+    """Set the accumulation as the run in ``output_dir`` (or the one it extends) needs it, before lengths are counted.
+
+    A recipe that says another accumulation than the run's is left alone: the settings are compared later.
+
+    Raises:
+        FoundryError: as :func:`order_of`.
+    """
+    if arguments.overwrite or arguments.global_batch_tokens is not None:
+        return  # nothing to follow, or the accumulation follows from the tokens
+    folder = Path(arguments.output_dir)
+    if arguments.extend_run is not None and not _has_begun(folder):
+        folder = Path(arguments.extend_run)
+    order = read_order(folder) if _has_begun(folder) else None
+    if order is not None and _recorded_accumulation(folder) == arguments.gradient_accumulation_steps:
+        _accumulate_as(order, arguments, folder)
+
+
+def _has_begun(folder: Path) -> bool:
+    return (folder / RECORD_NAME).is_file() or any(folder.glob("checkpoint-*"))
+
+
+def _recorded_accumulation(folder: Path) -> int | None:
+    try:
+        record = json.loads((folder / RECORD_NAME).read_text())
+        return record["settings"]["training"]["gradient_accumulation_steps"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # said when the session compares its settings
+
+
+def _accumulate_as(order: SampleOrder, arguments: Any, folder: Path) -> None:
+    per_pass = arguments.train_batch_size * arguments.world_size
     accumulation, rest = divmod(order.sequences_per_step, per_pass)
     if rest or not accumulation:
         per_rank = order.sequences_per_step / arguments.world_size
         fits = f"a divisor of {per_rank:.0f}" if per_rank.is_integer() else "another number of ranks"
         raise FoundryError(
-            f"{arguments.output_dir}: its steps read {order.sequences_per_step} sequences each, and "
+            f"{folder}: its steps read {order.sequences_per_step} sequences each, and "
             f"{arguments.world_size} rank(s) x per_device_train_batch_size {arguments.train_batch_size} does not "
             f"divide that; give {fits}"
         )
@@ -113,7 +149,6 @@ def order_of(arguments: Any) -> SampleOrder:
                 f"a step reads {order.sequences_per_step} sequences as before"
             )
         arguments.gradient_accumulation_steps = accumulation
-    return order
 
 
 def roll_back(spike: SpikeFoundError, arguments: Any) -> None:

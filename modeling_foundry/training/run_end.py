@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from ..files import write_atomically
+from ..run_record import masked
 from ..settings import FoundryError
 
 STOPPED_NAME = "stopped.json"
@@ -44,9 +45,15 @@ class PreemptedError(RunStoppedError):
     exit_code = 75  # EX_TEMPFAIL: try again
 
 
+class SaveFailedError(FoundryError, OSError):
+    """The disk took no more of a checkpoint; raised on the rank that met it, the others are told by its heartbeat."""
+
+    exit_code = 74  # EX_IOERR
+
+
 def write_stopped(output_dir: Path, end: RunStoppedError) -> None:
     """Leave ``stopped.json``: exit_code, step (the last optimizer step that counts), reason."""
-    content = {"exit_code": end.exit_code, "step": end.step, "reason": str(end)}
+    content = {"exit_code": end.exit_code, "step": end.step, "reason": masked(str(end))}
     write_atomically(output_dir / STOPPED_NAME, json.dumps(content, indent=1) + "\n")
 
 

@@ -45,6 +45,23 @@ class SampleOrder:
         """The order in which step ``step`` and those after it read ``num_steps`` steps' worth of samples later."""
         return replace(self, left_out=(*self.left_out, (step, num_steps * self.sequences_per_step)))
 
+    def begins_as(self, earlier: SampleOrder, step: int) -> bool:
+        """Whether steps up to ``step`` read what they read in ``earlier``, from which this order has grown."""
+        num_known = len(earlier.left_out)
+        return (
+            self.sequences_per_step == earlier.sequences_per_step
+            and self.left_out[:num_known] == earlier.left_out
+            and all(first_step > step for first_step, _ in self.left_out[num_known:])
+        )
+
+    def num_sequences(self, num_samples: int) -> int:
+        """How many of the first ``num_samples`` samples are read: those left out are not."""
+        left_out = 0
+        for step, number in self.left_out:
+            if (step - 1) * self.sequences_per_step + left_out < num_samples:
+                left_out += number
+        return num_samples - left_out
+
     def _num_left_out(self, step: int) -> int:
         return sum(number for first_step, number in self.left_out if first_step <= step)
 
@@ -52,14 +69,14 @@ class SampleOrder:
 class OrderedSamples(Dataset):
     """The dataset from step ``first_step`` on, so that a resumed run seeks instead of walking over what it read.
 
-    Its length is that of the whole run, whatever ``first_step`` is; indices past the end are never reached.
+    Its length is what the whole run reads, whatever ``first_step`` is; indices past the end are never reached.
     """
 
     def __init__(self, dataset: Any, order: SampleOrder, first_step: int = 1) -> None:
         self.dataset, self.order, self.first_step = dataset, order, first_step
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return self.order.num_sequences(len(self.dataset))
 
     def __getitem__(self, index: int) -> Any:
         steps, place = divmod(index, self.order.sequences_per_step)
@@ -78,10 +95,38 @@ def read_order(output_dir: Path) -> SampleOrder | None:
     """
     path = output_dir / ORDER_NAME
     try:
-        content = json.loads(path.read_text())
-        left_out = tuple((int(step), int(number)) for step, number in content["left_out"])
-        return SampleOrder(int(content["sequences_per_step"]), left_out)
+        return order_from(json.loads(path.read_text()))
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise FoundryError(f"{path}: not a sample order; take it from a checkpoint of the run") from error
+        raise FoundryError(
+            f"{path}: not a sample order; take it from a checkpoint of the run (sample_order in its manifest.json)"
+        ) from error
+
+
+def order_from(content: Any) -> SampleOrder:
+    """An order as JSON holds it.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none.
+    """
+    left_out = tuple((int(step), int(number)) for step, number in content["left_out"])
+    order = SampleOrder(int(content["sequences_per_step"]), left_out)
+    if order.sequences_per_step < 1 or any(step < 1 or number < 1 for step, number in left_out):
+        raise ValueError("counts from 1 on were expected")
+    return order
+
+
+def check_order(output_dir: Path, manifest: dict[str, Any], checkpoint: Path) -> None:
+    """Raise FoundryError unless the run's order still holds for the steps up to ``checkpoint``."""
+    path, stored = output_dir / ORDER_NAME, manifest.get("sample_order")
+    if stored is None:
+        return  # fine-tuning
+    order = read_order(output_dir)
+    if order is None:
+        raise FoundryError(f"{path}: missing; take it from sample_order in {checkpoint}/manifest.json")
+    if not order.begins_as(order_from(stored), manifest["global_step"]):
+        raise FoundryError(
+            f"{path}: not the order of samples that {checkpoint.name} was trained in; take it from sample_order in "
+            f"{checkpoint}/manifest.json"
+        )

@@ -22,15 +22,22 @@ from ..files import sha256_of_file, write_atomically
 from ..run_record import RECORD_NAME, plain_settings, write_run_record
 from ..settings import FoundryError
 from .callbacks import MeasuredSteps, RunLog
-from .checkpoints import DurableCheckpoints, newest_whole_checkpoint
+from .checkpoints import (
+    DurableCheckpoints,
+    flush,
+    newest_whole_checkpoint,
+    read_manifest,
+    sealed_checkpoints,
+)
 from .guarded_trainer import GuardedUpdates
 from .launch import assert_launched_as_asked
 from .preflight import PREFLIGHT_KEYS
 from .progress import ProgressLine
 from .resumable_trainer import save_training_state
 from .run_facts import compute_precision
+from .run_lock import LOCK_NAME
 from .run_log import read_log
-from .sample_order import read_order
+from .sample_order import check_order, read_order
 from .throughput import ModelFlops, model_flops
 from .token_budget import decay_start
 from .trackers import add_before_trackers, tracker_line
@@ -45,7 +52,7 @@ NEUTRAL_SETTINGS = {
     "output_dir", "overwrite", "keep_checkpoints", "expected_processes", "logging_steps", "disable_tqdm",
     "report_to", "run_name", "dataloader_num_workers", "save_steps", "log_level", "project",
     "dataset_num_proc", "logging_first_step", "save_initial_model", "save_only_model", "ignore_data_skip",
-    "use_cpu", "ddp_backend", "dataloader_pin_memory", *GUARD_KEYS, *PREFLIGHT_KEYS,
+    "use_cpu", "ddp_backend", "dataloader_pin_memory", "profile_step", *GUARD_KEYS, *PREFLIGHT_KEYS,
 }  # fmt: skip
 BATCH_SETTINGS = {"per_device_train_batch_size", "gradient_accumulation_steps"}
 console = Console(highlight=False, soft_wrap=True)
@@ -78,12 +85,25 @@ class TrainingSession:
             FoundryError: the folder holds a run with other settings or other inputs.
         """
         record = self._stored_record()
+        if (
+            record is None
+            and (checkpoints := sealed_checkpoints(self.output_dir))
+            and not self._is_extension()
+        ):
+            raise FoundryError(
+                f"{self.output_dir / RECORD_NAME}: missing, so the settings of {checkpoints[0].name} are not known; "
+                "restore it, or give another --output_dir"
+            )
         if record is not None and (difference := self.difference_from(record)):
             raise FoundryError(
                 f"{self.output_dir}: holds a run with other settings ({difference}); "
                 "give another --output_dir, or --overwrite=true to replace it"
             )
         return record is not None and (self.output_dir / COMPLETE_NAME).is_file()
+
+    def _is_extension(self) -> bool:
+        """A longer run begins with another's checkpoint, before it has a record of its own."""
+        return getattr(self.settings.get("training"), "extend_run", None) is not None
 
     def _stored_record(self) -> dict[str, Any] | None:
         path = self.output_dir / RECORD_NAME
@@ -96,13 +116,17 @@ class TrainingSession:
                 f"{path}: not valid JSON; give another --output_dir or --overwrite=true"
             ) from error
 
-    def difference_from(self, record: dict[str, Any], neutral: Collection[str] = ()) -> str:
+    def difference_from(
+        self, record: dict[str, Any], neutral: Collection[str] = (), folder: Path | None = None
+    ) -> str:
         """The settings and inputs in which another run's record differs, in words; "" where none does.
 
         Args:
             neutral: keys that may differ, beside ``NEUTRAL_SETTINGS``.
+            folder: where the record is from, if not from ``output_dir``.
         """
-        neutral = {*NEUTRAL_SETTINGS, *neutral, *(BATCH_SETTINGS if self._steps_read_the_same() else ())}
+        same_batch = self._steps_read_as_in(folder or self.output_dir)
+        neutral = {*NEUTRAL_SETTINGS, *neutral, *(BATCH_SETTINGS if same_batch else ())}
         old = _flat(record.get("settings", {})) | _flat({"inputs": record.get("inputs", {})})
         new = _flat(plain_settings(self.settings)) | _flat({"inputs": plain_settings(self.inputs)})
         changed = [
@@ -112,20 +136,36 @@ class TrainingSession:
         ]
         return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
 
-    def _steps_read_the_same(self) -> bool:
-        """Whether micro-batch x accumulation x ranks is what the run began with, however it is made up."""
-        order, arguments = read_order(self.output_dir), self.settings.get("training")
+    def _steps_read_as_in(self, folder: Path) -> bool:
+        """Whether micro-batch x accumulation x ranks is what that run began with, however it is made up."""
+        order, arguments = read_order(folder), self.settings.get("training")
         if order is None or arguments is None:
             return False
         sequences = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
         return order.sequences_per_step == sequences
 
     def resume_point(self, is_main: bool) -> Path | None:
-        """The newest whole checkpoint, verified by rank 0 and told to the others."""
+        """The newest whole checkpoint, verified by rank 0 and told to the others.
+
+        Raises:
+            FoundryError: it was trained on other inputs, or in another order of samples.
+        """
         chosen = [newest_whole_checkpoint(self.output_dir) if is_main else None]
+        if chosen[0] is not None:
+            self._check_origin(chosen[0])
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.broadcast_object_list(chosen, src=0)
         return chosen[0]
+
+    def _check_origin(self, checkpoint: Path) -> None:
+        manifest = read_manifest(checkpoint)
+        read, reads = manifest.get("inputs"), plain_settings(self.inputs)
+        if read != reads:
+            raise FoundryError(
+                f"{checkpoint}: was trained on other inputs ({_short(read)}, now {_short(reads)}); give back what it "
+                "read, or start again with --overwrite=true"
+            )
+        check_order(self.output_dir, manifest, checkpoint)
 
     def train(
         self,
@@ -164,10 +204,12 @@ class TrainingSession:
             if log.flops is not None and log.flops.peak_flops is None:
                 console.print(log.flops.denominator)
         if checkpoint is not None:
-            arguments.eval_on_start = False  # the log has that evaluation already
+            arguments.eval_on_start = False  # the log has it already; the guard knows of one that was put off
         start = time.perf_counter()
-        train_watched(trainer, self.output_dir, checkpoint)
-        self._write_final(trainer, finish, seconds=time.perf_counter() - start, log=log)
+        train_watched(
+            trainer, self.output_dir, checkpoint,
+            lambda: self._write_final(trainer, finish, seconds=time.perf_counter() - start, log=log),
+        )  # fmt: skip
 
     def _state_of(self, trainer: Trainer) -> dict[str, Any]:
         """What a checkpoint holds beside the model, what its manifest says of the run, and which one lasts."""
@@ -190,11 +232,16 @@ class TrainingSession:
         if finish is not None:
             finish(trainer)
         restore_generation_cache(trainer.model)
-        trainer.save_model(str(self.model_folder))
+        unfinished = self.output_dir / f".{MODEL_FOLDER}.tmp"
         if trainer.is_world_process_zero():
-            (self.model_folder / "training_args.bin").unlink(
-                missing_ok=True
-            )  # a pickle, and nothing needs it
+            shutil.rmtree(unfinished, ignore_errors=True)
+        trainer.accelerator.wait_for_everyone()
+        trainer.save_model(str(unfinished))
+        trainer.accelerator.wait_for_everyone()
+        if trainer.is_world_process_zero():
+            flush(unfinished)
+            shutil.rmtree(self.model_folder, ignore_errors=True)
+            unfinished.rename(self.model_folder)
             facts = {"steps": trainer.state.global_step, "seconds_this_process": round(seconds, 1)}
             facts |= {"training_seconds": round(log.clock.read(), 1), "model": model_hash(self.model_folder)}
             write_atomically(self.output_dir / COMPLETE_NAME, json.dumps(facts, indent=1) + "\n")
@@ -207,7 +254,11 @@ def discard_run(output_dir: Path) -> None:
         FoundryError: the folder has checkpoints or a model but no run record.
     """
     if (output_dir / RECORD_NAME).is_file():
-        shutil.rmtree(output_dir)
+        for path in output_dir.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK_NAME:  # by which this run holds the folder
+                path.unlink()
     elif any(output_dir.glob("checkpoint-*")) or (output_dir / MODEL_FOLDER).exists():
         raise FoundryError(
             f"{output_dir}: no run of ours ({RECORD_NAME} is missing), so overwrite leaves it alone; "

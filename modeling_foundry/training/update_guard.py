@@ -20,8 +20,9 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from ..files import write_atomically
 from ..settings import FoundryError
+from .checkpoints import save_failures
 from .loss_spikes import LossWindow, SpikeFoundError
-from .run_end import UpdateRefusedError
+from .run_end import PreemptedError, UpdateRefusedError
 from .sample_order import SampleOrder
 
 SKIPPED_NAME = "skipped_updates.jsonl"
@@ -96,6 +97,7 @@ class UpdateGuard(TrainerCallback):
         self.num_in_a_row = 0
         self.is_signalled = False  # by this rank's signal handler
         self.all_signalled = False  # agreed with the vote of a step
+        self.owes_evaluation = False  # put off because of the signal
         self.losses: list[torch.Tensor] = []  # of this step's micro-batches, on the device
         self.mark: Callable[[int, str], None] = lambda step, doing: (
             None
@@ -109,6 +111,7 @@ class UpdateGuard(TrainerCallback):
         Raises:
             UpdateRefusedError: the policy is to stop, or too many updates in a row were left out.
             SpikeFoundError: the policy is to roll back.
+            PreemptedError: the same, and a signal came too.
         """
         step, micro = trainer.state.global_step + 1, torch.stack(self.losses).float()
         self.losses = []
@@ -129,6 +132,12 @@ class UpdateGuard(TrainerCallback):
         reason = f"loss {loss:.4f} is above {limit:.4f}"
         if self.keys.loss_spike == "rollback":
             self._record(trainer, step, reason, micro)
+            if self.all_signalled:  # the grace period is short: the next start meets the spike again
+                raise PreemptedError(
+                    f"{self.output_dir}: a signal ended the run at step {step} ({reason}); run the same command "
+                    "again to go on",
+                    step - 1,
+                )
             raise SpikeFoundError(step, loss, limit)
         self._refuse(trainer, step, reason, micro, must_stop=False)
         return False
@@ -210,27 +219,37 @@ class UpdateGuard(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step > 0:
-            self._restore(self.output_dir / f"checkpoint-{state.global_step}" / STATE_NAME)
+            path = self.output_dir / f"checkpoint-{state.global_step}" / STATE_NAME
+            if self._restore(path):
+                args.eval_on_start = True
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.all_signalled:  # the grace period is short: save now, evaluate after the restart
+            self.owes_evaluation = control.should_evaluate
             control.should_save, control.should_evaluate, control.should_training_stop = True, False, True
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.is_world_process_zero:  # before the manifest is written: see session.prepare_callbacks
-            content = {"losses": list(self.window.losses), "num_skipped_in_a_row": self.num_in_a_row}
+            content = {
+                "losses": list(self.window.losses),
+                "num_skipped_in_a_row": self.num_in_a_row,
+                "owes_evaluation": self.owes_evaluation,
+            }
             path = self.output_dir / f"checkpoint-{state.global_step}" / STATE_NAME
-            write_atomically(path, json.dumps(content) + "\n")
+            with save_failures(self.output_dir):
+                write_atomically(path, json.dumps(content) + "\n")
 
-    def _restore(self, path: Path) -> None:
+    def _restore(self, path: Path) -> bool:
+        """The window as it was; whether an evaluation was put off till now."""
         try:
             content = json.loads(path.read_text())
             self.window.losses.extend(float(loss) for loss in content["losses"])
             self.num_in_a_row = int(content["num_skipped_in_a_row"])
+            return bool(content.get("owes_evaluation", False))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FoundryError(
                 f"{path}: cannot be read ({' '.join(str(error).split())}); remove {path.parent.name} to go on from "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast_object_list
 
+from ..run_record import masked
 from .guarded_trainer import GuardedUpdates
 from .heartbeat import FINISHED, FOLDER_NAME, Heartbeat, HeartbeatMarks
 from .run_end import STOPPED_NAME, PreemptedError, RankLostError, RunStoppedError, say
@@ -24,8 +25,13 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 SECONDS_FOR_A_DYING_RANK = 5.0
 
 
-def train_watched(trainer: GuardedUpdates, output_dir: Path, checkpoint: Path | None) -> None:
+def train_watched(
+    trainer: GuardedUpdates, output_dir: Path, checkpoint: Path | None, finish: Callable[[], None]
+) -> None:
     """``trainer.train()``, ended cleanly by a signal, by a refused update, or by the loss of another rank.
+
+    Args:
+        finish: writes the final model; under the same watch, and no longer ended by a signal.
 
     Raises:
         RunStoppedError: on every rank that is left; its line is printed and ``stopped.json`` written.
@@ -44,12 +50,14 @@ def train_watched(trainer: GuardedUpdates, output_dir: Path, checkpoint: Path | 
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             if guard.all_signalled:
                 raise preempted(output_dir, trainer.state.global_step)
+            heartbeat.mark(trainer.state.global_step, "writing the final model")
+            finish()
     except RunStoppedError as end:
         why = type(end).__name__
         end_together(end, output_dir, trainer.is_world_process_zero())
         raise
     except Exception as error:
-        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        why = f"{type(error).__name__}: {masked(' '.join(str(error).split()))[:200]}"
         if not _speaks_of_a_peer(error):
             raise
         lost = heartbeat.await_loss(SECONDS_FOR_A_DYING_RANK)

@@ -1,0 +1,172 @@
+"""A run folder that is not as the run left it: named and refused, or gone on from rightly, never silently."""
+
+import json
+import os
+import pickle
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modeling_foundry.data.training_data import open_training_data
+from modeling_foundry.settings import FoundryError
+from modeling_foundry.training.checkpoints import newest_whole_checkpoint
+from modeling_foundry.training.sample_order import SampleOrder, write_order
+from tests.training.small_run import CUT, STEPS, cut, small_data, train
+
+CHECKPOINT = f"checkpoint-{CUT}"
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return small_data(tmp_path_factory.mktemp("data") / "data")
+
+
+@pytest.fixture(scope="module")
+def whole(data_dir, tmp_path_factory):
+    run = tmp_path_factory.mktemp("whole") / "run"
+    train(run, data_dir)
+    return run
+
+
+@pytest.fixture
+def run(whole, tmp_path, data_dir):
+    """A copy of a run that was cut short."""
+    return cut(whole, tmp_path / "run")
+
+
+@pytest.fixture
+def again(data_dir):
+    """Go on with a copy as the run itself would: output_dir is neutral."""
+    return lambda folder, **changed: train(folder, data_dir, **changed)
+
+
+def edit(path, **changed):
+    content = json.loads(path.read_text()) | changed
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
+
+
+def same_weights(ours, theirs):
+    ours, theirs = (load_file(run / "model/model.safetensors") for run in (ours, theirs))
+    return all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+class Payload:
+    def __reduce__(self):
+        return os.mkdir, (os.environ["PAYLOAD_WAS_RUN"],)
+
+
+def test_no_pickle_of_any_known_name_is_read(run, whole, again, tmp_path, monkeypatch):
+    """Trainer reads the random state of rng_state.pth wherever it finds one."""
+    monkeypatch.setenv("PAYLOAD_WAS_RUN", str(tmp_path / "ran"))
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail(f"torch.load of {args[0]}"))
+    names = (
+        "rng_state.pth rng_state_0.pth optimizer.pt optimizer.bin scheduler.pt scaler.pt training_args.bin"
+    )
+    for name in (*names.split(), "pytorch_model.bin", "pytorch_model_fsdp.bin", "adapter_model.bin"):
+        (run / CHECKPOINT / name).write_bytes(pickle.dumps(Payload()))
+    again(run)
+    assert not (tmp_path / "ran").exists()
+    assert same_weights(run, whole)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"global_step": 3}, "is of step 3"),
+        ({"global_step": ...}, "is of step None"),
+        ({"world_size": ...}, "world_size None"),
+        ({"world_size": 2}, "1 random states, but world_size 2"),
+        ({"files": {}}, "holds config.json, which its manifest.json does not name"),
+        ({"files": {"model.safetensors": 3}}, "has an unreadable manifest.json"),
+        ({"files": {"model.safetensors": {}}}, "has an unreadable manifest.json"),
+    ],
+)
+def test_a_manifest_with_other_counters_is_not_believed(run, changed, words):
+    edit(run / CHECKPOINT / "manifest.json", **changed)
+    with pytest.raises(FoundryError, match=words):
+        newest_whole_checkpoint(run)
+    assert (run / CHECKPOINT).is_dir(), "the only one is left for whoever restores it"
+
+
+def test_a_checkpoint_under_another_step_is_not_believed(run):
+    (run / CHECKPOINT).rename(run / "checkpoint-5")
+    with pytest.raises(FoundryError, match=f"checkpoint-5 is of step {CUT}"):
+        newest_whole_checkpoint(run)
+
+
+def test_weights_that_were_added_later_are_not_read(run):
+    shutil.copy(
+        run / CHECKPOINT / "optimizer-00001.safetensors", run / CHECKPOINT / "model-00001.safetensors"
+    )
+    with pytest.raises(FoundryError, match=r"holds model-00001\.safetensors"):
+        newest_whole_checkpoint(run)
+
+
+def test_other_data_under_a_checkpoint_is_refused_even_without_its_record(run, again, tmp_path):
+    other = small_data(tmp_path / "other", "files.py")
+    with pytest.raises(FoundryError, match="other settings .*data"):
+        train(run, other)
+    edit(run / "run.json", inputs={"data": open_training_data(other).fingerprint})
+    record = json.loads((run / "run.json").read_text())
+    record["settings"]["data"]["data_dir"] = str(other)
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(FoundryError, match=f"{CHECKPOINT}: was trained on other inputs"):
+        train(run, other)
+    (run / "run.json").unlink()
+    with pytest.raises(FoundryError, match=r"run\.json: missing"):
+        again(run, learning_rate=1.0)
+
+
+def test_the_order_of_samples_must_be_the_checkpoints(run, again):
+    (run / "sample_order.json").unlink()
+    with pytest.raises(FoundryError, match=r"sample_order\.json: missing"):
+        again(run)
+    write_order(run, SampleOrder(4).without(2, 1))
+    with pytest.raises(FoundryError, match=f"not the order of samples that {CHECKPOINT}"):
+        again(run)
+    (run / "sample_order.json").write_text('{"sequences_per_step": 0, "left_out": []}')
+    with pytest.raises(FoundryError, match="not a sample order"):
+        again(run)
+
+
+def test_a_run_with_samples_left_out_takes_no_step_too_many(run, again):
+    """Killed between its last checkpoint and its end, it once trained a step more: its dataset is longer."""
+    write_order(run, SampleOrder(4).without(CUT + 1, 1))
+    again(run)
+    (run / "complete.json").unlink()
+    shutil.rmtree(run / "model")
+    again(run)
+    assert json.loads((run / "complete.json").read_text())["steps"] == STEPS
+    assert not (run / f"checkpoint-{STEPS + 1}").exists()
+
+
+def test_a_checkpoint_that_was_moved_and_linked_ends_no_run(run, again, whole, tmp_path):
+    (run / CHECKPOINT).rename(tmp_path / "moved")
+    (run / CHECKPOINT).symlink_to(tmp_path / "moved")
+    again(run, keep_checkpoints=1)
+    assert [path.name for path in run.glob("checkpoint-*")] == [f"checkpoint-{STEPS}"]
+    assert (tmp_path / "moved/model.safetensors").is_file(), "only the link is removed"
+    assert same_weights(run, whole)
+
+
+def test_tokens_are_counted_in_the_steps_of_the_run(data_dir, tmp_path):
+    """Half the micro-batch, as with half the ranks: the accumulation follows before max_tokens becomes steps."""
+    train(tmp_path / "whole", data_dir, max_tokens=STEPS * 128, max_steps=-1)
+    run = cut(tmp_path / "whole", tmp_path / "run")
+    train(run, data_dir, max_tokens=STEPS * 128, max_steps=-1, per_device_train_batch_size=2)
+    assert json.loads((run / "complete.json").read_text())["steps"] == STEPS
+    with pytest.raises(FoundryError, match="gradient_accumulation_steps: 1 -> 2"):
+        train(run, data_dir, max_tokens=STEPS * 128, max_steps=-1, gradient_accumulation_steps=2)
+
+
+@pytest.mark.parametrize("batch", [{}, {"global_batch_tokens": 128}])
+def test_an_extension_reads_steps_of_the_size_that_the_run_had(batch, data_dir, tmp_path):
+    wsd = {"lr_scheduler_type": "warmup_stable_decay", "decay_tokens": 256, "max_steps": -1, **batch}
+    train(tmp_path / "short", data_dir, max_tokens=768, **wsd)
+    train(
+        tmp_path / "longer", data_dir, max_tokens=1280, per_device_train_batch_size=2,
+        extend_run=str(tmp_path / "short"), **wsd,
+    )  # fmt: skip
+    assert json.loads((tmp_path / "longer/complete.json").read_text())["steps"] == 10
