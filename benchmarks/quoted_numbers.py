@@ -244,10 +244,15 @@ def kernel_quotes(attention: dict[str, Any]) -> Iterator[Quote]:
 
 def sections() -> dict[tuple[str, str], str]:
     """(page, marker) -> what stands between ``<!-- marker -->`` and ``<!-- /marker -->``."""
-    parity = receipt("float8_parity") if (RECEIPTS / "float8_parity.json").exists() else None
+    shapes, parity = (
+        receipt(name) if (RECEIPTS / f"{name}.json").exists() else None
+        for name in ("pretrain_shapes", "float8_parity")
+    )
     return {
         ("README.md", "quickstart"): readme_section(receipt("quickstart")),
-        ("docs/pretrain.md", "pretrain_speed"): table.speed_section(receipt("pretrain_speed"), parity),
+        ("docs/pretrain.md", "pretrain_speed"): table.speed_section(
+            receipt("pretrain_speed"), shapes, parity
+        ),
     }
 
 
