@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import pretrain_table as table  # noqa: E402
 from benchmarks.pretrain_speed import rates  # noqa: E402
+from benchmarks.quickstart import readme_section  # noqa: E402
 from modeling_foundry.files import write_atomically  # noqa: E402
 from modeling_foundry.planning import count_parameters, read_model  # noqa: E402
 
@@ -243,8 +244,16 @@ def kernel_quotes(attention: dict[str, Any]) -> Iterator[Quote]:
 
 def sections() -> dict[tuple[str, str], str]:
     """(page, marker) -> what stands between ``<!-- marker -->`` and ``<!-- /marker -->``."""
-    parity = receipt("float8_parity") if (RECEIPTS / "float8_parity.json").exists() else None
-    return {("docs/pretrain.md", "pretrain_speed"): table.speed_section(receipt("pretrain_speed"), parity)}
+    shapes, parity = (
+        receipt(name) if (RECEIPTS / f"{name}.json").exists() else None
+        for name in ("pretrain_shapes", "float8_parity")
+    )
+    return {
+        ("README.md", "quickstart"): readme_section(receipt("quickstart")),
+        ("docs/pretrain.md", "pretrain_speed"): table.speed_section(
+            receipt("pretrain_speed"), shapes, parity
+        ),
+    }
 
 
 def section_pattern(marker: str) -> re.Pattern[str]:

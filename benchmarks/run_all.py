@@ -10,7 +10,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 # By hand: attention_backends.py, pretrain_speed.py, float8_parity.py and optimizers.py need a GPU, plan_scaling_law.py a
 # file of measured runs that is not ours to ship, quickstart.py a finished `make quickstart`, tokenization_speed.py and
-# corpus_tokenization.py a tokenizer.
+# corpus_tokenization.py Qwen3's tokenizer.
 SCRIPTS: dict[str, list[str]] = {
     "plan_memory.py": [],
     "plan_examples.py": ["--write"],

@@ -33,6 +33,7 @@ __all__ = [
     "parse_command",
     "read_yaml",
     "run",
+    "setting",
     "write_atomically",
 ]
 
@@ -327,6 +328,11 @@ def _shown(written: _Written) -> str:
 
 
 # ----------------------------------------------------------------------------------------- dataclasses
+
+
+def setting(text: str, default: Any = dataclasses.MISSING) -> Any:
+    """A dataclass field with its line of ``--help``; required without a default."""
+    return dataclasses.field(default=default, metadata={"help": text})
 
 
 def parse(

@@ -34,6 +34,11 @@ DEFINED = {
 }  # fmt: skip
 
 
+# Measured before its script wrote the commit down.
+WITHOUT_COMMIT = {"attention_backends"}
+RECEIPTS = sorted((REPOSITORY / "benchmarks/receipts").glob("*.json"))
+
+
 def blanked(pattern: str, text: str) -> str:
     """The text with what matches taken out, positions kept."""
     return re.sub(pattern, lambda found: " " * len(found.group()), text, flags=re.DOTALL | re.MULTILINE)
@@ -64,6 +69,15 @@ def test_no_measured_number_without_a_receipt(page):
         assert covered, (
             f"{page}:{line}: {number.group()}: tie it to a receipt in benchmarks/quoted_numbers.py"
         )
+
+
+@pytest.mark.parametrize("path", RECEIPTS, ids=lambda path: path.stem)
+def test_a_receipt_says_what_ran_where_and_names_no_folder_of_that_machine(path):
+    content = quoted_numbers.receipt(path.stem)
+    assert {"command", "commit", "machine", "versions"} <= set(content)
+    assert bool(content["commit"]) != (path.stem in WITHOUT_COMMIT)
+    assert not re.search(r"(?<![\w.~])/(?:home|root|work|opt|tmp|mnt|usr)/", path.read_text())
+    assert any(path.stem in page.read_text() for page in (REPOSITORY / "docs").glob("*.md")), "quoted nowhere"
 
 
 def test_a_number_changed_by_hand_is_noticed():
@@ -123,3 +137,34 @@ def test_float8_is_judged_by_the_worse_of_both_losses():
 def test_a_quoted_row_that_failed_is_named():
     with pytest.raises(SystemExit, match=r"stock, eager: out of memory"):
         pretrain_table.measured_row({"rows": {"stock, eager": {"failure": "out of memory"}}}, "stock, eager")
+
+
+def test_a_receipt_with_profiles_and_moments_becomes_tables():
+    profile = {
+        "micro_batches": 2, "busy_milliseconds": 90.0, "span_milliseconds": 100.0,
+        "groups": {"matrix products": {"milliseconds": 70.0}, "attention": {"milliseconds": 20.0}},
+    }  # fmt: skip
+    shipped = {"profile": profile, "seconds_since_launch": {"imports": 20.0}, "start_seconds": 47.0}
+    rows = {pretrain_table.SHIPPED: shipped, pretrain_table.RESTARTED: shipped | {"start_seconds": 27.94}}
+    assert pretrain_table.kernel_rows(rows)[2:] == [
+        "| matrix products | 35.0 (70.0%) |", "| attention | 10.0 (20.0%) |", "| no kernel | 5.0 (10.0%) |",
+    ]  # fmt: skip
+    assert pretrain_table.start_rows(rows)[2:] == [
+        "| imports | 20.0 | 20.0 |",
+        "| first step | 47.0 | 27.9 |",
+    ]
+    bare = {pretrain_table.SHIPPED: {"start_seconds": 47.0}}
+    assert "no receipt yet" in pretrain_table.kernel_rows(bare)[0]
+    assert "no receipt yet" in pretrain_table.start_rows(bare)[0]
+
+
+def test_other_shapes_have_a_table_of_their_own():
+    speed = quoted_numbers.receipt("pretrain_speed")
+    shapes = speed | {
+        "rows": {"DDP": speed["rows"][pretrain_table.SHIPPED], "FSDP2": {"failure": "too slow"}}
+    }
+    text = pretrain_table.speed_section(speed, shapes, None)
+    assert "receipts/pretrain_shapes.json" in text
+    assert "| DDP | 16 × 16 × 2,048 |" in text
+    assert "- FSDP2: failed, too slow" in text
+    assert "have not been measured on a GPU" in pretrain_table.speed_section(speed, None, None)

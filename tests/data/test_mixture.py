@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from modeling_foundry.data.mixture import PERIOD_SAMPLES, HeldOutMixture, MixedDataset, Mixture
 from modeling_foundry.settings import FoundryError
+from tests.conftest import REPOSITORY
 
 WEIGHTS = st.dictionaries(st.sampled_from("abcdef"), st.floats(0.05, 20), min_size=1)
 
@@ -169,3 +170,13 @@ def test_a_corpus_that_holds_nothing_out_is_refused_by_name():
         held_out({"a": 800, "b": 7}, {"a": 1, "b": 1}, 16)
     with pytest.raises(FoundryError, match="max_eval_sequences: expected at least 2, one a corpus, found 1"):
         held_out({"a": 800, "b": 80}, {"a": 1, "b": 1}, 1)
+
+
+def test_the_page_s_lines_are_those_of_its_weights():
+    """docs/data.md: 25,000 steps of 2,048 sequences, and 256 held out, from corpora of these sizes."""
+    weights = {"runs/slimpajama_627b/data": 0.7, "runs/fineweb_edu/data": 0.3}
+    sizes = dict(zip(weights, (627_000_000_000, 100_000_000_000), strict=True))
+    sources = {name: Numbers(place, size) for place, (name, size) in enumerate(sizes.items())}
+    train = MixedDataset(sources, weights, 2048, num_samples=25_000 * 2048, max_epochs=4.0)
+    page = (REPOSITORY / "docs/data.md").read_text()
+    assert f"{train.accounting()}\n{HeldOutMixture(sources, weights, 2048, 256).accounting()}\n" in page
