@@ -84,7 +84,8 @@ def measure_in_process(name: str, settings: Settings) -> dict[str, Any]:
             return {"failure": f"more than {settings.limit_seconds} s"}
         if process.returncode or not result.is_file():
             lines = process.stderr.strip().splitlines() or [f"exit {process.returncode}"]
-            return {"failure": lines[-1][:300], "stderr": process.stderr[-4000:]}
+            print("\n".join(lines[-40:]), file=sys.stderr)
+            return {"failure": lines[-1][:300]}
         return json.loads(result.read_text()) | {"process_seconds": time.perf_counter() - started}
 
 
@@ -276,15 +277,19 @@ def synchronize(device: Any) -> None:
 
 def save(rows: dict[str, Any]) -> None:
     """Raw samples and what they were measured on, where ``$OUT`` says."""
+    import torch
+
     from modeling_foundry.run_record import describe_machine, git_commit, package_versions
 
     if not os.environ.get("OUT"):
         return
     record = {
-        "rows": rows,
-        "machine": describe_machine(),
-        "packages": package_versions(),
+        "command": "python benchmarks/attention_backends.py",
         "commit": git_commit(),
+        "machine": describe_machine(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": package_versions(),
+        "rows": rows,
     }
     write_atomically(Path(os.environ["OUT"]) / "attention_backends.json", json.dumps(record, indent=1))
 

@@ -23,6 +23,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.pretrain_speed import rates  # noqa: E402
+from benchmarks.pretrain_table import SHIPPED, measured_row  # noqa: E402
 from modeling_foundry.files import sha256_of_file, write_atomically  # noqa: E402
 from modeling_foundry.run_record import describe_machine, git_commit, package_versions  # noqa: E402
 from modeling_foundry.settings import FoundryError, parse, run  # noqa: E402
@@ -30,7 +32,6 @@ from modeling_foundry.settings import FoundryError, parse, run  # noqa: E402
 RECEIPT = ROOT / "benchmarks" / "receipts" / "data_loading.json"
 NUM_SHARDS, NUM_TOKENS, TOKENS_PER_DOCUMENT = 59_166, 627_000_000_000, 1_063
 STEP, BATCH_SEQUENCES, SEQUENCE_LENGTH = 1_000_000, 256, 2_048
-H200_TOKENS_PER_SECOND = 56_000  # what one H200 reads of the flagship: the figure, measured 57,054
 DELIVERY_SHARDS, DELIVERY_TOKENS = 64, 2_000_000
 VARIANTS = ("start", "dataset", "dataset_masked", "worker", "worker_masked")
 
@@ -175,6 +176,7 @@ def measure(name: str, folder: Path) -> dict[str, float]:
 
 def print_table(medians: dict[str, dict[str, float]]) -> None:
     start = medians["start"]
+    h200 = rates(measured_row(json.loads((RECEIPT.parent / "pretrain_speed.json").read_text()), SHIPPED))[0]
     print(
         f"step {STEP:,} of {NUM_TOKENS / 1e9:.0f}B tokens: {start['seconds']:.2f} s to its first batch of "
         f"{BATCH_SEQUENCES} sequences, {start['open_seconds']:.2f} s of it to open {NUM_SHARDS:,} shards"
@@ -182,7 +184,7 @@ def print_table(medians: dict[str, dict[str, float]]) -> None:
     for name, row in medians.items():
         if name != "start":
             rate = row["tokens_per_second"]
-            print(f"{name:<16} {rate / 1e6:8.1f}M tokens/s   {rate / H200_TOKENS_PER_SECOND:6.0f} x one H200")
+            print(f"{name:<16} {rate / 1e6:8.1f}M tokens/s   {rate / h200:6.0f} x one H200")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """Tokens a second of the shipped flagship recipe on one GPU, beside stock Qwen3 and Liger in the same command.
 
-    python benchmarks/pretrain_speed.py             # on a CUDA machine, about eight minutes
+    python benchmarks/pretrain_speed.py                  # on a CUDA machine, about nine minutes
+    python benchmarks/pretrain_speed.py --table=shapes   # other back ends, lengths and memory, about eight
 
 Each variant is a process of its own with a time limit.  Ours is recipes/pretrain.py with the flagship's recipe under
 ``accelerate launch``; stock is transformers' Qwen3ForCausalLM under the same Trainer, data and optimizer; Liger is
 stock with ``use_liger_kernel``.  Tokens a second are the median of the optimizer steps after the first two; MFU is over
-the dense bf16 peak.  The start is the time from launch to the log line of the first step.  The table comes last; with
-OUT set in the environment the receipt goes to $OUT/pretrain_speed.json.
+the dense bf16 peak.  The start is the time from launch to the log line of the first step.  Beside each peak of ours
+stands the forecast that the run printed before its first step.  Two rows profile one more step, which is not counted.
+The table comes last; with OUT set in the environment the receipt goes to $OUT/pretrain_<table>.json.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -41,6 +43,8 @@ WARM_STEPS = 2
 RECIPE = ["--config=recipes/qwen3_1.8b/pretrain.yaml", "--logging_steps=1"]
 COMMON = ["--eval_strategy=no", "--save_strategy=no", "--warmup_steps=5", "--dataloader_num_workers=2"]
 QUICK = "--gradient_accumulation_steps=4"
+LAUNCHED = "PRETRAIN_SPEED_LAUNCHED"  # variable: seconds since the epoch at which a row was launched
+BEGAN = time.time()
 STOCK = ["--per_device_train_batch_size=8", "--gradient_accumulation_steps=8"]
 
 
@@ -52,34 +56,53 @@ class Variant:
     launch: str = "zero1"
     stock: bool = False
     steps: int = 6
+    profiled: bool = False  # one step more, whose time does not count
 
 
-VARIANTS = {
-    "ours, as shipped (ZeRO-1)": Variant(),
+SPEED = {
+    "ours, as shipped (ZeRO-1)": Variant(steps=8, profiled=True),
     "ours, started again": Variant(("--gradient_accumulation_steps=1",), steps=4),
-    "ours, fp8": Variant(("--float8=true",)),
+    "ours, fp8": Variant(("--float8=true",), steps=8, profiled=True),
     "ours, bf16 parameters, no ZeRO": Variant(
         ("--model_dtype=bfloat16", QUICK), launch="single_gpu", steps=7
     ),
     "stock, eager": Variant((*STOCK,), "single_gpu", stock=True, steps=5),
     "Liger, eager": Variant((*STOCK, "--use_liger_kernel=true"), "single_gpu", stock=True, steps=5),
     "stock, compiled": Variant((*STOCK, "--torch_compile=true"), "single_gpu", stock=True, steps=5),
-    "ours, fp32 parameters, no ZeRO": Variant((QUICK,), launch="single_gpu", steps=5),
-    "ours, S = 4,096": Variant((QUICK, "--sequence_length=4096", "--per_device_train_batch_size=8"), steps=5),
-    "ours, S = 8,192": Variant((QUICK, "--sequence_length=8192", "--per_device_train_batch_size=4"), steps=5),
-    "ours, activation checkpointing": Variant((QUICK, "--gradient_checkpointing=true"), steps=5),
-    "ours, not compiled": Variant((QUICK, "--compile_layers=false"), steps=5),
 }
+SHAPES = {
+    "ZeRO-1": Variant((QUICK,), steps=5),
+    "DDP": Variant((QUICK,), launch="ddp", steps=5),
+    "FSDP2": Variant((QUICK,), launch="fsdp2", steps=5),
+    "FSDP2, checkpointing": Variant((QUICK, "--gradient_checkpointing=true"), launch="fsdp2", steps=5),
+    "ZeRO-1, S = 4,096": Variant(
+        (QUICK, "--sequence_length=4096", "--per_device_train_batch_size=8"), steps=5
+    ),
+    "ZeRO-1, S = 8,192": Variant(
+        (QUICK, "--sequence_length=8192", "--per_device_train_batch_size=4"), steps=5
+    ),
+    "ZeRO-1, checkpointing": Variant((QUICK, "--gradient_checkpointing=true"), steps=5),
+    "ZeRO-1, not compiled": Variant(
+        (QUICK, "--compile_layers=false", "--per_device_train_batch_size=8"), steps=5
+    ),
+    "ZeRO-1, loss in one piece": Variant((QUICK, "--loss_chunk_tokens=1000000"), steps=5),
+    "ZeRO-1, micro-batch 4": Variant((QUICK, "--per_device_train_batch_size=4"), steps=5),
+}
+TABLES = {"speed": SPEED, "shapes": SHAPES}
+VARIANTS = SPEED | SHAPES
 
 
 @dataclass
 class Settings:
     """What to run."""
 
-    variants: list[str] = field(
-        default_factory=lambda: list(VARIANTS), metadata={"help": "rows of the table"}
+    table: Literal["speed", "shapes"] = field(
+        default="speed", metadata={"help": "beside stock, or ways to run ours"}
     )
-    limit_seconds: int = field(default=170, metadata={"help": "time one process may take"})
+    variants: list[str] = field(
+        default_factory=list, metadata={"help": "rows of the table, all of them if not given"}
+    )
+    limit_seconds: int = field(default=200, metadata={"help": "time one process may take"})
     measure: str = field(default="", metadata={"help": "used by the script itself: the one row to measure"})
     folder: str = field(default="", metadata={"help": "used by the script itself: where data and row are"})
 
@@ -92,9 +115,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         prepare_data(Path(folder))
         rows: dict[str, Any] = {}
-        for name in settings.variants:
+        for name in settings.variants or TABLES[settings.table]:
             rows[name] = measure_in_process(name, settings, folder)
-            save(rows)  # after each: a lent machine may be gone before the last
+            save(rows, settings.table)  # after each: a lent machine may be gone before the last
             print_table({name: rows[name]})
     print_table(rows)
     return 1 if any("failure" in row for row in rows.values()) else 0
@@ -125,8 +148,9 @@ def measure_in_process(name: str, settings: Settings, folder: str) -> dict[str, 
     cache = {
         "TORCHINDUCTOR_CACHE_DIR": f"{folder}/compiled"
     }  # the first row of a kind compiles, the next finds it
-    environment = {**os.environ, "PYTHONPATH": python_path(), "HF_HUB_OFFLINE": "1", **cache}
     started = time.time()
+    environment = {**os.environ, "PYTHONPATH": python_path(), "HF_HUB_OFFLINE": "1", **cache}
+    environment[LAUNCHED] = str(started)
     errors = Path(folder, "stderr.txt")
     with open(errors, "w") as stream:
         process = subprocess.Popen(
@@ -176,23 +200,49 @@ def measure(settings: Settings) -> None:
 
     variant, output = VARIANTS[settings.measure], run_folder(settings.folder, settings.measure)
     words = [*RECIPE, *COMMON, f"--data_dir={settings.folder}/data", f"--output_dir={output}"]
-    words += [f"--max_steps={variant.steps}", *variant.overrides]
-    seconds = (train_stock if variant.stock else train_ours)(words, output)
+    words += [f"--max_steps={variant.steps + variant.profiled}", *variant.overrides]
+    if variant.profiled:
+        words.append(f"--profile_step={variant.steps + 1}")
+    more: dict[str, Any] = train_stock(words) if variant.stock else train_ours(words, output)
+    more["step_seconds"] = more["step_seconds"][: variant.steps - WARM_STEPS]
     recipe = yaml.safe_load((ROOT / "recipes/qwen3_1.8b/pretrain.yaml").read_text())
     recipe |= dict(word.removeprefix("--").split("=", 1) for word in variant.overrides)
     row = {
         "micro_batch": int(recipe["per_device_train_batch_size"]),
         "accumulation": int(recipe["gradient_accumulation_steps"]),
         "sequence_length": int(recipe["sequence_length"]),
-        "step_seconds": seconds,
         "peak_bytes": torch.cuda.max_memory_allocated(),
         "gpu": torch.cuda.get_device_name(),
     }
+    row |= more
     Path(settings.folder, "row.json").write_text(json.dumps(row))
 
 
-def train_ours(words: list[str], output: Path) -> list[float]:
-    """The recipe's own script, in this process so that its peak memory can be read."""
+def train_ours(words: list[str], output: Path) -> dict[str, Any]:
+    """The recipe's own script, in this process so that its peak memory, forecast and moments can be read."""
+    from modeling_foundry.training import pretraining, start
+
+    launched, forecasts = float(os.environ[LAUNCHED]), []
+    moments = {"launcher": BEGAN - launched, "imports": time.time() - launched}
+
+    def heard(module: Any, name: str, moment: str) -> None:
+        """Note when a function of the recipe has returned, and what."""
+        function = getattr(module, name)
+
+        def noted(*arguments: Any) -> Any:
+            answer = function(*arguments)
+            moments.setdefault(moment, time.time() - launched)
+            if moment == "forecast":
+                forecasts.append(answer)
+            return answer
+
+        setattr(module, name, noted)
+
+    heard(pretraining, "training_data", "data")
+    heard(pretraining, "new_model", "model")
+    heard(pretraining, "pretrain_trainer", "trainer")
+    heard(start, "forecast_run", "forecast")
+    heard(pretraining, "before_first_step", "preflight")
     sys.argv = ["recipes/pretrain.py", *words]
     try:
         runpy.run_path("recipes/pretrain.py", run_name="__main__")
@@ -200,10 +250,22 @@ def train_ours(words: list[str], output: Path) -> list[float]:
         if error.code:
             raise
     lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
-    return [line["step_seconds"] for line in lines if "step_seconds" in line and line["step"] > WARM_STEPS]
+    memory = forecasts[0].memory
+    found: dict[str, Any] = {
+        "step_seconds": [
+            line["step_seconds"] for line in lines if "step_seconds" in line and line["step"] > WARM_STEPS
+        ],
+        "forecast_bytes": memory.peak,
+        "forecast_terms": memory.terms,
+        "forecast_moment": memory.fullest_moment,
+        "seconds_since_launch": {moment: round(seconds, 2) for moment, seconds in moments.items()},
+    }
+    for path in output.glob("profile-step-*.json"):
+        found["profile"] = json.loads(path.read_text())
+    return found
 
 
-def train_stock(words: list[str], output: Path) -> list[float]:
+def train_stock(words: list[str]) -> dict[str, Any]:
     """transformers' Qwen3ForCausalLM, attention and loss of its own, under transformers' own Trainer."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM, Trainer, TrainerCallback
@@ -242,9 +304,8 @@ def train_stock(words: list[str], output: Path) -> list[float]:
     with torch.device(arguments.device):
         stock = Qwen3ForCausalLM(config)
     Trainer(stock, arguments, train_dataset=train, callbacks=[Clock()]).train()
-    return [
-        later - earlier for earlier, later in zip(times[WARM_STEPS - 1 :], times[WARM_STEPS:], strict=False)
-    ]
+    pairs = zip(times[WARM_STEPS - 1 :], times[WARM_STEPS:], strict=False)
+    return {"step_seconds": [later - earlier for earlier, later in pairs]}
 
 
 def rates(row: dict[str, Any]) -> tuple[float, float | None, float | None]:
@@ -262,9 +323,9 @@ def rates(row: dict[str, Any]) -> tuple[float, float | None, float | None]:
     return speed, full, causal
 
 
-def save(rows: dict[str, Any]) -> None:
+def save(rows: dict[str, Any], table: str) -> None:
     receipt = {
-        "command": "python benchmarks/pretrain_speed.py",
+        "command": f"python benchmarks/pretrain_speed.py --table={table}",
         "commit": git_commit(),
         "machine": describe_machine(),
         "versions": package_versions(),
@@ -273,7 +334,9 @@ def save(rows: dict[str, Any]) -> None:
         "rows": rows,
     }
     if os.environ.get("OUT"):
-        write_atomically(Path(os.environ["OUT"], "pretrain_speed.json"), json.dumps(receipt, indent=1) + "\n")
+        write_atomically(
+            Path(os.environ["OUT"], f"pretrain_{table}.json"), json.dumps(receipt, indent=1) + "\n"
+        )
 
 
 def gpu_state() -> str:
@@ -285,7 +348,8 @@ def gpu_state() -> str:
 
 def print_table(rows: dict[str, Any]) -> None:
     print(
-        f"\n{'':32} {'batch':>7} {'S':>6} {'tok/s':>8} {'MFU':>6} {'causal':>6} {'peak GiB':>8} {'start s':>7}"
+        f"\n{'':32} {'batch':>7} {'S':>6} {'tok/s':>8} {'MFU':>6} {'causal':>6} {'peak GiB':>8} {'forecast':>8} "
+        f"{'start s':>7}"
     )
     for name, row in rows.items():
         if "failure" in row:
@@ -295,10 +359,31 @@ def print_table(rows: dict[str, Any]) -> None:
         shown = " ".join(f"{share:6.1%}" if share else "     -" for share in mfu)
         batch = f"{row['micro_batch']}x{row['accumulation']}"
         start = f"{row['start_seconds']:7.1f}" if row["start_seconds"] else "      -"
+        error = (
+            f"{row['forecast_bytes'] / row['peak_bytes'] - 1:+8.1%}" if "forecast_bytes" in row else " " * 8
+        )
         print(
             f"{name:32} {batch:>7} {row['sequence_length']:6,} {tokens:8,.0f} {shown} "
-            f"{row['peak_bytes'] / 2**30:8.1f} {start}"
+            f"{row['peak_bytes'] / 2**30:8.1f} {error} {start}"
         )
+    for name, row in rows.items():
+        if "seconds_since_launch" in row:
+            moments = ", ".join(f"{moment} {at:.1f}" for moment, at in row["seconds_since_launch"].items())
+            print(f"{name}: seconds from launch to {moments}, first step {row['start_seconds']}")
+        if "profile" in row:
+            print_profile(name, row["profile"])
+
+
+def print_profile(name: str, profile: dict[str, Any]) -> None:
+    span, parts = profile["span_milliseconds"], profile["micro_batches"]
+    print(f"\n{name}: one optimizer step, {span / parts:.1f} ms a micro-step")
+    for group, found in profile["groups"].items():
+        time_share = found["milliseconds"] / span
+        print(
+            f"  {group:24} {found['milliseconds'] / parts:8.1f} ms {time_share:6.1%} {found['launches']:7,}"
+        )
+    idle = span - profile["busy_milliseconds"]
+    print(f"  {'no kernel running':24} {idle / parts:8.1f} ms {idle / span:6.1%}")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,14 @@
-"""Receipt of a finished quickstart, and the README's section written from it.
+"""Receipt of a finished quickstart, and the README's section made from it.
 
     git clone … && cd llm-foundry && make quickstart && .venv/bin/python benchmarks/quickstart.py
 
-Reads runs/quickstart, writes benchmarks/receipts/quickstart.json and docs/images/quickstart.png, and replaces
-what stands between the two markers of README.md.  Nothing is typed by hand.
+Reads runs/quickstart, writes benchmarks/receipts/quickstart.json and docs/images/quickstart.png.  The README's section
+is made from the receipt by ``quoted_numbers.py --write``.  Nothing is typed by hand.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from modeling_foundry.files import write_atomically
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "quickstart"
 RECEIPT = ROOT / "benchmarks" / "receipts" / "quickstart.json"
-MARKERS = ("<!-- quickstart -->", "<!-- /quickstart -->")
+STAGE_NAMES = ("random", "base", "sft", "dpo")
 STAGES = ("pretrain", "sft", "dpo")
 
 
@@ -38,7 +36,7 @@ def main() -> None:
     }
     write_atomically(RECEIPT, json.dumps(receipt, indent=1, ensure_ascii=False) + "\n")
     draw(ROOT / "docs" / "images" / "quickstart.png")
-    write_readme(receipt)
+    print("python benchmarks/quoted_numbers.py --write puts its numbers into README.md")
 
 
 def stage_record(folder: Path) -> dict[str, Any]:
@@ -80,20 +78,22 @@ def draw(path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def write_readme(receipt: dict[str, Any]) -> None:
-    machine, table = receipt["machine"], (RUNS / "eval" / "results.md").read_text().strip()
-    text = (
+def readme_section(receipt: dict[str, Any]) -> str:
+    """What stands between the README's markers; ``quoted_numbers.py`` puts it there and a test compares it."""
+    from modeling_foundry.evaluation.summary import build_markdown
+
+    names = {name for score in receipt["scores"].values() for name in score["models"]}
+    models = [name for name in STAGE_NAMES if name in names]
+    table = build_markdown(receipt | {"models": models}).strip()
+    scores, _, verdicts = table.partition("\n| | stages | verdict |")
+    machine = receipt["machine"]
+    return (
         f"A real run: {receipt['minutes_after_install']} minutes for all stages after the install on "
-        f"{machine['cores']} cores ({machine['processor']}), held-out scores with their standard errors "
-        f"([receipt](benchmarks/receipts/quickstart.json), commit `{(receipt['commit'] or '')[:10]}`, "
-        f"{datetime.now():%Y-%m-%d}):\n\n{table}"
+        f"{machine['cores']} cores ({machine['processor']}), held-out scores with their standard errors\n"
+        f"([receipt](benchmarks/receipts/quickstart.json), commit `{receipt['commit'][:10]}`):\n\n{scores.strip()}\n\n"
+        "<details><summary>Did each stage help? Paired differences and verdicts</summary>\n\n"
+        f"| | stages | verdict |{verdicts}\n\n</details>"
     )
-    readme = ROOT / "README.md"
-    pattern = re.compile(f"{re.escape(MARKERS[0])}.*?{re.escape(MARKERS[1])}", re.DOTALL)
-    old = readme.read_text()
-    if not pattern.search(old):
-        raise SystemExit(f"README.md: the markers {' '.join(MARKERS)} are missing")
-    write_atomically(readme, pattern.sub(lambda _: f"{MARKERS[0]}\n{text}\n{MARKERS[1]}", old))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ __all__ = [
     "parse_command",
     "read_yaml",
     "run",
+    "setting",
     "write_atomically",
 ]
 
@@ -329,6 +330,11 @@ def _shown(written: _Written) -> str:
 # ----------------------------------------------------------------------------------------- dataclasses
 
 
+def setting(text: str, default: Any = dataclasses.MISSING) -> Any:
+    """A dataclass field with its line of ``--help``; required without a default."""
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
 def parse(
     *dataclass_types: type, argv: Sequence[str] | None = None, description: str = ""
 ) -> tuple[Any, ...]:
@@ -355,7 +361,9 @@ def parse_command(
     if not argv or argv[0] in ("-h", "--help"):
         width = max(map(len, commands))
         lines = "\n".join(f"  {name:<{width}}  {line}" for name, (_, line) in commands.items())
-        print(f"usage: {program} COMMAND [--config FILE] [--key=value ...]\n\n{description}\n\n{lines}")
+        print(
+            f"usage: {program} COMMAND [--config FILE] [--key=value ...]\n\n{description.strip()}\n\n{lines}"
+        )
         print(f"\n{program} COMMAND --help lists the settings of one command.")
         raise SystemExit(0 if argv else 2)
     name = argv[0]
@@ -391,8 +399,23 @@ class _Parser(argparse.ArgumentParser):
         raise SettingsError(f"command line: {message}")
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of a docstring; shows ``--key VALUE``, and ``...`` only where a list is taken.
+
+    argparse has no public hook for the second: every option is declared with ``nargs="*"``, so that a bare
+    ``--flag`` and a list can be told apart by type later.
+    """
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        if isinstance(action, _Option) and action.nargs == "*":
+            return f"{action.metavar} ..." if action.takes_list else str(action.metavar)
+        return super()._format_args(action, default_metavar)
+
+
 class _Option(argparse.Action):
     """Keeps an option as written and refuses a second use, which argparse would let win silently."""
+
+    takes_list = False
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         if hasattr(namespace, self.dest):
@@ -403,7 +426,15 @@ class _Option(argparse.Action):
 def _build_parser(
     kinds: Sequence[type], annotations: dict[str, Any], description: str, program: str | None = None
 ) -> _Parser:
-    parser = _Parser(prog=program, description=description, allow_abbrev=False, add_help=True)
+    program = program or Path(sys.argv[0]).name
+    parser = _Parser(
+        prog=program,
+        usage=f"{program} [--config FILE] [--key=value ...]",
+        description=description.strip().replace("%", "%%"),
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+        add_help=True,
+    )
     parser.add_argument(
         "--config", metavar="FILE", action=_Option, default=argparse.SUPPRESS, help="flat YAML file"
     )
@@ -411,27 +442,43 @@ def _build_parser(
         group = parser.add_argument_group(kind.__name__)
         for field in dataclasses.fields(kind):
             if field.init:
-                group.add_argument(
+                option = group.add_argument(
                     f"--{field.name}",
                     nargs="*",
                     action=_Option,
                     default=argparse.SUPPRESS,
-                    metavar=field.name.rsplit("_", 1)[-1].upper(),
+                    metavar=_metavar(field.name, annotations[field.name]),
                     help=_help_line(field, annotations[field.name]),
                 )
+                assert isinstance(option, _Option)
+                option.takes_list = _takes_only_lists(annotations[field.name])
     return parser
 
 
+def _metavar(name: str, annotation: Any) -> str:
+    return "BOOL" if annotation is bool else name.rsplit("_", 1)[-1].upper()
+
+
 def _help_line(field: dataclasses.Field[Any], annotation: Any) -> str:
-    text = field.metadata.get("help", "")
-    if field.default is not dataclasses.MISSING:
-        default = f"; default {field.default}"
-    elif field.default_factory is not dataclasses.MISSING:
-        default = f"; default {field.default_factory()}"
-    else:
-        default = "; required"
-    line = f"{text} [{describe_type(annotation)}{default}]".strip()
-    return " ".join(line.split()).replace("%", "%%")
+    """What the setting is, what it takes, and its default as it would be written in YAML."""
+    arms = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    accepted = " or ".join(dict.fromkeys(describe_type(arm) for arm in arms if arm is not type(None)))
+    default = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    if default is dataclasses.MISSING:
+        accepted += "; required"
+    elif default not in (None, "", [], {}):
+        accepted += f"; default {_as_yaml(default)}"
+    return " ".join(f"{field.metadata.get('help', '')} [{accepted}]".split()).replace("%", "%%")
+
+
+def _as_yaml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_as_yaml(item) for item in value)}]"
+    return str(value.value if isinstance(value, enum.Enum) else value)
 
 
 def _instances(

@@ -4,8 +4,10 @@ The commands of ``docs/plan.md`` are compared with what they print in ``tests/pl
 ``lm_eval run`` with our own evaluation in ``tests/evaluation/test_pipeline.py``.
 """
 
+import functools
 import json
 import os
+import platform
 import re
 import shlex
 import socket
@@ -44,6 +46,7 @@ SMALL = {
     "--limits '{stdlib_summary_choice: 4, stdlib_summary_generate: 4}'",
     "recipes/publish.py": "",
 }
+QUICK = "runs/quickstart/"
 STEPS = "--max_steps=4 --warmup_steps=1"
 LIFE = ["plan.py", "prepare_data.py", "pretrain.py", "sft.py", "dpo.py", "evaluate.py", "publish.py"]
 
@@ -61,6 +64,13 @@ def commands_of(page: Path) -> list[str]:
     return [command for command in found if not any(text in command for text in ELSEWHERE)]
 
 
+def typed_on(page: Path) -> list[str]:
+    """The lines after ``$`` in the console blocks of a page, continued lines joined."""
+    text = "\n".join(text for language, text in blocks_of(page) if language == "console")
+    return re.findall(r"^\$ (.+)$", text.replace("\\\n", " "), re.MULTILINE)
+
+
+TYPED = sorted({command for page in PAGES for command in typed_on(page)})
 ALL = sorted({command for page in PAGES for command in commands_of(page)})
 MAKE = [command for command in ALL if command.startswith("make")]
 FROM_THE_HUB = [command for command in ALL if "prepare_data.py chat " in command]
@@ -121,6 +131,16 @@ def test_the_commands_of_a_whole_life(checkout):
         steps = STEPS if script in ("pretrain.py", "dpo.py") else ""
         for command in sorted(stage, key=lambda command: " plot " in command):  # a picture of what has run
             run(command, checkout, "" if " plot " in command else f"{SMALL[script_of(command)]} {steps}")
+    for command in TYPED:  # on the run that is there, which is four steps long
+        if " replay " in command or " plot " in command:
+            for shown, here in (
+                ("--step 12", "--step 2"),
+                ("-100", "-4"),
+                ("runs/a/", QUICK),
+                ("runs/b/", QUICK),
+            ):
+                command = command.replace(shown, here)
+            run(command, checkout)
     assert (checkout / "runs/quickstart/eval/report.html").stat().st_size > 10_000
     assert (checkout / "runs/quickstart/publish/model/README.md").exists()
     for command in ALL:
@@ -140,9 +160,22 @@ def test_the_commands_of_cleaning(checkout):
         if "--config" in command and "my_corpus" not in command:
             printed = run(command, checkout)
     assert "stdlib_bits_per_byte: " in printed
+    receipt = json.loads((REPOSITORY / "benchmarks/receipts/data_examples.json").read_text())
+    if receipt["versions"]["python"] == platform.python_version():  # another library is another corpus
+        (shown,) = (text for _, text in blocks_of(page) if text.startswith("runs/clean/data\n"))
+        assert [line.rstrip() for line in printed.splitlines()] == shown.splitlines()
     books = json.loads((checkout / "runs/clean/data/clean.json").read_text())
     assert 0 < books["summary"]["left"]["documents"] < books["summary"]["rows"]
     assert books["decontamination"]["stdlib_bits_per_byte"]["matched"] > 5
+
+
+@pytest.mark.slow
+def test_the_forecast_for_eight_b200_is_what_its_command_prints(checkout, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    page = REPOSITORY / "docs" / "pretrain.md"
+    (command,) = (command for command in commands_of(page) if "--forecast_for" in command)
+    (shown,) = (text for language, text in blocks_of(page) if "forecast memory" in text)
+    assert shown in run(command, checkout)
 
 
 def answer_of_the_app(command: str, checkout: Path) -> None:
@@ -208,6 +241,29 @@ def test_the_commands_on_a_dataset_of_the_hub(command, checkout):
     assert "held out" in run(command, checkout, "--file=alpaca.json")
 
 
+@functools.cache
+def help_of(words: tuple[str, ...]) -> str:
+    """What ``--help`` prints; ``launch/`` hands its settings to pretrain.py."""
+    script = "recipes/pretrain.py" if words[0].startswith("launch/") else words[0]
+    command = [sys.executable, script, *words[1:], "--help"]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("command", TYPED)
+def test_the_settings_of_a_typed_command_exist(command):
+    """Of what needs GPUs, a cluster or a run that is there: scripts and settings, not what they do."""
+    words = shlex.split(command)
+    scripts = [word for word in words if re.match(r"(recipes|benchmarks|app)/\w+\.py$|launch/", word)]
+    if not scripts:
+        return  # python -c and kill: nothing of ours
+    script, rest = scripts[0], words[words.index(scripts[0]) + 1 :]
+    has_command = script == "recipes/plan.py" or rest[:1] in (["plot"], ["replay"])
+    printed = help_of((script, *rest[:has_command]))
+    for word in rest:
+        if word.startswith("--") and word != "--env":
+            assert f"{word.partition('=')[0]} " in printed, word
+
+
 def test_the_commands_that_need_gpus_name_files_that_exist():
     for page in PAGES:
         for path in re.findall(
@@ -216,10 +272,20 @@ def test_the_commands_that_need_gpus_name_files_that_exist():
             assert (REPOSITORY / path.rstrip(".")).exists(), f"{page.name}: {path}"
 
 
+def anchors_of(page: Path) -> list[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_tests_named_exist(page):
     text = page.read_text()
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
-        assert target.startswith("http") or (page.parent / target).exists(), target
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        path, _, anchor = target.partition("#")
+        if not target.startswith("http"):
+            other = page.parent / path if path else page
+            assert other.exists(), target
+            assert not anchor or anchor in anchors_of(other), target
     for test in re.findall(r"`(tests/[\w/]+\.py)`", text):
         assert (REPOSITORY / test).exists(), test

@@ -1,5 +1,6 @@
 """Every YAML of the repository is parsed by the script that reads it; every recipe explains itself."""
 
+import ast
 import subprocess
 import sys
 
@@ -85,7 +86,14 @@ def test_recipe_prints_its_help(path):
         [sys.executable, str(path), "--help"], capture_output=True, text=True, cwd=REPOSITORY
     )
     assert answer.returncode == 0, answer.stderr
-    assert "usage:" in answer.stdout
+    assert answer.stdout.startswith(f"usage: {path.name} ")
+    assert "[--config FILE] [--key=value ...]\n" in answer.stdout.splitlines(keepends=True)[0]
+    printed = {line.strip() for line in answer.stdout.splitlines()}
+    lines = ast.get_docstring(ast.parse(path.read_text())).splitlines()
+    assert {line.strip() for line in lines} <= printed, "the docstring keeps its lines"
+    assert "; default None]" not in " ".join(answer.stdout.split()), (
+        "a default is shown as YAML would have it"
+    )
     assert len(path.read_text().splitlines()) <= 60
 
 

@@ -5,31 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..settings import setting
 from .manifest import SPLIT
-
-
-def _help(text: str, default: Any) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
-def _required(text: str) -> Any:
-    return field(metadata={"help": text})
 
 
 @dataclass
 class DataSettings:
     """What prepare_data.py makes and where."""
 
-    output_dir: str = _help("folder to write", "runs/quickstart/data")
-    source: Literal["standard_library", "text_file"] = _help("where the text comes from", "standard_library")
-    text_file: str | None = _help("plain-text file; implies source: text_file", None)
-    vocab_size: int = _help("ids of the tokenizer, special tokens included", 2048)
-    held_out_fraction: float = _help("share of module families, or of the text file's end, held out", 0.1)
-    include_tests: bool = _help(
+    output_dir: str = setting("folder to write", "runs/quickstart/data")
+    source: Literal["standard_library", "text_file"] = setting(
+        "where the text comes from", "standard_library"
+    )
+    text_file: str | None = setting("plain-text file; implies source: text_file", None)
+    vocab_size: int = setting("ids of the tokenizer, special tokens included", 2048)
+    held_out_fraction: float = setting("share of module families, or of the text file's end, held out", 0.1)
+    include_tests: bool = setting(
         "standard library: its test folders too (31 MB, where they are installed)", False
     )
-    max_modules: int | None = _help("standard library: only the first N modules, to try things out", None)
-    overwrite: bool = _help("replace a folder prepared with other settings", False)
+    max_modules: int | None = setting("standard library: only the first N modules, to try things out", None)
+    overwrite: bool = setting("replace a folder prepared with other settings", False)
 
     def __post_init__(self) -> None:
         if self.text_file is not None:
@@ -52,19 +47,19 @@ class DataSettings:
 class ManifestSettings:
     """Which files a corpus is made of."""
 
-    source: str | None = _help("folder or fsspec URL (s3://, gs://, hf://) that holds the files", None)
-    hub_name: str | None = _help(
+    source: str | None = setting("folder or fsspec URL (s3://, gs://, hf://) that holds the files", None)
+    hub_name: str | None = setting(
         "instead of source: a dataset in the local Hub cache, ORGANIZATION/NAME", None
     )
-    revision: str | None = _help("of hub_name; default what main was when it was fetched", None)
-    include: str | None = _help("only paths that match this pattern, as in sample/100BT/*", None)
-    output: str = _help("manifest to write", "runs/corpus/manifest.jsonl")
-    split: str | None = _help("split of every file; default from folder and file names, else train", None)
-    held_out_files: int = _help("train files to move to validation, where the corpus has none", 0)
-    max_files: int | None = _help("only the first N files, to try things out", None)
-    sample_files: int = _help("files of each kind whose rows are counted, for the estimates", 3)
-    sha256: bool = _help("hash every file now; without it tokenize records the hashes", False)
-    overwrite: bool = _help("replace another manifest", False)
+    revision: str | None = setting("of hub_name; default what main was when it was fetched", None)
+    include: str | None = setting("only paths that match this pattern, as in sample/100BT/*", None)
+    output: str = setting("manifest to write", "runs/corpus/manifest.jsonl")
+    split: str | None = setting("split of every file; default from folder and file names, else train", None)
+    held_out_files: int = setting("train files to move to validation, where the corpus has none", 0)
+    max_files: int | None = setting("only the first N files, to try things out", None)
+    sample_files: int = setting("files of each kind whose rows are counted, for the estimates", 3)
+    sha256: bool = setting("hash every file now; without it tokenize records the hashes", False)
+    overwrite: bool = setting("replace another manifest", False)
 
     def __post_init__(self) -> None:
         if self.split is not None and not SPLIT.fullmatch(self.split):
@@ -79,24 +74,24 @@ class ManifestSettings:
 class TokenizeSettings:
     """How the files of a manifest become token shards."""
 
-    manifest: str = _help("written by the manifest command", "runs/corpus/manifest.jsonl")
-    output_dir: str = _help("folder to write", "runs/corpus/data")
-    tokenizer: str | None = _help("folder with tokenizer.json, or a name in the local Hub cache", None)
-    splits: list[str] | None = _help("splits of the manifest to tokenize; default all", None)
-    text_key: str = _help("key or column that holds the text", "text")
-    eos_token: str | None = _help("end-of-document token; default the tokenizer's eos_token", None)
-    engine: Literal["auto", "reference"] = _help("reference: the tokenizers library alone, slower", "auto")
-    workers: int = _help("processes on this machine; -1 is one a core", -1)
-    executor: Literal["local", "slurm", "ray"] = _help("where datatrove runs the tasks", "local")
-    num_tasks: int | None = _help("tasks the files are dealt to; default one a file, at most 1,000", None)
-    slurm: dict[str, Any] | None = _help(
+    manifest: str = setting("written by the manifest command", "runs/corpus/manifest.jsonl")
+    output_dir: str = setting("folder to write", "runs/corpus/data")
+    tokenizer: str | None = setting("folder with tokenizer.json, or a name in the local Hub cache", None)
+    splits: list[str] | None = setting("splits of the manifest to tokenize; default all", None)
+    text_key: str = setting("key or column that holds the text", "text")
+    eos_token: str | None = setting("end-of-document token; default the tokenizer's eos_token", None)
+    engine: Literal["auto", "reference"] = setting("reference: the tokenizers library alone, slower", "auto")
+    workers: int = setting("processes on this machine; -1 is one a core", -1)
+    executor: Literal["local", "slurm", "ray"] = setting("where datatrove runs the tasks", "local")
+    num_tasks: int | None = setting("tasks the files are dealt to; default one a file, at most 1,000", None)
+    slurm: dict[str, Any] | None = setting(
         "datatrove's SlurmPipelineExecutor: {partition: cpu, time: 24:00:00}", None
     )
-    bad_rows: Literal["skip", "stop"] = _help("rows without usable text: count and go on, or stop", "skip")
-    damaged_files: Literal["stop", "keep"] = _help(
+    bad_rows: Literal["skip", "stop"] = setting("rows without usable text: count and go on, or stop", "skip")
+    damaged_files: Literal["stop", "keep"] = setting(
         "a file that breaks off: stop when the others are done, or keep what came before the damage", "stop"
     )
-    overwrite: bool = _help("replace a corpus of other settings", False)
+    overwrite: bool = setting("replace a corpus of other settings", False)
 
     def __post_init__(self) -> None:
         if self.workers == 0 or self.workers < -1:
@@ -115,11 +110,11 @@ class TokenizeSettings:
 class VerifySettings:
     """Which corpus to check, and against what."""
 
-    data_dir: str = _help("folder written by prepare or tokenize", "runs/corpus/data")
-    model: str | None = _help(
+    data_dir: str = setting("folder written by prepare or tokenize", "runs/corpus/data")
+    model: str | None = setting(
         "checkpoint folder or config.json: its embedding must hold every id, its tokenizer be the same", None
     )
-    workers: int = _help("threads that hash; -1 is one a core", -1)
+    workers: int = setting("threads that hash; -1 is one a core", -1)
 
     def __post_init__(self) -> None:
         if self.workers == 0 or self.workers < -1:
@@ -130,13 +125,13 @@ class VerifySettings:
 class InspectSettings:
     """Which corpus to describe."""
 
-    data_dir: str = _help("folder written by tokenize", "runs/corpus/data")
-    split: str = _help("split to describe", "train")
-    sequence_length: int = _help("tokens of the packed sequence that is shown", 256)
-    seed: int = _help("of the shuffle the shown sequence comes from", 0)
-    sample_shards: int = _help("shards whose document lengths are read", 200)
-    plot: str | None = _help("folder for pictures; none without it", None)
-    compare: list[str] | None = _help("other corpora whose tokens are drawn beside this one's", None)
+    data_dir: str = setting("folder written by tokenize", "runs/corpus/data")
+    split: str = setting("split to describe", "train")
+    sequence_length: int = setting("tokens of the packed sequence that is shown", 256)
+    seed: int = setting("of the shuffle the shown sequence comes from", 0)
+    sample_shards: int = setting("shards whose document lengths are read", 200)
+    plot: str | None = setting("folder for pictures; none without it", None)
+    compare: list[str] | None = setting("other corpora whose tokens are drawn beside this one's", None)
 
     def __post_init__(self) -> None:
         for name in ("sequence_length", "sample_shards"):
@@ -148,19 +143,19 @@ class InspectSettings:
 class ChatSettings:
     """Which public dataset becomes which conversations or preference pairs, and where."""
 
-    dataset: str = _required("alpaca, dolly, oasst1, … or its name on the Hub (docs/data.md lists them)")
-    output_dir: str = _required("folder to write")
-    file: str | None = _help(
+    dataset: str = setting("alpaca, dolly, oasst1, … or its name on the Hub (docs/data.md lists them)")
+    output_dir: str = setting("folder to write")
+    file: str | None = setting(
         "local json, jsonl or parquet file of the same columns, instead of the Hub", None
     )
-    revision: str | None = _help("commit or branch on the Hub; the newest when not given", None)
-    max_samples: int | None = _help("keep N samples, drawn by the seed; all are checked", None)
-    validation_fraction: float = _help("share of the samples held out; 0 holds out none", 0.01)
-    seed: int = _help("decides the order, the samples kept and those held out", 0)
-    system_prompt: str | None = _help("system message of the conversations that have none", None)
-    language: str | None = _help("oasst1: only threads in this language, as en or pt-BR", None)
-    max_malformed_fraction: float = _help("stop when a larger share of the rows is malformed", 0.05)
-    overwrite: bool = _help("replace a folder prepared with other settings", False)
+    revision: str | None = setting("commit or branch on the Hub; the newest when not given", None)
+    max_samples: int | None = setting("keep N samples, drawn by the seed; all are checked", None)
+    validation_fraction: float = setting("share of the samples held out; 0 holds out none", 0.01)
+    seed: int = setting("decides the order, the samples kept and those held out", 0)
+    system_prompt: str | None = setting("system message of the conversations that have none", None)
+    language: str | None = setting("oasst1: only threads in this language, as en or pt-BR", None)
+    max_malformed_fraction: float = setting("stop when a larger share of the rows is malformed", 0.05)
+    overwrite: bool = setting("replace a folder prepared with other settings", False)
 
     def __post_init__(self) -> None:
         from .chat_datasets import DATASETS
@@ -191,13 +186,13 @@ class ChatSettings:
 class LintSettings:
     """Which samples are checked against which tokenizer and its chat template."""
 
-    file: str = _required("JSON lines: messages (SFT) or prompt, chosen, rejected (preference)")
-    tokenizer: str = _required("folder of the tokenizer, or of a model with one")
-    max_length: int = _help("tokens that training keeps of a row", 1024)
-    num_samples: int = _help("rows to check, spread evenly over the file", 1000)
-    kind: Literal["auto", "sft", "preference"] = _help("auto: what the first row is", "auto")
-    time_limit_s: float = _help("seconds the template may take for one row", 10.0)
-    memory_limit_mb: int = _help("memory the template may take beside the tokenizer", 1024)
+    file: str = setting("JSON lines: messages (SFT) or prompt, chosen, rejected (preference)")
+    tokenizer: str = setting("folder of the tokenizer, or of a model with one")
+    max_length: int = setting("tokens that training keeps of a row", 1024)
+    num_samples: int = setting("rows to check, spread evenly over the file", 1000)
+    kind: Literal["auto", "sft", "preference"] = setting("auto: what the first row is", "auto")
+    time_limit_s: float = setting("seconds the template may take for one row", 10.0)
+    memory_limit_mb: int = setting("memory the template may take beside the tokenizer", 1024)
 
     def __post_init__(self) -> None:
         for name in ("max_length", "num_samples", "time_limit_s", "memory_limit_mb"):
@@ -209,10 +204,10 @@ class LintSettings:
 class CleanSettings:
     """What ``prepare_data.py clean`` reads, which steps it takes, and where it writes."""
 
-    input: str = _help("a folder, file or glob of .jsonl, .jsonl.gz, .jsonl.zst and .parquet", "corpus")
-    output_dir: str = _help("folder to write", "runs/clean/data")
-    text_key: str = _help("key or column of the text", "text")
-    id_key: str = _help("key or column of the id; file and row stand in where there is none", "id")
+    input: str = setting("a folder, file or glob of .jsonl, .jsonl.gz, .jsonl.zst and .parquet", "corpus")
+    output_dir: str = setting("folder to write", "runs/clean/data")
+    text_key: str = setting("key or column of the text", "text")
+    id_key: str = setting("key or column of the id; file and row stand in where there is none", "id")
     filters: list[str] = field(
         default_factory=list, metadata={"help": "datatrove's filters by their short names, in this order"}
     )
@@ -220,23 +215,23 @@ class CleanSettings:
         default_factory=dict,
         metadata={"help": "other than their defaults: {gopher_quality: {min_doc_words: 20}}"},
     )
-    language: str = _help("how words and sentences are split: a language code of datatrove", "eng")
-    dedup: Literal["none", "exact", "minhash"] = _help("which duplicates are removed", "none")
+    language: str = setting("how words and sentences are split: a language code of datatrove", "eng")
+    dedup: Literal["none", "exact", "minhash"] = setting("which duplicates are removed", "none")
     decontaminate: list[str] = field(
         default_factory=list,
         metadata={"help": "JSONL files of evaluation items, and lm-eval tasks of task_dir"},
     )
-    decontaminate_mode: Literal["remove", "cut"] = _help(
+    decontaminate_mode: Literal["remove", "cut"] = setting(
         "what happens to a document that holds an item", "remove"
     )
-    ngram_size: int = _help("words in a row that make a match", 13)
+    ngram_size: int = setting("words in a row that make a match", 13)
     eval_text_keys: list[str] = field(
         default_factory=lambda: ["text", "question", "answer"],
         metadata={"help": "keys of an evaluation file's text, joined in this order"},
     )
-    task_dir: str = _help("folder of lm-eval task files", "eval_tasks")
-    workers: int = _help("processes; one takes a file at a time", 1)
-    overwrite: bool = _help("replace what was cleaned with other settings", False)
+    task_dir: str = setting("folder of lm-eval task files", "eval_tasks")
+    workers: int = setting("processes; one takes a file at a time", 1)
+    overwrite: bool = setting("replace what was cleaned with other settings", False)
 
     def __post_init__(self) -> None:
         for name in ("workers", "ngram_size"):

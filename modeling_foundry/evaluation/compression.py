@@ -6,10 +6,6 @@ import gzip
 import lzma
 from dataclasses import dataclass
 
-# How far back each may look.  deflate: RFC 1951; xz -9: its manual page.
-GZIP_WINDOW_BYTES = 32 * 1024
-XZ_DICTIONARY_BYTES = 64 * 1024 * 1024
-
 
 @dataclass(frozen=True)
 class Compression:

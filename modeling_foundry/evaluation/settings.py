@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-
-def _help(text: str, default: Any) -> Any:
-    return field(default=default, metadata={"help": text})
-
+from ..settings import setting
 
 OUR_TASKS = (
     "stdlib_bits_per_byte",
@@ -26,9 +23,9 @@ class EvaluationSettings:
     models: list[str] = field(
         metadata={"help": "name=folder in the order of training; each is compared with the one before it"}
     )
-    data_dir: str = _help("folder written by prepare_data.py", "runs/quickstart/data")
-    output_dir: str = _help("folder of the results and the report", "runs/quickstart/eval")
-    task_dir: str = _help("folder of lm-eval task files", "eval_tasks")
+    data_dir: str = setting("folder written by prepare_data.py", "runs/quickstart/data")
+    output_dir: str = setting("folder of the results and the report", "runs/quickstart/eval")
+    task_dir: str = setting("folder of lm-eval task files", "eval_tasks")
     tasks: list[str] = field(
         default_factory=lambda: list(OUR_TASKS), metadata={"help": "lm-eval tasks, ours or its own"}
     )
@@ -42,15 +39,15 @@ class EvaluationSettings:
         default_factory=dict,
         metadata={"help": "task: items at most, drawn by the seed; all where none is given"},
     )
-    max_text_bytes: int = _help(
+    max_text_bytes: int = setting(
         "bits per byte: whole documents, this many bytes in all, by the seed", 300_000
     )
-    num_stop_prompts: int = _help("prompts of the stop rate; 0 leaves it out", 128)
-    max_new_tokens: int = _help("an answer longer than this is cut", 48)
-    batch_size: int = _help("sequences at a time", 32)
-    parallel_models: int = _help("models measured at the same time; 1 on a GPU", 2)
-    device: Literal["auto", "cpu", "cuda"] = _help("auto is cuda where there is one", "auto")
-    seed: int = _help("which items the limits draw", 1337)
+    num_stop_prompts: int = setting("prompts of the stop rate; 0 leaves it out", 128)
+    max_new_tokens: int = setting("an answer longer than this is cut", 48)
+    batch_size: int = setting("sequences at a time", 32)
+    parallel_models: int = setting("models measured at the same time; 1 on a GPU", 2)
+    device: Literal["auto", "cpu", "cuda"] = setting("auto is cuda where there is one", "auto")
+    seed: int = setting("which items the limits draw", 1337)
 
     def __post_init__(self) -> None:
         for name in ("max_text_bytes", "max_new_tokens", "batch_size", "parallel_models"):

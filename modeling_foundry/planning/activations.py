@@ -1,12 +1,14 @@
 """Bytes that one token leaves behind in one layer for the backward pass.
 
 Eager mode keeps what each operation saves, read off transformers' and our own model code; compiled mode keeps
-the inputs of matrix products and attention and recomputes norms, rotations and activations from them.
+the inputs of matrix products and attention and recomputes norms, rotations and activations from them.  A layer
+compiled by itself recomputes two things more: the residual stream in its middle, from the attention's output, and in
+fp8 every rounded input of a product.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .architecture import Architecture, Attention, Block, Experts, FeedForward, LatentAttention
 
@@ -19,18 +21,27 @@ class Bytes:
         residual: in the residual stream, which is fp32 under autocast.
         compute: in a matrix product.
         compiled: whether the layers run through torch.compile.
-        fp8: whether products keep their inputs in fp8.
+        fp8: whether the operands of products are rounded to fp8.
+        by_layer: whether each layer is compiled by itself, rather than the whole model.
     """
 
     residual: int
     compute: int
     compiled: bool
     fp8: bool = False
+    by_layer: bool = False
 
     @property
     def product_input(self) -> int:
         """Of a tensor that only a matrix product keeps."""
-        return 1 if self.fp8 else self.compute
+        if self.fp8:
+            return 0 if self.by_layer else 1
+        return self.compute
+
+    @property
+    def in_the_middle(self) -> Bytes:
+        """The same with the residual stream as it is between attention and feed-forward."""
+        return replace(self, residual=self.compute) if self.by_layer else self
 
     @property
     def casts(self) -> bool:
@@ -44,7 +55,7 @@ def layer_bytes_per_token(block: Block, architecture: Architecture, sizes: Bytes
     into_attention = 3 if isinstance(block.attention, Attention) else 2
     into_feed_forward = _num_first_products(block.feed_forward)
     norms = norm_bytes_per_token(hidden, kind, sizes, into_attention)
-    norms += norm_bytes_per_token(hidden, kind, sizes, into_feed_forward)
+    norms += norm_bytes_per_token(hidden, kind, sizes.in_the_middle, into_feed_forward)
     norms += (block.num_norms - 2) * norm_bytes_per_token(hidden, kind, sizes, 0)
     attention = _attention(block.attention, kind, sizes)
     return norms + attention + _feed_forward(block.feed_forward, hidden, sizes)
@@ -82,7 +93,7 @@ def _attention(attention: Attention | LatentAttention, normalization: str, sizes
     key = attention.num_key_value_heads * attention.head_dim
     kept = sizes.compute * (query + 2 * key)  # what the attention kernel reads
     kept += sizes.compute * query + 4 * attention.num_heads  # its output and log-sum-exp
-    if sizes.fp8:
+    if sizes.fp8 and not sizes.by_layer:
         kept += query  # the output projection keeps its own fp8 copy of that output
     if attention.qk_norm:
         heads = attention.num_heads + attention.num_key_value_heads

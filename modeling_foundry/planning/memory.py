@@ -1,9 +1,9 @@
 """Peak memory of one rank in training, term by term.
 
 Each term is a formula over the architecture and one constant of :class:`Calibration`; each constant can be
-corrected by one measurement.  Eager activations equal what autograd saves (a test counts the bytes); compiled
-ones and the loss were fitted to measured H200 peaks (docs/plan.md says which).  ZeRO-2, ZeRO-3, FSDP2, MoE
-and MLA are forecasts from the frameworks' sources and have not been measured here.
+corrected by one measurement.  Activations, eager and of compiled layers, equal what autograd saves (tests count the
+bytes); those of a whole compiled model and the loss were fitted to measured H200 peaks (docs/plan.md says which).
+ZeRO-2, ZeRO-3, FSDP2, MoE and MLA are forecasts from the frameworks' sources and have not been measured here.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ class Calibration:
         logit_bytes_full: bytes a logit of plain cross-entropy costs at the start of the backward pass: fp32
             log-softmax, its gradient, and the gradient of the logits (3 x 4).
         logit_bytes_full_compiled: the same inside one compiled graph: a bf16 and an fp32 copy.
-        logit_bytes_chunked: the same for a logit of one chunk of our own loss on CUDA: bf16 logits and their
-            bf16 gradient, written by one compiled kernel.
-        logit_bytes_chunked_fp32: the same in fp32 without compilation: the logits and logsumexp's temporary.
+        logit_bytes_chunked: the same for a logit of one chunk of our own loss on CUDA: bf16 logits, which the
+            kernel overwrites with their gradient.
+        logit_bytes_chunked_fp8: the same with an fp8 head: bf16 logits, and their gradient by rows and by columns.
+        logit_bytes_chunked_fp32: the same in fp32 without the kernel: the logits and logsumexp's temporary.
         whole_model_vectors: vectors of the hidden size that whole-model compilation keeps beyond what
             per-layer compilation keeps, per layer.
         reduce_bucket_values, num_reduce_buckets: DeepSpeed's gradient buckets (its default size, doubled).
@@ -44,7 +45,8 @@ class Calibration:
 
     logit_bytes_full: float = 12
     logit_bytes_full_compiled: float = 6
-    logit_bytes_chunked: float = 4
+    logit_bytes_chunked: float = 2
+    logit_bytes_chunked_fp8: float = 4
     logit_bytes_chunked_fp32: float = 8
     whole_model_vectors: float = 1
     reduce_bucket_values: int = 500_000_000
@@ -226,7 +228,9 @@ def _autocast_copies(architecture: Architecture, setup: TrainingSetup) -> dict[s
     copies: dict[str, float] = {}
     if setup.is_autocast:
         copies["bf16 copies of weights"] = 2 * weights
-    if setup.precision == "fp8":
+    if (
+        setup.precision == "fp8" and setup.execution != "compiled_layers"
+    ):  # rounded again in the backward pass
         copies["fp8 copies of weights"] = weights
     return copies
 
@@ -265,7 +269,10 @@ def _sizes(setup: TrainingSetup) -> Bytes:
     """Bytes of a value in the residual stream and of one that goes into a matrix product."""
     compute = 4 if setup.precision == "fp32" else 2
     residual = 4 if setup.precision == "fp32" or (setup.is_autocast and not setup.bf16_residual) else 2
-    return Bytes(residual, compute, compiled=setup.execution != "eager", fp8=setup.precision == "fp8")
+    return Bytes(
+        residual, compute, compiled=setup.execution != "eager", fp8=setup.precision == "fp8",
+        by_layer=setup.execution == "compiled_layers",
+    )  # fmt: skip
 
 
 def _saved_activations(architecture: Architecture, setup: TrainingSetup) -> dict[str, float]:
@@ -314,8 +321,8 @@ def _loss(architecture: Architecture, setup: TrainingSetup) -> float:
         copy = 2 * vocabulary * architecture.hidden_size if setup.is_autocast else 0
         return per_logit * setup.tokens * vocabulary + copy
     rows = min(setup.loss_chunk_tokens, setup.tokens)
-    in_fp32 = setup.precision == "fp32"
-    per_logit = constants.logit_bytes_chunked_fp32 if in_fp32 else constants.logit_bytes_chunked
+    by_precision = {"fp32": constants.logit_bytes_chunked_fp32, "fp8": constants.logit_bytes_chunked_fp8}
+    per_logit = by_precision.get(setup.precision, constants.logit_bytes_chunked)
     return per_logit * rows * vocabulary + _head_gradient(architecture, setup)
 
 

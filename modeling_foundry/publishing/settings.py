@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Literal
+
+from ..settings import setting
 
 HUB_TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{16,}")
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-def _help(text: str, default: Any) -> Any:
-    return field(default=default, metadata={"help": text})
 
 
 @dataclass
@@ -23,22 +21,22 @@ class PublishSettings:
         metadata={"help": "folder to write to: the export goes into model/, a Space into space/"}
     )
     name: str = field(metadata={"help": "title of the model card"})
-    description: str = _help("one paragraph for the model card", "")
-    training_data: str = _help("what the model was trained on, for the model card", "not stated")
-    limitations: str = _help("what the model cannot do, for the model card, beside what holds for all", "")
+    description: str = setting("one paragraph for the model card", "")
+    training_data: str = setting("what the model was trained on, for the model card", "not stated")
+    limitations: str = setting("what the model cannot do, for the model card, beside what holds for all", "")
     languages: list[str] = field(
         default_factory=list, metadata={"help": "language codes of the Hub, such as en or code"}
     )
-    example: str = _help("a message that shows what the model does, for the model card", "Who are you?")
-    evaluation_dir: str | None = _help("folder written by evaluate.py; its table goes into the card", None)
-    license: str = _help("licence identifier of the weights", "mit")
-    format: Literal["auto", "qwen3", "llama", "foundry"] = _help(
+    example: str = setting("a message that shows what the model does, for the model card", "Who are you?")
+    evaluation_dir: str | None = setting("folder written by evaluate.py; its table goes into the card", None)
+    license: str = setting("licence identifier of the weights", "mit")
+    format: Literal["auto", "qwen3", "llama", "foundry"] = setting(
         "auto is a stock architecture where the components allow one", "auto"
     )
-    push_to_hub: bool = _help("upload the export to repo_id", False)
-    repo_id: str | None = _help("user-or-organisation/name on the Hub", None)
-    space_repo_id: str | None = _help("user-or-organisation/name of a Space with the chat page", None)
-    private: bool = _help("create the repositories as private ones", False)
+    push_to_hub: bool = setting("upload the export to repo_id", False)
+    repo_id: str | None = setting("user-or-organisation/name on the Hub", None)
+    space_repo_id: str | None = setting("user-or-organisation/name of a Space with the chat page", None)
+    private: bool = setting("create the repositories as private ones", False)
 
     def __post_init__(self) -> None:
         for item in fields(self):

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from .. import FoundryForCausalLM
+from ..data.mixture import MixedDataset
 from ..data.preparation import prepare
 from ..data.settings import DataSettings
 from ..data.training_data import TrainingData, open_mixture, open_training_data
@@ -21,6 +22,7 @@ from .dry_run import dry_run
 from .extension import extend
 from .float8 import convert_to_float8
 from .guarded_trainer import GuardedUpdates
+from .mixture_account import MixtureAccount
 from .model_settings import (
     ModelSettings,
     build_model,
@@ -30,6 +32,7 @@ from .model_settings import (
 from .muon import MuonFactory
 from .preflight import PreflightKeys
 from .preflight_checks import check_folder
+from .profiling import ProfileKeys, StepProfile
 from .ranges import check_length, check_ranges
 from .resumable_trainer import ResumableTrainer
 from .rollback import follow_batch, order_of, roll_back, train_with_rollbacks
@@ -69,7 +72,7 @@ class PretrainDataSettings:
 
 
 @dataclass
-class PretrainArguments(GuardKeys, PreflightKeys, TokenCounts, TrainingArguments):
+class PretrainArguments(GuardKeys, PreflightKeys, ProfileKeys, TokenCounts, TrainingArguments):
     """transformers' TrainingArguments with pretraining's defaults and a few keys more."""
 
     optimizer: Literal["adamw", "muon"] = field(
@@ -295,6 +298,10 @@ def pretrain_trainer(
         processing_class=tokenizer,
         optimizer_cls_and_kwargs=muon_factory(arguments),
     )
+    if arguments.profile_step is not None:
+        trainer.add_callback(StepProfile(arguments.profile_step, arguments.output_dir))
+    if isinstance(train, MixedDataset):
+        trainer.add_callback(MixtureAccount(train, order))
     trainer.guard_updates(
         UpdateGuard(arguments, arguments.output_dir, order, arguments.world_size, arguments.train_batch_size)
     )

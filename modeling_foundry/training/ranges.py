@@ -45,6 +45,7 @@ RANGES = {
     "max_rollbacks": (0, INFINITY),
     "rollback_steps": (1, INFINITY),
     "stall_timeout_seconds": (1, INFINITY),
+    "profile_step": (1, INFINITY),
     "seed": (0, 2**32),
     "data_seed": (0, 2**32),
 }

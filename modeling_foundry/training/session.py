@@ -52,7 +52,7 @@ NEUTRAL_SETTINGS = {
     "output_dir", "overwrite", "keep_checkpoints", "expected_processes", "logging_steps", "disable_tqdm",
     "report_to", "run_name", "dataloader_num_workers", "save_steps", "log_level", "project",
     "dataset_num_proc", "logging_first_step", "save_initial_model", "save_only_model", "ignore_data_skip",
-    "use_cpu", "ddp_backend", "dataloader_pin_memory", *GUARD_KEYS, *PREFLIGHT_KEYS,
+    "use_cpu", "ddp_backend", "dataloader_pin_memory", "profile_step", *GUARD_KEYS, *PREFLIGHT_KEYS,
 }  # fmt: skip
 BATCH_SETTINGS = {"per_device_train_batch_size", "gradient_accumulation_steps"}
 console = Console(highlight=False, soft_wrap=True)

@@ -4,11 +4,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_foundry.data.mixture import PERIOD_SAMPLES, HeldOutMixture, MixedDataset, Mixture
 from modeling_foundry.settings import FoundryError
+from tests.conftest import REPOSITORY
 
 WEIGHTS = st.dictionaries(st.sampled_from("abcdef"), st.floats(0.05, 20), min_size=1)
 
@@ -39,6 +40,31 @@ def test_shares_are_exact(weights, num_samples, seed):
         assert abs(count - periods * weight / sum(weights.values())) <= 1
 
 
+@settings(max_examples=30)
+@given(
+    WEIGHTS, st.integers(0, 2**31), st.lists(st.integers(0, 3 * PERIOD_SAMPLES), min_size=1).map(sorted),
+    st.integers(0, 10**9),
+)  # fmt: skip
+def test_what_was_used_is_exact_at_any_stop_point(weights, seed, stops, periods):
+    """By arithmetic as by a walk, wherever the run stands."""
+    mixture, first = Mixture(weights, seed), periods * PERIOD_SAMPLES
+    walked, before, start = Counter(), mixture.counts(first), 0
+    for stop in stops:
+        walked.update(mixture.place(first + index)[0] for index in range(start, stop))
+        start = stop
+        used = [after - there for after, there in zip(mixture.counts(first + stop), before, strict=True)]
+        assert used == [walked[source] for source in range(len(weights))]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 5000)), max_size=5))
+def test_tokens_in_ranges_are_those_of_their_samples(bounds):
+    """What a rolled-back spike left out is in no range."""
+    data = MixedDataset({"a": Numbers(1, 100_000), "b": Numbers(2, 50_000)}, {"a": 2, "b": 1}, 8, 5000)
+    ranges = [range(min(pair), max(pair)) for pair in bounds]
+    walked = Counter(data.mixture.names[data.mixture.place(index)[0]] for one in ranges for index in one)
+    assert data.tokens_in(ranges) == {name: 8 * walked[name] for name in "ab"}
+
+
 @given(WEIGHTS, st.integers(0, 2**31), st.integers(0, 10**9))
 def test_each_source_gives_its_samples_once_and_all(weights, seed, period):
     mixture = Mixture(weights, seed)
@@ -61,7 +87,7 @@ def test_tokens_are_accounted_for_exactly():
     sources = {"a": Numbers(1, 100_000), "b": Numbers(2, 50_000)}
     data = MixedDataset(sources, {"a": 3, "b": 1}, sequence_length=8, num_samples=9000, seed=1)
     found = Counter(int(data[index]["input_ids"][0]) for index in range(len(data)))
-    assert {"a": found[1] * 8, "b": found[2] * 8} == data.tokens_by_source
+    assert {"a": found[1] * 8, "b": found[2] * 8} == data.tokens_in([range(9000)])
     assert abs(found[1] - 6750) <= 20
     assert data.accounting().startswith("mixture: a 54,")
     blocks = [tuple(data[index]["input_ids"].tolist()) for index in range(len(data))]
@@ -144,3 +170,13 @@ def test_a_corpus_that_holds_nothing_out_is_refused_by_name():
         held_out({"a": 800, "b": 7}, {"a": 1, "b": 1}, 16)
     with pytest.raises(FoundryError, match="max_eval_sequences: expected at least 2, one a corpus, found 1"):
         held_out({"a": 800, "b": 80}, {"a": 1, "b": 1}, 1)
+
+
+def test_the_page_s_lines_are_those_of_its_weights():
+    """docs/data.md: 25,000 steps of 2,048 sequences, and 256 held out, from corpora of these sizes."""
+    weights = {"runs/slimpajama_627b/data": 0.7, "runs/fineweb_edu/data": 0.3}
+    sizes = dict(zip(weights, (627_000_000_000, 100_000_000_000), strict=True))
+    sources = {name: Numbers(place, size) for place, (name, size) in enumerate(sizes.items())}
+    train = MixedDataset(sources, weights, 2048, num_samples=25_000 * 2048, max_epochs=4.0)
+    page = (REPOSITORY / "docs/data.md").read_text()
+    assert f"{train.accounting()}\n{HeldOutMixture(sources, weights, 2048, 256).accounting()}\n" in page

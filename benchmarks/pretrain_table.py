@@ -1,0 +1,198 @@
+"""The speed tables of docs/pretrain.md, from the receipts of pretrain_speed.py (both tables) and float8_parity.py.
+
+``quoted_numbers.py --write`` puts them into the page.  A row that no receipt holds is "not measured".
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import textwrap
+from typing import Any
+
+from benchmarks.float8_parity import mean_of_last
+from benchmarks.pretrain_speed import rates
+
+SHIPPED, RESTARTED, FLOAT8 = "ours, as shipped (ZeRO-1)", "ours, started again", "ours, fp8"
+FOUR_GPUS = "ours, ZeRO-1 on 4 GPUs"
+BF16_PARAMETERS = "ours, bf16 parameters, no ZeRO"
+STOCK, STOCK_COMPILED = "stock, eager", "stock, compiled"
+LABELS = {
+    SHIPPED: "the recipe: bf16, ZeRO-1",
+    FLOAT8: "`--float8=true`, ZeRO-1",
+    FOUR_GPUS: "the recipe on 4 GPUs, each",
+    BF16_PARAMETERS: "bf16 parameters, no ZeRO",
+    "ours, fp32 parameters, no ZeRO": "fp32 parameters, no ZeRO",
+    STOCK: "transformers' Qwen3, eager",
+    STOCK_COMPILED: "transformers' Qwen3, compiled",
+    "Liger, eager": "transformers' Qwen3 with Liger, eager",
+}
+GOAL_MFU, GOAL_TOKENS, GOAL_FLOAT8_TOKENS = 0.60, 57_500, 72_000
+GOAL_FOUR_GPUS, GOAL_START_SECONDS, GOAL_LOSS = 0.98, 20, 0.005
+
+
+def speed_section(speed: dict[str, Any], shapes: dict[str, Any] | None, parity: dict[str, Any] | None) -> str:
+    """What ran beside stock, the goals, where a step and a start go, and other ways to run the recipe."""
+    rows = measured_rows(speed)
+    parts = [
+        [introduction(speed, "pretrain_speed")],
+        speed_rows(rows),
+        failed_rows(speed),
+        goal_rows(rows, parity),
+    ]
+    parts += [kernel_rows(rows), start_rows(rows)]
+    if shapes is None:
+        parts.append(
+            ["DDP, FSDP2, activation checkpointing and longer sequences have not been measured on a GPU."]
+        )
+    else:
+        others = speed_rows(measured_rows(shapes), beside_shipped=False)
+        parts += [[introduction(shapes, "pretrain_shapes")], others, failed_rows(shapes)]
+    return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def failed_rows(receipt: dict[str, Any]) -> list[str]:
+    failures = [(name, row["failure"]) for name, row in receipt["rows"].items() if "failure" in row]
+    return [f"- {LABELS.get(name, name)}: failed, {failure}" for name, failure in failures]
+
+
+def measured_rows(receipt: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: row for name, row in receipt["rows"].items() if "failure" not in row}
+
+
+def introduction(receipt: dict[str, Any], name: str) -> str:
+    gpu, driver, power = (word.strip() for word in receipt["gpu_state"].split(",")[:3])
+    versions = ", ".join(
+        f"{library} {receipt['versions'][library]}" for library in ("torch", "transformers", "deepspeed")
+    )
+    commit, _, changed = receipt["commit"].partition("-")
+    text = (
+        f"One {gpu} ({float(power.split()[0]):.0f} W, driver {driver}), {versions}: `{receipt['command']}` at commit "
+        f"`{commit[:10]}`{' with uncommitted changes' if changed else ''}, every row in the same call, medians of the "
+        f"steps after the first two ([receipt](../benchmarks/receipts/{name}.json)):"
+    )
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def kernel_rows(rows: dict[str, dict[str, Any]]) -> list[str]:
+    """Milliseconds of a micro-batch by group of kernels, and the time in which none ran."""
+    profiles = {name: rows[name]["profile"] for name in (SHIPPED, FLOAT8) if "profile" in rows.get(name, {})}
+    if not profiles:
+        return ["Where a step goes has no receipt yet; [log.md](log.md) has a note taken by hand."]
+    shares = {name: kernel_milliseconds(profile) for name, profile in profiles.items()}
+    groups = list(dict.fromkeys(group for found in shares.values() for group in found))
+    lines = [
+        "| where a micro-batch goes, ms | " + " | ".join(LABELS[name] for name in shares) + " |",
+        "|---|" + "---:|" * len(shares),
+    ]
+    for group in groups:
+        cells = [
+            f"{found[group]:.1f} ({found[group] / sum(found.values()):.1%})" if group in found else ""
+            for found in shares.values()
+        ]
+        lines.append(f"| {group} | {' | '.join(cells)} |")
+    return lines
+
+
+def kernel_milliseconds(profile: dict[str, Any]) -> dict[str, float]:
+    """Group -> milliseconds of one micro-batch, and "no kernel"; kernels that overlap count twice."""
+    groups = {name: group["milliseconds"] for name, group in profile["groups"].items()}
+    groups["no kernel"] = max(0.0, profile["span_milliseconds"] - profile["busy_milliseconds"])
+    return {name: milliseconds / profile["micro_batches"] for name, milliseconds in groups.items()}
+
+
+def start_rows(rows: dict[str, dict[str, Any]]) -> list[str]:
+    """Seconds since launch at which each moment of a start had come, with an empty and with a warm compile cache."""
+    starts = {
+        title: row["seconds_since_launch"] | {"first step": row["start_seconds"]}
+        for title, row in (("empty compile cache", rows.get(SHIPPED, {})), ("warm", rows.get(RESTARTED, {})))
+        if "seconds_since_launch" in row
+    }
+    if not starts:
+        return ["What a start waits for has no receipt yet; [log.md](log.md) has a note taken by hand."]
+    lines = [
+        "| seconds since launch | " + " | ".join(starts) + " |",
+        "|---|" + "---:|" * len(starts),
+    ]
+    for moment in dict.fromkeys(moment for found in starts.values() for moment in found):
+        cells = [f"{found[moment]:.1f}" if moment in found else "" for found in starts.values()]
+        lines.append(f"| {moment} | {' | '.join(cells)} |")
+    return lines
+
+
+def speed_rows(rows: dict[str, dict[str, Any]], beside_shipped: bool = True) -> list[str]:
+    """Markdown rows; the last column is the shipped recipe's rate over the row's."""
+    lines = [
+        "| what | micro-batch × accumulation × S | tokens/s | MFU | MFU, causal | peak GiB |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    if beside_shipped:
+        lines = [lines[0] + " recipe / row |", lines[1] + "---:|"]
+        shipped = rates(rows[SHIPPED])[0]
+    for name, row in rows.items():
+        if name == RESTARTED:
+            continue
+        speed, full, causal = rates(row)
+        shares = " | ".join(f"{share:.1%}" if share else "" for share in (full, causal))
+        batch = f"{row['micro_batch']} × {row['accumulation']} × {row['sequence_length']:,}"
+        ratio = f" {'' if name == SHIPPED else format(shipped / speed, '.2f')} |" if beside_shipped else ""
+        label = LABELS.get(name, name.removeprefix("ours, "))
+        lines.append(
+            f"| {label} | {batch} | {speed:,.0f} | {shares} | {row['peak_bytes'] / 2**30:.1f} |{ratio}"
+        )
+    return lines
+
+
+def goal_rows(rows: dict[str, dict[str, Any]], parity: dict[str, Any] | None) -> list[str]:
+    """The goals of this stage, what was reached, and by how much a goal was missed (never rounded away)."""
+    speed, mfu, _ = rates(rows[SHIPPED])
+    float8 = rates(rows[FLOAT8])[0] if FLOAT8 in rows else None
+    scaling = rates(rows[FOUR_GPUS])[0] / speed if FOUR_GPUS in rows else None
+    start = rows.get(RESTARTED, {}).get("start_seconds")
+    loss = float8_loss_change(parity) if parity else None
+    return [
+        "| goal | aim | measured | |",
+        "|---|---:|---:|---|",
+        goal("bf16, MFU", mfu, GOAL_MFU, "{:.1%}"),
+        goal("bf16, tokens/s", speed, GOAL_TOKENS, "{:,.0f}"),
+        goal("fp8, tokens/s", float8, GOAL_FLOAT8_TOKENS, "{:,.0f}"),
+        goal("fp8, loss beside bf16's after 500 steps of real text", loss, GOAL_LOSS, "{:.2%}", at_most=True),
+        goal("ZeRO-1 on 4 GPUs, rate of each over one alone", scaling, GOAL_FOUR_GPUS, "{:.1%}"),
+        goal("launch to first step, warm compile cache, s", start, GOAL_START_SECONDS, "{:,.1f}", at_most=True),
+    ]  # fmt: skip
+
+
+def goal(name: str, value: float | None, aim: float, form: str, at_most: bool = False) -> str:
+    sign, shown = "≤" if at_most else "≥", form.format(aim)
+    if value is None:
+        return f"| {name} | {sign} {shown} | not measured | |"
+    missing = (value - aim if at_most else aim - value) / aim
+    verdict = f"**missed by {math.ceil(1000 * missing) / 10:.1f}% of it**" if missing > 0 else "reached"
+    return f"| {name} | {sign} {shown} | {form.format(value)} | {verdict} |"
+
+
+def float8_loss_change(parity: dict[str, Any]) -> float | None:
+    """The larger of the relative differences in training and in held-out loss; None where a run failed."""
+    rows = parity["rows"]
+    if any("failure" in row for row in rows.values()) or len(rows) < 2:
+        return None
+    training = mean_of_last(rows["fp8"]["losses"]) / mean_of_last(rows["bf16"]["losses"]) - 1
+    held_out = rows["fp8"]["held_out_loss"] / rows["bf16"]["held_out_loss"] - 1
+    return max(abs(training), abs(held_out))
+
+
+def measured_row(speed: dict[str, Any], name: str) -> dict[str, Any]:
+    """A row that the pages quote.
+
+    Raises:
+        SystemExit: the receipt does not hold it.
+    """
+    row = speed["rows"].get(name, {"failure": "not there"})
+    if "failure" in row:
+        raise SystemExit(f"pretrain_speed.json: {name}: {row['failure']}; the pages quote this row")
+    return row
+
+
+def micro_step_ms(row: dict[str, Any]) -> float:
+    """Milliseconds of one micro-batch, the optimizer's share included."""
+    return 1000 * statistics.median(row["step_seconds"]) / row["accumulation"]
