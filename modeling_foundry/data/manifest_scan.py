@@ -94,6 +94,8 @@ def scan(
     Raises:
         FoundryError: the root cannot be listed or holds no such file, or a link leads nowhere.
     """
+    if "::" in root:
+        raise FoundryError(f"{root}: a chain of URLs is not read here; unpack it and give the folder")
     try:
         system, path = fsspec.url_to_fs(root)
         entries = system.find(path, detail=True)
@@ -119,7 +121,7 @@ def scan(
             raise FoundryError(f"{name}: a link to nothing; mend or remove it")
         files.append(
             SourceFile(
-                split or split_of(relative), str(relative), int(entries[name]["size"]), kind, compression,
+                split or split_of(relative), str(relative), _size(system, name, entries[name]), kind, compression,
                 sha256=_hub_sha256(entries[name]),
             )
         )  # fmt: skip
@@ -213,6 +215,22 @@ def _kind(path: PurePosixPath) -> tuple[str | None, str]:
         return None, compression
     kind = SUFFIXES.get(suffix)
     return (None if kind == "parquet" and compression != "none" else kind), compression
+
+
+def _size(system: Any, name: str, entry: dict[str, Any]) -> int:
+    """Bytes of a file; a listing over HTTP does not have them, its server may.
+
+    Raises:
+        FoundryError: nobody says.
+    """
+    try:
+        size = entry.get("size")
+        size = system.info(name).get("size") if size is None else size
+    except OSError as error:
+        raise FoundryError(f"{name}: cannot be looked at ({' '.join(str(error).split())})") from error
+    if size is None:
+        raise FoundryError(f"{name}: its server does not say how large it is; copy the files to a folder")
+    return int(size)
 
 
 def _is_linked_folder(entry: dict[str, Any]) -> bool:
