@@ -10,8 +10,7 @@ from typing import Any
 
 from ..settings import FoundryError
 from .decontamination import EvaluationItem
-
-FILE_ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+from .input_files import kind_of
 
 
 def read_items(sources: Sequence[str], text_keys: Sequence[str], task_dir: str) -> list[EvaluationItem]:
@@ -24,7 +23,7 @@ def read_items(sources: Sequence[str], text_keys: Sequence[str], task_dir: str) 
     Raises:
         FoundryError: a file, a row or a task cannot be read, or a source holds no item.
     """
-    files = [source for source in sources if source.endswith(FILE_ENDINGS)]
+    files = [source for source in sources if kind_of(Path(source)) == "jsonl"]
     names = [source for source in sources if source not in files]
     known = Counter(Path(path).name for path in files)
     items = [
@@ -107,7 +106,7 @@ def items_of_tasks(names: Sequence[str], task_dir: str) -> list[EvaluationItem]:
         if name not in manager.all_tasks:
             known = ", ".join(manager.all_tasks)
             raise FoundryError(
-                f"decontaminate: {name}: neither a file ending in {', '.join(FILE_ENDINGS)} "
+                f"decontaminate: {name}: neither a file ending in .jsonl (also .gz or .zst) "
                 f"nor a task of {task_dir} ({known})"
             )
     items: dict[tuple[str, str], EvaluationItem] = {}

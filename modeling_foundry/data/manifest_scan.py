@@ -18,11 +18,10 @@ from tqdm.auto import tqdm
 from ..settings import FoundryError
 from .documents import count_rows
 from .file_bytes import size_and_sha256_of
+from .file_kinds import compression_of, format_of
 from .manifest import SHA256, Manifest, SourceFile, read_manifest, write_manifest
 from .settings import ManifestSettings
 
-SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet", ".txt": "text"}
-COMPRESSION_SUFFIXES = {".zst": "zstd", ".zstd": "zstd", ".gz": "gzip"}
 SPLITS = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation",
     "val": "validation", "dev": "validation", "heldout": "validation", "test": "test",
@@ -113,7 +112,7 @@ def scan(
         if _is_linked_folder(entries[name]):  # not followed: it may lead back
             left_out["link to a folder"] += 1
             continue
-        kind, compression = _kind(relative)
+        kind, compression = format_of(relative), compression_of(relative.name)
         if kind is None:
             left_out[relative.suffix or "no suffix"] += 1
             continue
@@ -198,23 +197,6 @@ def _with_sha256(root: str, file: SourceFile) -> SourceFile:
             f"{file.path}: {num_bytes:,} bytes, a moment ago {file.num_bytes:,}; scan when nobody writes it"
         )
     return replace(file, sha256=sha256)
-
-
-def compression_of(name: str) -> str:
-    """``gzip``, ``zstd`` or ``none`` by a file's ending."""
-    return COMPRESSION_SUFFIXES.get(PurePosixPath(name).suffix.lower(), "none")
-
-
-def _kind(path: PurePosixPath) -> tuple[str | None, str]:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    compression = compression_of(path.name)
-    if compression != "none":
-        suffixes.pop()
-    suffix = suffixes[-1] if suffixes else ""
-    if suffix == ".json" and compression == "none":  # a description, not rows; C4's rows are .json.gz
-        return None, compression
-    kind = SUFFIXES.get(suffix)
-    return (None if kind == "parquet" and compression != "none" else kind), compression
 
 
 def _size(system: Any, name: str, entry: dict[str, Any]) -> int:
