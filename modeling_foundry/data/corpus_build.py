@@ -282,7 +282,7 @@ def seal(folder: Path, plan: dict[str, Any], job: TokenizeJob, tasks: list[Shard
             splits.setdefault(task.file.split, []).append((task.shard, header))
     for leftover in [path for name in splits for path in (folder / name).glob(".*.tmp")]:
         leftover.unlink()  # of a task that was killed
-    counts = {name: counted([header for _, header in shards]) for name, shards in splits.items()}
+    counts = {name: counted([header for _, header in splits[name]]) for name in sorted(splits)}
     write_corpus(folder, splits, {"plan": plan, "counts": counts})
     _print(folder, counts)
 
