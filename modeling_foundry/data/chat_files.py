@@ -18,7 +18,7 @@ import fsspec
 from ..settings import FoundryError
 from .chat_rows import MalformedRowError, Reason, Row
 from .documents import DamagedFileError, lines_of
-from .manifest_scan import compression_of
+from .file_kinds import compression_of
 
 NumberedRow = tuple[int, Row | MalformedRowError]
 PACKED = (".gz", ".zst", ".xz", ".bz2")

@@ -274,7 +274,7 @@ def seal(folder: Path, plan: dict[str, Any], job: TokenizeJob, tasks: list[Shard
         reason = json.loads(failure.read_text())["reason"] if failure.is_file() else "its task did not end"
         raise FoundryError(
             f"{folder}: {len(missing):,} of {len(tasks):,} files have no shard; the first, {first.file.path}: "
-            f"{reason}; the reasons of all are in {folder / FAILED_FOLDER}"
+            f"{reason.removeprefix(first.file.path + ': ')}; the reasons of all are in {folder / FAILED_FOLDER}"
         )
     splits: dict[str, list[tuple[str, ShardHeader]]] = {}
     for task, header in headers.items():
@@ -282,7 +282,7 @@ def seal(folder: Path, plan: dict[str, Any], job: TokenizeJob, tasks: list[Shard
             splits.setdefault(task.file.split, []).append((task.shard, header))
     for leftover in [path for name in splits for path in (folder / name).glob(".*.tmp")]:
         leftover.unlink()  # of a task that was killed
-    counts = {name: counted([header for _, header in shards]) for name, shards in splits.items()}
+    counts = {name: counted([header for _, header in splits[name]]) for name in sorted(splits)}
     write_corpus(folder, splits, {"plan": plan, "counts": counts})
     _print(folder, counts)
 

@@ -14,7 +14,7 @@ import orjson
 import zstandard
 
 from ..settings import FoundryError
-from .file_bytes import ReadBytes
+from .file_bytes import ReadBytes, address_of
 from .manifest import SourceFile
 
 BLOCK_BYTES = 1 << 20
@@ -53,7 +53,7 @@ def read_documents(
         DamagedFileError: a truncated or corrupt compressed stream or Parquet file.
         FoundryError: the file cannot be opened, or has no such column.
     """
-    name = f"{root.rstrip('/')}/{file.path}"
+    name = address_of(root, file.path)
     try:
         with fsspec.open(name, "rb") as stream:
             for text in _noted(stream, file, text_key, bad_rows, name, seen or ReadBytes()):
@@ -87,7 +87,7 @@ def _noted(
 
 def count_rows(root: str, file: SourceFile) -> int:
     """Rows of a file: from Parquet's own footer, else by reading it; what is damaged is counted up to there."""
-    name = f"{root.rstrip('/')}/{file.path}"
+    name = address_of(root, file.path)
     if file.format == "text":
         return 1
     rows = 0

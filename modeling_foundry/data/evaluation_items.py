@@ -8,10 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import fsspec
+
 from ..settings import FoundryError
 from .decontamination import EvaluationItem
-
-FILE_ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+from .documents import DamagedFileError, lines_of
+from .file_kinds import compression_of
+from .input_files import kind_of
 
 
 def read_items(sources: Sequence[str], text_keys: Sequence[str], task_dir: str) -> list[EvaluationItem]:
@@ -24,7 +27,7 @@ def read_items(sources: Sequence[str], text_keys: Sequence[str], task_dir: str) 
     Raises:
         FoundryError: a file, a row or a task cannot be read, or a source holds no item.
     """
-    files = [source for source in sources if source.endswith(FILE_ENDINGS)]
+    files = [source for source in sources if kind_of(Path(source)) == "jsonl"]
     names = [source for source in sources if source not in files]
     known = Counter(Path(path).name for path in files)
     items = [
@@ -69,12 +72,10 @@ def items_of_file(path: str, text_keys: Sequence[str], task: str) -> list[Evalua
 
 
 def _lines(path: str) -> Iterator[bytes]:
-    from datatrove.io import open_file
-
     try:
-        with open_file(path, "rb", compression="infer") as file:
-            yield from file
-    except (OSError, EOFError) as error:
+        with fsspec.open(path, "rb") as stream:
+            yield from lines_of(stream, compression_of(path), path)
+    except (OSError, DamagedFileError) as error:
         raise FoundryError(f"{path}: decontaminate: cannot read the evaluation file ({error})") from error
 
 
@@ -107,7 +108,7 @@ def items_of_tasks(names: Sequence[str], task_dir: str) -> list[EvaluationItem]:
         if name not in manager.all_tasks:
             known = ", ".join(manager.all_tasks)
             raise FoundryError(
-                f"decontaminate: {name}: neither a file ending in {', '.join(FILE_ENDINGS)} "
+                f"decontaminate: {name}: neither a file ending in .jsonl (also .gz or .zst) "
                 f"nor a task of {task_dir} ({known})"
             )
     items: dict[tuple[str, str], EvaluationItem] = {}

@@ -45,9 +45,14 @@ class ReadBytes:
             pass
 
 
+def address_of(root: str, path: str) -> str:
+    """Path or URL of a file under a folder or URL; ``memory://`` and ``/`` are roots too."""
+    return f"{root}{path}" if root.endswith("/") else f"{root}/{path}"
+
+
 def size_and_sha256_of(root: str, path: str) -> tuple[int, str]:
     """Bytes and SHA-256 of a file under a folder or URL."""
     seen = ReadBytes()
-    with fsspec.open(f"{root.rstrip('/')}/{path}", "rb") as stream:
+    with fsspec.open(address_of(root, path), "rb") as stream:
         seen.of(stream).read_rest()
     return seen.num_bytes, seen.sha256

@@ -11,8 +11,9 @@ from typing import Any
 
 from ..settings import FoundryError
 from .executors import number_of_tasks
+from .file_kinds import format_of
 
-KINDS = {".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".jsonl.zst": "jsonl", ".parquet": "parquet"}
+ACCEPTED = ".jsonl (also .gz or .zst), .parquet"
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ class InputFiles:
         }
 
 
-def kind_of(name: str) -> str | None:
+def kind_of(path: Path) -> str | None:
     """``jsonl`` or ``parquet`` by a file's ending; None for another."""
-    return next((kind for ending, kind in KINDS.items() if name.endswith(ending)), None)
+    kind = format_of(path)
+    return None if kind == "text" else kind  # of a text file no row could be named
 
 
 def find_files(pattern: str, output_dir: Path) -> InputFiles:
@@ -58,15 +60,14 @@ def find_files(pattern: str, output_dir: Path) -> InputFiles:
     Raises:
         FoundryError: there are none, a file has another ending, or the output would become input.
     """
-    accepted = ", ".join(KINDS)
     others: tuple[str, ...] = ()
     if glob.has_magic(pattern) and not Path(pattern).exists():
         root, found = _glob(pattern)
     elif Path(pattern).is_dir():
         root = Path(pattern)
         present = [path for path in sorted(root.rglob("*")) if path.is_file()]
-        found = [path for path in present if kind_of(path.name)]
-        others = tuple(path.relative_to(root).as_posix() for path in present if not kind_of(path.name))
+        found = [path for path in present if kind_of(path)]
+        others = tuple(path.relative_to(root).as_posix() for path in present if not kind_of(path))
         if output_dir.resolve().is_relative_to(root.resolve()):
             raise FoundryError(
                 f"output_dir: {output_dir} is inside input {pattern}; give a folder outside of it"
@@ -74,12 +75,12 @@ def find_files(pattern: str, output_dir: Path) -> InputFiles:
     else:
         root, found = Path(pattern).parent, [path for path in [Path(pattern)] if path.is_file()]
     if not found:
-        raise FoundryError(f"input: {pattern}: no file ending in {accepted} there")
+        raise FoundryError(f"input: {pattern}: no file ending in {ACCEPTED} there")
     paths: dict[str, list[str]] = {"jsonl": [], "parquet": []}
     for path in found:
-        kind = kind_of(path.name)
+        kind = kind_of(path)
         if kind is None:
-            raise FoundryError(f"input: {path}: expected a file ending in {accepted}")
+            raise FoundryError(f"input: {path}: expected a file ending in {ACCEPTED}")
         if path.resolve().is_relative_to(output_dir.resolve()):
             raise FoundryError(f"input: {path}: is inside output_dir {output_dir}; give another")
         if "\n" in str(path) or str(path) != str(path).strip():

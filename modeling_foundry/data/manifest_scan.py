@@ -18,11 +18,10 @@ from tqdm.auto import tqdm
 from ..settings import FoundryError
 from .documents import count_rows
 from .file_bytes import size_and_sha256_of
+from .file_kinds import compression_of, format_of
 from .manifest import SHA256, Manifest, SourceFile, read_manifest, write_manifest
 from .settings import ManifestSettings
 
-SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet", ".txt": "text"}
-COMPRESSION_SUFFIXES = {".zst": "zstd", ".zstd": "zstd", ".gz": "gzip"}
 SPLITS = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation",
     "val": "validation", "dev": "validation", "heldout": "validation", "test": "test",
@@ -94,6 +93,8 @@ def scan(
     Raises:
         FoundryError: the root cannot be listed or holds no such file, or a link leads nowhere.
     """
+    if "::" in root:
+        raise FoundryError(f"{root}: a chain of URLs is not read here; unpack it and give the folder")
     try:
         system, path = fsspec.url_to_fs(root)
         entries = system.find(path, detail=True)
@@ -111,7 +112,7 @@ def scan(
         if _is_linked_folder(entries[name]):  # not followed: it may lead back
             left_out["link to a folder"] += 1
             continue
-        kind, compression = _kind(relative)
+        kind, compression = format_of(relative), compression_of(relative.name)
         if kind is None:
             left_out[relative.suffix or "no suffix"] += 1
             continue
@@ -119,7 +120,7 @@ def scan(
             raise FoundryError(f"{name}: a link to nothing; mend or remove it")
         files.append(
             SourceFile(
-                split or split_of(relative), str(relative), int(entries[name]["size"]), kind, compression,
+                split or split_of(relative), str(relative), _size(system, name, entries[name]), kind, compression,
                 sha256=_hub_sha256(entries[name]),
             )
         )  # fmt: skip
@@ -198,21 +199,20 @@ def _with_sha256(root: str, file: SourceFile) -> SourceFile:
     return replace(file, sha256=sha256)
 
 
-def compression_of(name: str) -> str:
-    """``gzip``, ``zstd`` or ``none`` by a file's ending."""
-    return COMPRESSION_SUFFIXES.get(PurePosixPath(name).suffix.lower(), "none")
+def _size(system: Any, name: str, entry: dict[str, Any]) -> int:
+    """Bytes of a file; a listing over HTTP does not have them, its server may.
 
-
-def _kind(path: PurePosixPath) -> tuple[str | None, str]:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    compression = compression_of(path.name)
-    if compression != "none":
-        suffixes.pop()
-    suffix = suffixes[-1] if suffixes else ""
-    if suffix == ".json" and compression == "none":  # a description, not rows; C4's rows are .json.gz
-        return None, compression
-    kind = SUFFIXES.get(suffix)
-    return (None if kind == "parquet" and compression != "none" else kind), compression
+    Raises:
+        FoundryError: nobody says.
+    """
+    try:
+        size = entry.get("size")
+        size = system.info(name).get("size") if size is None else size
+    except OSError as error:
+        raise FoundryError(f"{name}: cannot be looked at ({' '.join(str(error).split())})") from error
+    if size is None:
+        raise FoundryError(f"{name}: its server does not say how large it is; copy the files to a folder")
+    return int(size)
 
 
 def _is_linked_folder(entry: dict[str, Any]) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..files import sha256_of_file, sync_folder
 from ..settings import FoundryError
 from .corpus import Module, corpus_sha256, read_standard_library, split_modules
+from .encoders import encode_documents
 from .folder import (
     SPLITS,
     TOKENIZER_FOLDER,
@@ -27,7 +28,7 @@ from .settings import DataSettings
 from .shards import ShardHeader, TokenShard, write_shard
 from .statistics import Rows, length_percentiles, print_statistics, repeated_line_share, side_by_side
 from .text_file import read_text_file
-from .tokenizer import encode_documents, load_tokenizer, train_tokenizer
+from .tokenizer import load_tokenizer, train_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

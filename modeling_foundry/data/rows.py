@@ -14,7 +14,7 @@ from datatrove.pipeline.readers import JsonlReader, ParquetReader
 
 from ..settings import FoundryError
 from .documents import DamagedFileError, lines_of
-from .manifest_scan import compression_of
+from .file_kinds import compression_of
 
 if TYPE_CHECKING:
     from .pipeline import RemovedWriter

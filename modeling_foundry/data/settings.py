@@ -204,7 +204,7 @@ class LintSettings:
 class CleanSettings:
     """What ``prepare_data.py clean`` reads, which steps it takes, and where it writes."""
 
-    input: str = setting("a folder, file or glob of .jsonl, .jsonl.gz, .jsonl.zst and .parquet", "corpus")
+    input: str = setting("a folder, file or glob of .jsonl (also .gz or .zst) and .parquet", "corpus")
     output_dir: str = setting("folder to write", "runs/clean/data")
     text_key: str = setting("key or column of the text", "text")
     id_key: str = setting("key or column of the id; file and row stand in where there is none", "id")

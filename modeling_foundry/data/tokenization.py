@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +28,7 @@ from .file_bytes import ReadBytes
 from .manifest import SourceFile
 from .shards import ShardHeader, TokenShard, header_path, write_shard
 from .token_corpus import TOKENIZER_FOLDER
+from .tokenizer import batches_of
 
 BATCH_CHARACTERS = 4_000_000
 FAILED_FOLDER = "failed"
@@ -181,7 +182,7 @@ def _documents(
     seen: ReadBytes,
 ) -> Iterator[NDArray[np.unsignedinteger]]:  # fmt: skip
     texts = read_documents(job.root, task.file, job.text_key, bad_rows, seen)
-    for batch in batches(_keep_before_damage(job, task, texts, facts, seen)):
+    for batch in batches_of(_keep_before_damage(job, task, texts, facts, seen), BATCH_CHARACTERS):
         facts["text_bytes"] += sum(len(text.encode()) for text in batch)
         for ids in _encoded(encoder, batch, bad_rows):
             token = encoder.control_token_in(ids, job.eos_token_id)
@@ -213,20 +214,6 @@ def _keep_before_damage(
         if job.damaged_files == "stop":
             raise
         facts["damaged"] = str(error)
-
-
-def batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Documents in batches of some million characters; a larger document is a batch of its own."""
-    batch: list[str] = []
-    num_characters = 0
-    for text in texts:
-        if batch and num_characters + len(text) > BATCH_CHARACTERS:
-            yield batch
-            batch, num_characters = [], 0
-        batch.append(text)
-        num_characters += len(text)
-    if batch:
-        yield batch
 
 
 @lru_cache(maxsize=1)

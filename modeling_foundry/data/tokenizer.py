@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,36 +103,19 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     return AutoTokenizer.from_pretrained(folder)
 
 
-def encode_documents(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Iterator[list[int]]:
-    """Ids of each document in turn, without special tokens.
+def batches_of(texts: Iterable[str], num_characters: int = BATCH_CHARACTERS) -> Iterator[list[str]]:
+    """Texts in lists of at most so many characters: enough to work side by side, little to hold.
 
-    Text that spells a control token (``<|im_end|>``) is encoded as the ordinary characters it is.
+    A larger text is a list of its own.
     """
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.encode_special_tokens = True  # "encode them as ordinary text"
-    num_characters = sum(map(len, texts))
-    progress = tqdm(
-        total=num_characters, desc="tokenize", unit="char", unit_scale=True, mininterval=0.5,
-        disable=num_characters < BATCH_CHARACTERS,
-    )  # fmt: skip
-    with progress:
-        for batch in batches_of(texts):
-            pieces = [pieces_of(text) for text in batch]
-            encodings = iter(backend.encode_batch_fast(list(chain(*pieces)), add_special_tokens=False))
-            for text, own in zip(batch, pieces, strict=True):
-                yield [id for _ in own for id in next(encodings).ids]
-                progress.update(len(text))
-
-
-def batches_of(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Texts in lists of about a million characters: enough to work side by side, little to hold."""
-    batch, num_characters = [], 0
+    batch: list[str] = []
+    held = 0
     for text in texts:
-        batch.append(text)
-        num_characters += len(text)
-        if num_characters >= BATCH_CHARACTERS:
+        if batch and held + len(text) > num_characters:
             yield batch
-            batch, num_characters = [], 0
+            batch, held = [], 0
+        batch.append(text)
+        held += len(text)
     if batch:
         yield batch
 

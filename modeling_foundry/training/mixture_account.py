@@ -19,7 +19,7 @@ class MixtureAccount(TrainerCallback):
     """
 
     def __init__(self, dataset: MixedDataset, order: SampleOrder) -> None:
-        self._dataset, self._order = dataset, order
+        self._dataset, self._order, self._said = dataset, order, -1
 
     def line(self, step: int) -> str:
         """What the steps up to this one have read."""
@@ -29,11 +29,12 @@ class MixtureAccount(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Beside each checkpoint."""
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and state.global_step != self._said:
+            self._said = state.global_step
             tqdm.write(self.line(state.global_step))  # above the bar
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """At the end, wherever that is."""
+        """At the end, wherever that is, unless it was saved there."""
         self.on_save(args, state, control, **kwargs)

@@ -176,6 +176,92 @@ def test_a_malformed_row_says_why(name, row, reason):
     assert reason_of(name, row).startswith(reason)
 
 
+ANYTHING = st.recursive(
+    st.sampled_from([None, True, 0, 1.5, "", " \n", "\ud800", "user", "assistant", "system", "tool", "Hi"]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "input", "output"]), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+
+
+def places_of(value):
+    """Every place inside a row, as the keys that lead there."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [(), *((key, *rest) for key, part in inner for rest in places_of(part))]
+
+
+def changed(value, place, new):
+    """The row with something else at a place; without it where ``new`` is ``...``; twice for ``"twice"``."""
+    if not place:
+        return new
+    copy = value.copy()
+    if len(place) == 1 and new is ...:
+        del copy[place[0]]
+    elif len(place) == 1 and new == "twice" and isinstance(copy, list):
+        copy.insert(place[0], copy[place[0]])
+    else:
+        copy[place[0]] = changed(value[place[0]], place[1:], new)
+    return copy
+
+
+def assert_sample(sample):
+    """What TRL takes: text in every content, user and assistant in turn, an answer last."""
+    whole = sample.get("messages") or sample["prompt"] + sample["chosen"]
+    spoken = whole[1:] if whole[0]["role"] == "system" else whole
+    assert [message["role"] for message in spoken] == ["user", "assistant"] * (len(spoken) // 2)
+    assert spoken
+    answers = sample.get("rejected", whole[-1:])
+    assert [message["role"] for message in answers] == ["assistant"]
+    for message in [*whole, *answers]:
+        assert message.keys() == {"role", "content"}
+        assert message["content"].strip()
+        json.dumps(sample, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_changed_anywhere_is_a_sample_or_says_why_not(name):
+    row, _ = ROWS[name]
+    places = [place for place in places_of(row) if place]
+
+    @given(st.data())
+    def check(data):
+        changed_row = row
+        for _ in range(data.draw(st.integers(1, 2))):
+            place = data.draw(st.sampled_from(places))
+            new = data.draw(ANYTHING | st.sampled_from([..., "twice"]))
+            try:
+                changed_row = changed(changed_row, place, new)
+            except (KeyError, IndexError, TypeError, AttributeError):
+                continue  # the first change took this place away
+        ((number, outcome),) = outcomes(name, [changed_row])
+        assert number == 1
+        if not isinstance(outcome, MalformedRowError):
+            assert_sample(outcome)
+
+    check()
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.sampled_from([*"mprtlkdx"]), ANYTHING), max_size=4))
+def test_a_tree_changed_anywhere_ends_and_accounts_for_every_message(changes):
+    """Each message is in a thread, left out, malformed, or beside a reply that ranks better."""
+    keys = {
+        "m": "message_id",
+        "p": "parent_id",
+        "r": "role",
+        "t": "text",
+        "l": "lang",
+        "k": "rank",
+        "d": "deleted",
+    }
+    rows = [dict(row) for row in TREE]
+    for place, key, value in changes:
+        rows[place][keys.get(key, "extra")] = value
+    for number, outcome in outcomes("oasst1", rows):
+        assert 1 <= number <= len(rows)
+        if isinstance(outcome, dict):
+            assert_sample(outcome)
+
+
 @pytest.mark.parametrize("name", ["ultrafeedback", "orca_dpo", "hh_rlhf", "capybara_dpo"])
 def test_answers_that_differ_in_white_space_are_no_pair(name):
     row = json.loads(json.dumps(ROWS[name][0]))

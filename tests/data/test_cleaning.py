@@ -249,9 +249,19 @@ def test_parquet_rows_are_accounted_for(tmp_path):
 
 def test_files_that_are_not_read_are_said(corpus, tmp_path, capsys):
     (corpus / "notes.txt").write_text("not read")
-    (corpus / "more.JSONL").write_text("not read")
+    (corpus / "more.json").write_text("not read")
     cleaned(corpus, tmp_path, filters=[])
-    assert "clean: 2 files of other kinds are not read: more.JSONL, notes.txt" in capsys.readouterr().out
+    assert "clean: 2 files of other kinds are not read: more.json, notes.txt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["a.JSONL", "a.ndjson", "a.json.gz", "a.jsonl.zstd"])
+def test_every_ending_that_the_manifest_knows_is_read(tmp_path, name):
+    line = json.dumps({"text": "The only row of this file."}).encode() + b"\n"
+    pack = {".gz": gzip.compress, ".zstd": zstandard.compress}.get(f".{name.rsplit('.', 1)[1]}", bytes)
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / name).write_bytes(pack(line))
+    out = cleaned(tmp_path / "corpus", tmp_path, filters=[])
+    assert [row["text"] for row in rows(out)] == ["The only row of this file."]
 
 
 def test_a_glob_and_a_single_file(corpus, tmp_path):

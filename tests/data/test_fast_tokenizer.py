@@ -20,8 +20,9 @@ from modeling_foundry.data.byte_level_bpe import (
     read_byte_level_bpe,
 )
 from modeling_foundry.data.corpus import read_standard_library
+from modeling_foundry.data.encoders import encode_documents
 from modeling_foundry.data.fast_tokenizer import DocumentEncoder, UnencodableText
-from modeling_foundry.data.tokenizer import QWEN_PATTERN, SPECIAL_TOKENS, encode_documents, train_tokenizer
+from modeling_foundry.data.tokenizer import QWEN_PATTERN, SPECIAL_TOKENS, train_tokenizer
 from modeling_foundry.data.tokenizer_proof import default_cache_dir, every_character, pattern_differences
 from modeling_foundry.files import sha256_of_file
 from modeling_foundry.settings import FoundryError
@@ -149,7 +150,7 @@ def test_the_reference_is_the_slow_path_of_the_quickstart(tiny, tiny_encoder):
     from modeling_foundry.data.tokenizer import load_tokenizer
 
     texts = [*TEXTS, "", "a = 1\n" * 9000, "<|im_end|> <think>"]
-    expected = list(encode_documents(load_tokenizer(tiny), texts))
+    expected = [ids.tolist() for ids in encode_documents(load_tokenizer(tiny), texts)]
     assert [ids.tolist() for ids in tiny_encoder.encode_reference(texts)] == expected
     assert [ids.tolist() for ids in tiny_encoder.encode(texts)] == expected
 

@@ -26,8 +26,7 @@ from modeling_foundry.data.manifest_scan import make_manifest
 from modeling_foundry.data.settings import InspectSettings, ManifestSettings, TokenizeSettings, VerifySettings
 from modeling_foundry.data.shards import TokenShard
 from modeling_foundry.data.token_corpus import TokenCorpus
-from modeling_foundry.data.tokenization import batches
-from modeling_foundry.data.tokenizer import load_tokenizer, train_tokenizer
+from modeling_foundry.data.tokenizer import batches_of, load_tokenizer, train_tokenizer
 from modeling_foundry.data.verification import verify
 from modeling_foundry.files import sha256_of_file
 from modeling_foundry.settings import FoundryError
@@ -481,10 +480,9 @@ def test_a_document_no_tokenizer_takes_is_counted(tokenizer, tmp_path):
     assert sum(counts["bad_rows"].values()) == 1
 
 
-def test_batches_keep_order_and_lose_nothing(monkeypatch):
-    monkeypatch.setattr("modeling_foundry.data.tokenization.BATCH_CHARACTERS", 10)
+def test_batches_keep_order_and_lose_nothing():
     texts = ["aaaa", "bbbbbb", "c", "d" * 30, "", "e"]
-    found = list(batches(texts))
+    found = list(batches_of(texts, 10))
     assert [text for batch in found for text in batch] == texts
     assert all(len(batch) == 1 or sum(map(len, batch)) <= 10 for batch in found)
 

@@ -28,7 +28,10 @@ def test_a_step_has_read_what_the_line_says(capsys, step):
     data = MixedDataset({"a": Constant(1), "b": Constant(2)}, {"a": 2, "b": 1}, 8, order.num_samples(300))
     account = MixtureAccount(data, order)
     account.on_save(None, SimpleNamespace(is_world_process_zero=True, global_step=step), None)
-    account.on_train_end(None, SimpleNamespace(is_world_process_zero=False, global_step=step), None)
+    account.on_train_end(None, SimpleNamespace(is_world_process_zero=True, global_step=step), None)  # once
+    MixtureAccount(data, order).on_save(
+        None, SimpleNamespace(is_world_process_zero=False, global_step=1), None
+    )
     samples = OrderedSamples(data, order)
     ids = [int(samples[index]["input_ids"][0]) for index in range(16 * step)]
     a, b = 8 * ids.count(1), 8 * ids.count(2)
