@@ -37,6 +37,8 @@ from .positions import (
     slice_positions,
 )
 
+LOSS_KEYWORDS = ("shift_labels", "num_items_in_batch", "ignore_index")
+
 
 class FoundryRMSNorm(nn.Module):
     """Root mean square norm (Zhang, Sennrich 2019, arXiv:1910.07467): fp32, scaled in the input's dtype."""
@@ -358,7 +360,9 @@ class FoundryForCausalLM(FoundryPreTrainedModel, GenerationMixin):
         shifted already come as the keyword ``shift_labels``, as from transformers' context parallelism; not
         as a named argument, since Trainer takes every one with "label" in its name for a key of its batches.
         """
-        shift_labels = kwargs.pop("shift_labels", None)
+        # What only the loss needs stays out of the layers: a compiled one is compiled again for other keywords.
+        loss_options = {name: kwargs.pop(name) for name in LOSS_KEYWORDS if name in kwargs}
+        shift_labels = loss_options.pop("shift_labels", None)
         if labels is not None and use_cache is None and past_key_values is None:
             use_cache = False
         outputs = self.model(
@@ -373,7 +377,7 @@ class FoundryForCausalLM(FoundryPreTrainedModel, GenerationMixin):
         hidden_states = slice_positions(outputs.last_hidden_state, logits_to_keep)
         if shift_labels is None and labels is not None:
             shift_labels = shift_labels_left(labels)
-        logits, (loss, z_loss) = self.logits_and_loss(hidden_states, shift_labels, skip_logits, kwargs)
+        logits, (loss, z_loss) = self.logits_and_loss(hidden_states, shift_labels, skip_logits, loss_options)
         return FoundryOutput(
             loss=loss,
             logits=logits,

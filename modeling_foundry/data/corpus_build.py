@@ -69,14 +69,15 @@ def tokenize(settings: TokenizeSettings) -> Path:
     tasks = shard_tasks(manifest.of_splits(settings.splits))
     tokenizer = tokenizer_folder(str(settings.tokenizer))
     eos_token_id = end_of_document(settings, tokenizer)
-    plan = plan_of(settings, manifest, tasks, tokenizer)
+    plan = plan_of(settings, manifest, tasks, tokenizer, eos_token_id)
     if start(folder, plan, settings.overwrite):
         console.print(f"tokenize: complete already, {folder} (nothing to do)")
         return folder
     copy_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)
-    encoder_of(folder, settings.engine)  # here, so that the workers find its proof
+    sha256 = plan["tokenizer_sha256"]
+    encoder_of(folder, settings.engine, sha256)  # here, so that the workers find its proof
     job = TokenizeJob(
-        folder.resolve(), manifest.root, settings.text_key, eos_token_id, settings.engine,
+        folder.resolve(), manifest.root, settings.text_key, eos_token_id, sha256, settings.engine,
         settings.bad_rows, settings.damaged_files, plan_hash(plan),
     )  # fmt: skip
     left = [task for task in tasks if finished_shard(job, task) is None]
@@ -109,13 +110,13 @@ def tokenizer_folder(name: str) -> Path:
 
 
 def plan_of(
-    settings: TokenizeSettings, manifest: Manifest, tasks: list[ShardTask], tokenizer: Path
+    settings: TokenizeSettings, manifest: Manifest, tasks: list[ShardTask], tokenizer: Path, eos_token_id: int
 ) -> dict[str, Any]:
     """All that decides what the folder holds; how many workers make it does not."""
     return {
         "manifest": manifest.fingerprint, "num_files": len(tasks),
         "splits": sorted({task.file.split for task in tasks}),
-        "tokenizer_sha256": sha256_of_file(tokenizer / "tokenizer.json"), "eos_token": settings.eos_token,
+        "tokenizer_sha256": sha256_of_file(tokenizer / "tokenizer.json"), "eos_token_id": eos_token_id,
         "text_key": settings.text_key, "bad_rows": settings.bad_rows,
         "damaged_files": settings.damaged_files, "engine": settings.engine,
     }  # fmt: skip
@@ -273,7 +274,7 @@ def seal(folder: Path, plan: dict[str, Any], job: TokenizeJob, tasks: list[Shard
         reason = json.loads(failure.read_text())["reason"] if failure.is_file() else "its task did not end"
         raise FoundryError(
             f"{folder}: {len(missing):,} of {len(tasks):,} files have no shard; the first, {first.file.path}: "
-            f"{reason}; the reasons of the reasons of all are in {folder / FAILED_FOLDER}"
+            f"{reason}; the reasons of all are in {folder / FAILED_FOLDER}"
         )
     splits: dict[str, list[tuple[str, ShardHeader]]] = {}
     for task, header in headers.items():

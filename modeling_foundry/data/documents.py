@@ -14,11 +14,14 @@ import orjson
 import zstandard
 
 from ..settings import FoundryError
+from .file_bytes import ReadBytes
 from .manifest import SourceFile
 
 BLOCK_BYTES = 1 << 20
 # Of compressed bytes less at a time: what a damaged piece still held is lost with it.
 PACKED_BLOCK_BYTES = 1 << 16
+# What the readers of lines need of a stream.
+Readable = IO[bytes] | ReadBytes
 GZIP_WINDOW = 16 + zlib.MAX_WBITS
 ROW_GROUP_ROWS = 1024
 
@@ -35,23 +38,25 @@ class DamagedFileError(FoundryError):
     """The bytes of a file end or break where they should go on; documents before that were read."""
 
 
-def read_documents(root: str, file: SourceFile, text_key: str, bad_rows: Counter[str]) -> Iterator[str]:
+def read_documents(
+    root: str, file: SourceFile, text_key: str, bad_rows: Counter[str], seen: ReadBytes | None = None
+) -> Iterator[str]:
     """Texts of the documents of a file, in order.
 
     Args:
         root: folder or fsspec URL of the manifest.
         text_key: key or column that holds the text.
         bad_rows: counts, by reason, the rows that gave no document.
+        seen: notes the bytes of the file, those behind a damage too.
 
     Raises:
         DamagedFileError: a truncated or corrupt compressed stream or Parquet file.
         FoundryError: the file cannot be opened, or has no such column.
     """
     name = f"{root.rstrip('/')}/{file.path}"
-    reader = {"jsonl": _json_lines, "parquet": _parquet, "text": _whole_text}[file.format]
     try:
         with fsspec.open(name, "rb") as stream:
-            for text in reader(stream, file, text_key, bad_rows, name):
+            for text in _noted(stream, file, text_key, bad_rows, name, seen or ReadBytes()):
                 if not text:
                     bad_rows[EMPTY_TEXT] += 1
                 elif _has_lone_surrogate(text):
@@ -60,6 +65,24 @@ def read_documents(root: str, file: SourceFile, text_key: str, bad_rows: Counter
                     yield text
     except OSError as error:
         raise FoundryError(f"{name}: cannot be read ({error.strerror or error})") from error
+
+
+def _noted(
+    stream: IO[bytes], file: SourceFile, text_key: str, bad_rows: Counter[str], name: str, seen: ReadBytes
+) -> Iterator[str]:
+    """Texts, empty ones too; ``seen`` has noted every byte once when they end or break off."""
+    reader = {"jsonl": _json_lines, "parquet": _parquet, "text": _whole_text}[file.format]
+    is_parquet = file.format == "parquet"  # read here and there: hashed from its start when that is done
+    damage = None
+    try:
+        yield from reader(stream if is_parquet else seen.of(stream), file, text_key, bad_rows, name)
+    except DamagedFileError as error:
+        damage = error
+    if is_parquet:
+        stream.seek(0)
+    seen.of(stream).read_rest()
+    if damage is not None:
+        raise damage
 
 
 def count_rows(root: str, file: SourceFile) -> int:
@@ -82,7 +105,7 @@ def count_rows(root: str, file: SourceFile) -> int:
 
 
 def _json_lines(
-    stream: IO[bytes], file: SourceFile, text_key: str, bad_rows: Counter[str], name: str
+    stream: Readable, file: SourceFile, text_key: str, bad_rows: Counter[str], name: str
 ) -> Iterator[str]:
     for line in lines_of(stream, file.compression, name):
         if not line.strip():
@@ -96,7 +119,7 @@ def _json_lines(
             yield row[text_key]
 
 
-def lines_of(stream: IO[bytes], compression: str, name: str) -> Iterator[bytes]:
+def lines_of(stream: Readable, compression: str, name: str) -> Iterator[bytes]:
     """Lines of an open file, decompressed, without their newline.
 
     A byte order mark before the first line is not part of it.
@@ -138,7 +161,7 @@ def _split_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _parquet(
-    stream: IO[bytes], file: SourceFile, text_key: str, bad_rows: Counter[str], name: str
+    stream: Readable, file: SourceFile, text_key: str, bad_rows: Counter[str], name: str
 ) -> Iterator[str]:
     import pyarrow
     import pyarrow.parquet
@@ -178,7 +201,7 @@ def _decoded(value: Any) -> Any:
 
 
 def _whole_text(
-    stream: IO[bytes], file: SourceFile, text_key: str, bad_rows: Counter[str], name: str
+    stream: Readable, file: SourceFile, text_key: str, bad_rows: Counter[str], name: str
 ) -> Iterator[str]:
     """A text file is one document."""
     data = b"".join(_blocks(stream, file.compression, name))
@@ -196,7 +219,7 @@ def _has_lone_surrogate(text: str) -> bool:
     return False
 
 
-def _blocks(stream: IO[bytes], compression: str, name: str) -> Iterator[bytes]:
+def _blocks(stream: Readable, compression: str, name: str) -> Iterator[bytes]:
     """Decompressed bytes, piece by piece.
 
     Raises:

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 
 from ..settings import FoundryError
 from .byte_level_bpe import NotByteLevelBPE, read_byte_level_bpe
+from .control_tokens import ControlTokens
 from .encoders import FastEncoder, Ids, ReferenceEncoder
 
 Engine = Literal["auto", "tiktoken", "reference"]
@@ -80,12 +81,14 @@ class DocumentEncoder:
         path: Path,
         reference: ReferenceEncoder,
         fast: FastEncoder | None,
+        content: dict[str, Any],
         sha256: str,
         verify_sample_every: int,
     ) -> None:
         self._path, self._reference, self._fast = path, reference, fast
         self.sha256, self.verify_sample_every = sha256, verify_sample_every
         self.vocab_size = max(reference.backend.get_vocab(with_added_tokens=True).values()) + 1
+        self._controls = ControlTokens(content, self.vocab_size)
         self.fast, self.slow = Share(), defaultdict[str, Share](Share)
         self.num_verified = 0
         self.mismatches: list[Mismatch] = []
@@ -122,7 +125,7 @@ class DocumentEncoder:
                 if engine == "tiktoken":
                     raise FoundryError(f"{path}: engine: tiktoken cannot be used, {reason}") from reason
                 logger.warning("%s: encoded by the slower tokenizers library, since %s", path, reason)
-        return cls(path, reference, fast, sha256, verify_sample_every)
+        return cls(path, reference, fast, content, sha256, verify_sample_every)
 
     @property
     def engine(self) -> Literal["tiktoken", "reference"]:
@@ -151,6 +154,12 @@ class DocumentEncoder:
     def token_id(self, token: str) -> int | None:
         """Id of one token of the vocabulary, special ones too."""
         return self._reference.backend.token_to_id(token)
+
+    def control_token_in(self, ids: Ids, eos_token_id: int) -> str | None:
+        """The first control token, or end of sequence, that the text of a document became."""
+        if (ids == eos_token_id).any():
+            return self._reference.backend.id_to_token(eos_token_id)
+        return self._controls.first_in(ids)
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """Ids of each document, uint32, shape (tokens of the document,), without special tokens.

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from ..settings import FoundryError
 from .documents import count_rows
+from .file_bytes import size_and_sha256_of
 from .manifest import SHA256, Manifest, SourceFile, read_manifest, write_manifest
 from .settings import ManifestSettings
 
@@ -195,16 +196,6 @@ def _with_sha256(root: str, file: SourceFile) -> SourceFile:
             f"{file.path}: {num_bytes:,} bytes, a moment ago {file.num_bytes:,}; scan when nobody writes it"
         )
     return replace(file, sha256=sha256)
-
-
-def size_and_sha256_of(root: str, path: str) -> tuple[int, str]:
-    """Bytes and SHA-256 of a file under a folder or URL."""
-    digest, num_bytes = hashlib.sha256(), 0
-    with fsspec.open(f"{root.rstrip('/')}/{path}", "rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-            num_bytes += len(block)
-    return num_bytes, digest.hexdigest()
 
 
 def compression_of(name: str) -> str:

@@ -7,7 +7,7 @@ samples of a source came before sample i is known without counting them.  Inside
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from itertools import accumulate, pairwise
 from math import floor
@@ -126,16 +126,27 @@ class MixedDataset(Dataset):
                     f"mixture: {name}: {num_samples:,} sequences would repeat it {count / part.num_blocks:.3g} times "
                     f"and max_epochs is {max_epochs:g}; lower its weight or max_steps, or raise max_epochs"
                 )
-        self.tokens_by_source = {
-            name: count * sequence_length for name, count in zip(self.mixture.names, counts, strict=True)
-        }
 
-    def accounting(self) -> str:
-        """One line: for each source its tokens in this run, their share, and how often it is read."""
-        total = sum(self.tokens_by_source.values())
+    def tokens_in(self, samples: Iterable[range]) -> dict[str, int]:
+        """Tokens that each source gives in some ranges of samples, exactly, without reading any."""
+        tokens = dict.fromkeys(self.mixture.names, 0)
+        for each in samples:
+            before, after = self.mixture.counts(each.start), self.mixture.counts(each.stop)
+            for name, first, last in zip(tokens, before, after, strict=True):
+                tokens[name] += (last - first) * self.parts[0].sequence_length
+        return tokens
+
+    def accounting(self, samples: Iterable[range] | None = None) -> str:
+        """One line: for each source its tokens, their share, and how often it is read.
+
+        Args:
+            samples: ranges of samples; all of the run where not given.
+        """
+        by_source = self.tokens_in([range(self.num_samples)] if samples is None else samples)
+        total = sum(by_source.values())
         said = [
             f"{name} {tokens:,} tokens ({tokens / max(1, total):.2%}, {tokens / part.num_corpus_tokens:.3g} epochs)"
-            for (name, tokens), part in zip(self.tokens_by_source.items(), self.parts, strict=True)
+            for (name, tokens), part in zip(by_source.items(), self.parts, strict=True)
         ]
         return "mixture: " + "; ".join(said)
 

@@ -24,8 +24,8 @@ from ..files import write_atomically
 from ..settings import FoundryError
 from .documents import DamagedFileError, read_documents
 from .fast_tokenizer import DocumentEncoder, Engine, UnencodableText
+from .file_bytes import ReadBytes
 from .manifest import SourceFile
-from .manifest_scan import size_and_sha256_of
 from .shards import ShardHeader, TokenShard, header_path, write_shard
 from .token_corpus import TOKENIZER_FOLDER
 
@@ -62,6 +62,7 @@ class TokenizeJob:
     root: str
     text_key: str
     eos_token_id: int
+    tokenizer_sha256: str
     engine: Engine
     bad_rows: str
     damaged_files: str
@@ -113,6 +114,7 @@ def finished_shard(job: TokenizeJob, task: ShardTask) -> ShardHeader | None:
         return None
     expected = {"path": task.file.path, "num_bytes": task.file.num_bytes, "plan": job.plan}
     same = {key: source.get(key) for key in expected} == expected
+    same &= (header.tokenizer_sha256, header.eos_token_id) == (job.tokenizer_sha256, job.eos_token_id)
     known = task.file.sha256
     return header if same and (known is None or source.get("sha256") == known) else None
 
@@ -134,58 +136,59 @@ def tokenize_file(job: TokenizeJob, task: ShardTask) -> ShardHeader | None:
 
 
 def _write(job: TokenizeJob, task: ShardTask) -> ShardHeader:
-    num_bytes, sha256 = _size_and_sha256(job.root, task.file.path)
-    if num_bytes != task.file.num_bytes:
-        raise FoundryError(
-            f"{task.file.path}: not the file of the manifest ({num_bytes:,} bytes, expected "
-            f"{task.file.num_bytes:,}); scan the folder again"
-        )
-    if task.file.sha256 not in (None, sha256):
-        raise FoundryError(
-            f"{task.file.path}: not the file of the manifest (SHA-256 {sha256[:12]}…, expected "
-            f"{str(task.file.sha256)[:12]}…); scan the folder again"
-        )
-    encoder = encoder_of(job.folder, job.engine)
-    mismatches = len(encoder.mismatches)
-    header = _write_with(job, task, encoder, sha256)
-    if len(encoder.mismatches) > mismatches:  # found in mid-file: the encoder has left the fast engine by now
-        header = _write_with(job, task, encoder, sha256)
+    encoder = encoder_of(job.folder, job.engine, job.tokenizer_sha256)
+    before = len(encoder.mismatches)
+    header = _write_with(job, task, encoder, before)
+    if len(encoder.mismatches) > before:  # found in mid-file: the encoder has left the fast engine by now
+        header = _write_with(job, task, encoder, before)
     return header
 
 
-def _size_and_sha256(root: str, path: str) -> tuple[int, str]:
-    try:
-        return size_and_sha256_of(root, path)
-    except OSError as error:
-        raise FoundryError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-def _write_with(job: TokenizeJob, task: ShardTask, encoder: DocumentEncoder, sha256: str) -> ShardHeader:
+def _write_with(job: TokenizeJob, task: ShardTask, encoder: DocumentEncoder, before: int) -> ShardHeader:
     bad_rows: Counter[str] = Counter()
-    facts: dict[str, Any] = {
-        "path": task.file.path, "num_bytes": task.file.num_bytes, "sha256": sha256, "plan": job.plan
-    }  # fmt: skip
+    facts: dict[str, Any] = {"path": task.file.path, "plan": job.plan, "text_bytes": 0, "damaged": None}
+    seen = ReadBytes()
 
     def source() -> dict[str, Any]:
+        _check_bytes(task.file, seen)
         if bad_rows and job.bad_rows == "stop":
             raise FoundryError(f"{task.file.path}: {said(bad_rows)}; mend the file, or --bad_rows=skip")
-        mismatches = [asdict(mismatch) for mismatch in encoder.mismatches]
-        return {**facts, "bad_rows": dict(bad_rows), "engine": encoder.engine, "mismatches": mismatches}
+        facts.update(num_bytes=seen.num_bytes, sha256=seen.sha256, bad_rows=dict(bad_rows))
+        mismatches = [asdict(mismatch) for mismatch in encoder.mismatches[before:]]  # of this file
+        return {**facts, "engine": encoder.engine, "mismatches": mismatches}
 
     return write_shard(
-        job.folder / task.shard, _documents(job, task, encoder, bad_rows, facts), encoder.vocab_size,
+        job.folder / task.shard, _documents(job, task, encoder, bad_rows, facts, seen), encoder.vocab_size,
         job.eos_token_id, encoder.sha256, source,
     )  # fmt: skip
 
 
+def _check_bytes(file: SourceFile, seen: ReadBytes) -> None:
+    """Refuse what was read when it is not the file of the manifest."""
+    if seen.num_bytes != file.num_bytes:
+        found, expected = f"{seen.num_bytes:,} bytes", f"{file.num_bytes:,}"
+    elif file.sha256 not in (None, seen.sha256):
+        found, expected = f"SHA-256 {seen.sha256[:12]}…", f"{str(file.sha256)[:12]}…"
+    else:
+        return
+    raise FoundryError(
+        f"{file.path}: not the file of the manifest ({found}, expected {expected}); scan the folder again"
+    )
+
+
 def _documents(
-    job: TokenizeJob, task: ShardTask, encoder: DocumentEncoder, bad_rows: Counter[str], facts: dict[str, Any]
-) -> Iterator[NDArray[np.unsignedinteger]]:
-    facts.update(text_bytes=0, damaged=None)
-    texts = _keep_before_damage(job, read_documents(job.root, task.file, job.text_key, bad_rows), facts)
-    for batch in batches(texts):
+    job: TokenizeJob, task: ShardTask, encoder: DocumentEncoder, bad_rows: Counter[str], facts: dict[str, Any],
+    seen: ReadBytes,
+) -> Iterator[NDArray[np.unsignedinteger]]:  # fmt: skip
+    texts = read_documents(job.root, task.file, job.text_key, bad_rows, seen)
+    for batch in batches(_keep_before_damage(job, task, texts, facts, seen)):
         facts["text_bytes"] += sum(len(text.encode()) for text in batch)
-        yield from _encoded(encoder, batch, bad_rows)
+        for ids in _encoded(encoder, batch, bad_rows):
+            token = encoder.control_token_in(ids, job.eos_token_id)
+            if token is None:
+                yield ids
+            else:
+                bad_rows[f"text that becomes the control token {token}"] += 1
 
 
 def _encoded(
@@ -200,10 +203,13 @@ def _encoded(
             batch = [*batch[: error.number], *batch[error.number + 1 :]]
 
 
-def _keep_before_damage(job: TokenizeJob, texts: Iterator[str], facts: dict[str, Any]) -> Iterator[str]:
+def _keep_before_damage(
+    job: TokenizeJob, task: ShardTask, texts: Iterator[str], facts: dict[str, Any], seen: ReadBytes
+) -> Iterator[str]:
     try:
         yield from texts
     except DamagedFileError as error:
+        _check_bytes(task.file, seen)  # damaged because it is another file than was scanned
         if job.damaged_files == "stop":
             raise
         facts["damaged"] = str(error)
@@ -224,9 +230,18 @@ def batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 @lru_cache(maxsize=1)
-def encoder_of(folder: Path, engine: Engine) -> DocumentEncoder:
-    """One encoder a process, whatever number of files it tokenizes; its proof lies beside the shards."""
-    return DocumentEncoder.load(folder / TOKENIZER_FOLDER, engine, cache_dir=folder / PROOF_FOLDER)
+def encoder_of(folder: Path, engine: Engine, sha256: str) -> DocumentEncoder:
+    """One encoder a process, whatever number of files it tokenizes; its proof lies beside the shards.
+
+    Raises:
+        FoundryError: the tokenizer of the folder is not the one with that hash.
+    """
+    encoder = DocumentEncoder.load(folder / TOKENIZER_FOLDER, engine, cache_dir=folder / PROOF_FOLDER)
+    if encoder.sha256 != sha256:
+        raise FoundryError(
+            f"{folder / TOKENIZER_FOLDER}: was changed while the corpus was made; run the same command again"
+        )
+    return encoder
 
 
 def said(counts: dict[str, int] | Counter[str]) -> str:

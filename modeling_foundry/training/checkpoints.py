@@ -44,6 +44,7 @@ class DurableCheckpoints(TrainerCallback):
         keep: number of sealed checkpoints.
         save_state: writes what belongs to the checkpoint beside the model; called on every rank.
         facts: what else the manifest says (data fingerprint, sequences per step).
+        mark: told before this rank waits for the others, with the step and what it has done (the heartbeat's).
         lasting_steps: steps whose checkpoint is made whatever ``save_steps`` is, and never removed.
     """
 
@@ -53,11 +54,12 @@ class DurableCheckpoints(TrainerCallback):
         save_state: Callable[[Path], None] | None = None,
         facts: dict[str, Any] | None = None,
         lasting_steps: Collection[int] = (),
+        mark: Callable[[int, str], None] = lambda step, doing: None,
     ) -> None:
         if keep < 1:
             raise FoundryError(f"keep_checkpoints: expected at least 1, found {keep}")
         self.keep, self.save_state, self.facts = keep, save_state, facts or {}
-        self.lasting_steps = set(lasting_steps)
+        self.lasting_steps, self.mark = set(lasting_steps), mark
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -69,6 +71,7 @@ class DurableCheckpoints(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        self.mark(state.global_step, "saving, the model done")
         wait_for_all_ranks()  # the first rank makes the folder
         with save_failures(folder.parent):
             self._complete(folder, args, state)
@@ -76,6 +79,7 @@ class DurableCheckpoints(TrainerCallback):
     def _complete(self, folder: Path, args: TrainingArguments, state: TrainerState) -> None:
         if self.save_state is not None:
             self.save_state(folder)
+        self.mark(state.global_step, "saving, its own part done")
         wait_for_all_ranks()  # the other ranks' random states belong to the checkpoint too
         if not state.is_world_process_zero:
             return

@@ -42,7 +42,11 @@ class ReplaySettings:
     """Which optimizer step of which run to show."""
 
     run_dir: str = field(metadata={"help": "run folder (runs/<experiment>/pretrain)"})
-    step: int = field(metadata={"help": "optimizer step, counted from 1"})
+    step: int | None = field(default=None, metadata={"help": "optimizer step, counted from 1"})
+    samples: list[int] | None = field(
+        default=None,
+        metadata={"help": "in place of a step: samples named in skipped_updates.jsonl, also of a rollback"},
+    )
     checkpoint: str | None = field(
         default=None, metadata={"help": "folder of a model: its loss on each sequence is printed too"}
     )
@@ -50,9 +54,12 @@ class ReplaySettings:
     max_sequences: int = field(default=64, metadata={"help": "shown of the step; 0 shows all"})
 
     def __post_init__(self) -> None:
+        if (self.step is None) == (self.samples is None):
+            raise FoundryError("step: give it or samples, one of the two")
         for name, lowest in (("step", 1), ("max_characters", 0), ("max_sequences", 0)):
-            if getattr(self, name) < lowest:
-                raise FoundryError(f"{name}: expected at least {lowest}, found {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise FoundryError(f"{name}: expected at least {lowest}, found {value}")
 
 
 # name -> settings, a line for --help, module:function in this package, imported when needed

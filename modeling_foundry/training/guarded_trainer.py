@@ -47,6 +47,8 @@ class GuardedUpdates(Trainer):
             )
             self.guard.losses.append(loss / parts)
             self.guard.mark(self.state.global_step, "inside the backward pass of the next step")
+        else:
+            self.guard.mark(self.state.global_step, "evaluating, a batch of its own done")
         return answer
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:

@@ -24,6 +24,7 @@ from .run_end import RankLostError, say
 logger = logging.getLogger(__name__)
 FOLDER_NAME = "heartbeats"
 FINISHED = "finished"
+LOST = "another rank was lost"
 MOST_SECONDS_BETWEEN_BEATS = 5.0
 # A killed peer often ends this rank's collective with an exception: that way is left to come first.
 SECONDS_FOR_THE_EXCEPTION = 3.0
@@ -155,11 +156,11 @@ class Heartbeat:
         end = RankLostError(
             f"{self.output_dir}: {reason}; the run ended, start it again to go on", self.mine.step
         )
-        if self.is_speaker():
+        if self.is_speaker() and not any(beat.ended == LOST for beat in self._others()):  # or it is said
             say(self.output_dir, end)
         else:
             time.sleep(2 * self.interval)  # the launcher ends the speaker too once this rank has ended
-        self.end("another rank was lost")
+        self.end(LOST)
         os._exit(end.exit_code)  # the main thread waits in a collective that nothing ends
 
     def _others(self) -> list[Beat]:

@@ -108,6 +108,10 @@ class StoredState:
         """The kinds of state a parameter has: exp_avg, exp_avg_sq, step ..."""
         return self._kinds.get(parameter, [])
 
+    def has_moments(self) -> bool:
+        """False where no update had been applied yet: an optimizer begins its state with its first one."""
+        return any(kind != MASTER for kinds in self._kinds.values() for kind in kinds)
+
     def tensor(self, kind: str, parameter: str) -> Tensor:
         name = f"{kind}.{parameter}"
         if name not in self.files:
@@ -156,6 +160,11 @@ class _TorchState:
         self._groups: list[dict[str, Any]] = []
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        if not self.optimizer.state:
+            # torch would begin the state with a step on zero gradients, and the run would go on one step ahead.
+            groups = zip(self.optimizer.param_groups, self._named_groups(), strict=True)
+            self._groups = [group | {"params": names} for group, names in groups]
+            return
         whole: Any = get_optimizer_state_dict(self.model, self.optimizer, options=WHOLE)
         self._groups = whole.get("param_groups", [])
         for name, state in sorted(whole.get("state", {}).items()):
@@ -165,10 +174,17 @@ class _TorchState:
     def groups(self) -> list[dict[str, Any]]:
         return [plain_options(group) | {"params": group["params"]} for group in self._groups]
 
-    def load(self, stored: StoredState) -> None:
+    def _named_groups(self) -> list[list[str]]:
         names = {id(parameter): name for name, parameter in named_parameters(self.model)}
-        named = [[names[id(p)] for p in group["params"]] for group in self.optimizer.param_groups]
+        return [[names[id(p)] for p in group["params"]] for group in self.optimizer.param_groups]
+
+    def load(self, stored: StoredState) -> None:
+        named = self._named_groups()
         stored.check_names(named)
+        if not stored.has_moments():
+            for index, group in enumerate(self.optimizer.param_groups):
+                group.update(restored_options(group, stored.options(index)))
+            return self._load_master(stored)
         state: dict[str, Any] = {}
         for name in (name for group in named for name in group):
             kinds = [kind for kind in stored.kinds_of(name) if kind != MASTER]
@@ -215,7 +231,8 @@ class _ZeroState:
             kinds = sorted(kind for kind, value in state.items() if _is_moment(value))
             for name, parameter in group:
                 yield f"{MASTER}.{name}", safe_get_full_fp32_param(parameter)
-                yield f"step.{name}", torch.as_tensor(state["step"]).float()
+                if kinds:
+                    yield f"step.{name}", torch.as_tensor(state["step"]).float()
                 for kind in kinds:
                     yield f"{kind}.{name}", safe_get_full_optimizer_state(parameter, kind)
 
@@ -231,8 +248,9 @@ class _ZeroState:
 
         named = self._named_groups()
         stored.check_names([[name for name, _ in group] for group in named])
-        self._create_state()
-        self._link()
+        if stored.has_moments():
+            self._create_state()
+            self._link()
         for index, group in enumerate(named):
             state = self._flat_state(index)
             kinds = [kind for kind, value in state.items() if _is_moment(value)]
@@ -241,8 +259,9 @@ class _ZeroState:
                     safe_set_full_optimizer_state(parameter, stored.tensor(kind, name), kind)
                 if f"{MASTER}.{name}" in stored:
                     safe_set_full_fp32_param(parameter, stored.tensor(MASTER, name))
-            step = stored.tensor("step", group[0][0])
-            state["step"] = step.to(state["step"]) if isinstance(state["step"], Tensor) else int(step)
+            if kinds:
+                step = stored.tensor("step", group[0][0])
+                state["step"] = step.to(state["step"]) if isinstance(state["step"], Tensor) else int(step)
             options = self.base.param_groups[index]
             options.update(restored_options(options, stored.options(index)))
 
@@ -256,8 +275,9 @@ class _ZeroState:
         for group, flat in zip(
             self.zero.bit16_groups, self.zero.single_partition_of_fp32_groups, strict=True
         ):
-            moments = {flat: {k: v for k, v in self.base.state[flat].items() if _is_moment(v)}}
-            lazy_init_hp_params_optimizer_state(group, flat, moments)
+            moments = {k: v for k, v in self.base.state[flat].items() if _is_moment(v)}
+            if moments:  # none before the first applied update
+                lazy_init_hp_params_optimizer_state(group, flat, {flat: moments})
 
     def _create_state(self) -> None:
         """One step of learning rate zero on zero gradients: the moments must exist before they can be set."""

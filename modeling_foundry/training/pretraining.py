@@ -11,6 +11,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from .. import FoundryForCausalLM
+from ..data.mixture import MixedDataset
 from ..data.preparation import prepare
 from ..data.settings import DataSettings
 from ..data.training_data import TrainingData, open_mixture, open_training_data
@@ -21,6 +22,7 @@ from .dry_run import dry_run
 from .extension import extend
 from .float8 import convert_to_float8
 from .guarded_trainer import GuardedUpdates
+from .mixture_account import MixtureAccount
 from .model_settings import (
     ModelSettings,
     build_model,
@@ -41,6 +43,7 @@ from .start import before_first_step
 from .token_budget import TokenCounts, count_steps, tokens_per_step
 from .trackers import AUTO, choose_trackers, keep_trackers_local
 from .update_guard import GuardKeys, UpdateGuard
+from .watch import start_watched
 from .z_loss import ZLossReport
 
 
@@ -207,7 +210,8 @@ def train_once(
     checkpoint = session.resume_point(arguments.process_index == 0)
     steps_taken = read_manifest(checkpoint)["global_step"] if checkpoint else 0
     trainer = pretrain_trainer(model, tokenizer, prepared, data, arguments, steps_taken)
-    before_first_step(trainer, prepared, model_settings)
+    with start_watched(arguments):
+        before_first_step(trainer, prepared, model_settings)
     if arguments.preflight_only:
         return
     if trainer.is_world_process_zero():
@@ -296,6 +300,8 @@ def pretrain_trainer(
     )
     if arguments.profile_step is not None:
         trainer.add_callback(StepProfile(arguments.profile_step, arguments.output_dir))
+    if isinstance(train, MixedDataset):
+        trainer.add_callback(MixtureAccount(train, order))
     trainer.guard_updates(
         UpdateGuard(arguments, arguments.output_dir, order, arguments.world_size, arguments.train_batch_size)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,16 +137,11 @@ def replay(settings: ReplaySettings) -> None:
     """
     console = Console(highlight=False, soft_wrap=True, markup=False)
     run = RunOnDisk.open(Path(settings.run_dir))
-    if settings.step > run.max_steps:
-        raise FoundryError(f"step: {settings.run_dir} has {run.max_steps} steps, found {settings.step}")
+    samples, words = samples_of(run, settings)
     tokenizer = AutoTokenizer.from_pretrained(run.data.tokenizer_folder)
     model = None if settings.checkpoint is None else load_model(settings.checkpoint)
-    samples = run.order.samples(settings.step)
     shown = samples[: settings.max_sequences or None]
-    console.print(
-        f"{settings.run_dir}, step {settings.step}: samples {samples.start} to {samples.stop - 1}",
-        style="bold",
-    )
+    console.print(f"{settings.run_dir}, {words}", style="bold")
     for sample in shown:
         loss = "" if model is None else f", loss {loss_of(model, run.dataset[sample]):.4f}"
         console.print(f"\nsample {sample}{loss}", style="bold")
@@ -156,6 +151,26 @@ def replay(settings: ReplaySettings) -> None:
             console.print(shortened(text, settings.max_characters))
     if len(shown) < len(samples):
         console.print(f"\n{len(samples) - len(shown)} more sequences; --max_sequences=0 shows all")
+
+
+def samples_of(run: RunOnDisk, settings: ReplaySettings) -> tuple[Sequence[int], str]:
+    """The samples to show, and what they are; those that a rollback left out are in no step any more.
+
+    Raises:
+        FoundryError: the run has no such step or sample.
+    """
+    if settings.step is None:
+        samples = settings.samples or []
+        for sample in samples:
+            if not 0 <= sample < len(run.dataset):
+                raise FoundryError(
+                    f"samples: {run.folder} has samples 0 to {len(run.dataset) - 1}, found {sample}"
+                )
+        return samples, f"{len(samples)} sample(s)"
+    if settings.step > run.max_steps:
+        raise FoundryError(f"step: {settings.run_dir} has {run.max_steps} steps, found {settings.step}")
+    read = run.order.samples(settings.step)
+    return read, f"step {settings.step}: samples {read.start} to {read.stop - 1}"
 
 
 def load_model(folder: str) -> torch.nn.Module:

@@ -37,6 +37,17 @@ class SampleOrder:
         first = (step - 1) * self.sequences_per_step + self._num_left_out(step)
         return range(first, first + self.sequences_per_step)
 
+    def ranges_read(self, steps: int) -> list[range]:
+        """What the first ``steps`` optimizer steps read, in order: all samples but those left out."""
+        if steps < 1:
+            return []
+        firsts = sorted({1, *(step for step, _ in self.left_out if step <= steps)})
+        lasts = [*(first - 1 for first in firsts[1:]), steps]
+        return [
+            range(self.samples(first).start, self.samples(last).stop)
+            for first, last in zip(firsts, lasts, strict=True)
+        ]
+
     def num_samples(self, max_steps: int) -> int:
         """Samples a run of ``max_steps`` walks over, those left out included."""
         return self.samples(max_steps).stop

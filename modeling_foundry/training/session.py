@@ -211,17 +211,18 @@ class TrainingSession:
             lambda: self._write_final(trainer, finish, seconds=time.perf_counter() - start, log=log),
         )  # fmt: skip
 
-    def _state_of(self, trainer: Trainer) -> dict[str, Any]:
+    def _state_of(self, trainer: GuardedUpdates) -> dict[str, Any]:
         """What a checkpoint holds beside the model, what its manifest says of the run, and which one lasts."""
         order, stable = read_order(self.output_dir), decay_start(trainer.args)
         return {
             "save_state": lambda folder: save_training_state(trainer, folder),
             "facts": {"inputs": plain_settings(self.inputs), "sample_order": order and asdict(order)},
             "lasting_steps": [] if stable is None else [stable],
+            "mark": lambda step, doing: trainer.guard.mark(step, doing),
         }
 
     def _write_final(
-        self, trainer: Trainer, finish: Callable[[Trainer], None] | None, seconds: float, log: RunLog
+        self, trainer: GuardedUpdates, finish: Callable[[Trainer], None] | None, seconds: float, log: RunLog
     ) -> None:
         # An interrupted Trainer returns normally: only a run that took all its steps is final.
         if trainer.state.global_step < trainer.state.max_steps:
@@ -237,6 +238,7 @@ class TrainingSession:
             shutil.rmtree(unfinished, ignore_errors=True)
         trainer.accelerator.wait_for_everyone()
         trainer.save_model(str(unfinished))
+        trainer.guard.mark(trainer.state.global_step, "writing the final model, its own part done")
         trainer.accelerator.wait_for_everyone()
         if trainer.is_world_process_zero():
             flush(unfinished)

@@ -74,6 +74,25 @@ def train_watched(
         heartbeat.end(why)
 
 
+@contextmanager
+def start_watched(arguments: Any) -> Iterator[None]:
+    """What comes before the first step, under the same watch: a rank that dies or hangs there ends the others too."""
+    output_dir, rank = Path(arguments.output_dir), arguments.process_index
+    heartbeat = Heartbeat(
+        output_dir, rank, arguments.world_size, arguments.stall_timeout_seconds,
+        start=clear_signs(output_dir, rank),
+    )  # fmt: skip
+    heartbeat.start()
+    why = FINISHED
+    try:
+        yield
+    except BaseException as error:
+        why = f"{type(error).__name__}: {masked(' '.join(str(error).split()))[:200]}"
+        raise
+    finally:
+        heartbeat.end(why)
+
+
 def clear_signs(output_dir: Path, rank: int) -> int:
     """Remove what an earlier start left, before any rank looks; returns a number for this start, of rank 0."""
     if rank == 0:

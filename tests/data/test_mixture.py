@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_foundry.data.mixture import PERIOD_SAMPLES, HeldOutMixture, MixedDataset, Mixture
@@ -40,6 +40,31 @@ def test_shares_are_exact(weights, num_samples, seed):
         assert abs(count - periods * weight / sum(weights.values())) <= 1
 
 
+@settings(max_examples=30)
+@given(
+    WEIGHTS, st.integers(0, 2**31), st.lists(st.integers(0, 3 * PERIOD_SAMPLES), min_size=1).map(sorted),
+    st.integers(0, 10**9),
+)  # fmt: skip
+def test_what_was_used_is_exact_at_any_stop_point(weights, seed, stops, periods):
+    """By arithmetic as by a walk, wherever the run stands."""
+    mixture, first = Mixture(weights, seed), periods * PERIOD_SAMPLES
+    walked, before, start = Counter(), mixture.counts(first), 0
+    for stop in stops:
+        walked.update(mixture.place(first + index)[0] for index in range(start, stop))
+        start = stop
+        used = [after - there for after, there in zip(mixture.counts(first + stop), before, strict=True)]
+        assert used == [walked[source] for source in range(len(weights))]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 5000)), max_size=5))
+def test_tokens_in_ranges_are_those_of_their_samples(bounds):
+    """What a rolled-back spike left out is in no range."""
+    data = MixedDataset({"a": Numbers(1, 100_000), "b": Numbers(2, 50_000)}, {"a": 2, "b": 1}, 8, 5000)
+    ranges = [range(min(pair), max(pair)) for pair in bounds]
+    walked = Counter(data.mixture.names[data.mixture.place(index)[0]] for one in ranges for index in one)
+    assert data.tokens_in(ranges) == {name: 8 * walked[name] for name in "ab"}
+
+
 @given(WEIGHTS, st.integers(0, 2**31), st.integers(0, 10**9))
 def test_each_source_gives_its_samples_once_and_all(weights, seed, period):
     mixture = Mixture(weights, seed)
@@ -62,7 +87,7 @@ def test_tokens_are_accounted_for_exactly():
     sources = {"a": Numbers(1, 100_000), "b": Numbers(2, 50_000)}
     data = MixedDataset(sources, {"a": 3, "b": 1}, sequence_length=8, num_samples=9000, seed=1)
     found = Counter(int(data[index]["input_ids"][0]) for index in range(len(data)))
-    assert {"a": found[1] * 8, "b": found[2] * 8} == data.tokens_by_source
+    assert {"a": found[1] * 8, "b": found[2] * 8} == data.tokens_in([range(9000)])
     assert abs(found[1] - 6750) <= 20
     assert data.accounting().startswith("mixture: a 54,")
     blocks = [tuple(data[index]["input_ids"].tolist()) for index in range(len(data))]

@@ -14,10 +14,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import zstandard
 
+from modeling_foundry.data import tokenization
 from modeling_foundry.data.corpus_build import tokenize
 from modeling_foundry.data.inspection import inspect
 from modeling_foundry.data.manifest_scan import make_manifest
@@ -27,6 +29,7 @@ from modeling_foundry.data.token_corpus import TokenCorpus
 from modeling_foundry.data.tokenization import batches
 from modeling_foundry.data.tokenizer import load_tokenizer, train_tokenizer
 from modeling_foundry.data.verification import verify
+from modeling_foundry.files import sha256_of_file
 from modeling_foundry.settings import FoundryError
 from tests.conftest import REPOSITORY
 
@@ -297,6 +300,76 @@ def test_a_file_changed_after_the_scan_is_refused(tokenizer, tmp_path):
     (root / "a.jsonl").write_text('{"text": "behind"}\n')
     with pytest.raises(FoundryError, match=r"a\.jsonl: not the file of the manifest"):
         tokenize(wanted(tmp_path / "m.jsonl", tokenizer, tmp_path / "data"))
+
+
+KINDS_OF_FILE = {
+    "a.jsonl": lambda word: json.dumps({"text": word}).encode() + b"\n",
+    "a.jsonl.zst": lambda word: zstandard.compress(json.dumps({"text": word}).encode()),
+    "a.txt": str.encode,
+    "a.parquet": lambda word: parquet_of(word),
+}
+
+
+def parquet_of(word):
+    import io
+
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table({"text": [word]}), file := io.BytesIO())
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", KINDS_OF_FILE)
+@pytest.mark.parametrize("is_known", [True, False])
+def test_the_hash_is_of_the_bytes_that_were_tokenized(tokenizer, tmp_path, monkeypatch, name, is_known):
+    """Changed at the last moment, to a file of the same size: the hash was of what stood there a moment before."""
+    path = tmp_path / "source" / name
+    path.parent.mkdir()
+    path.write_bytes(KINDS_OF_FILE[name]("before"))
+    make_manifest(
+        ManifestSettings(source=str(path.parent), output=str(tmp_path / "m.jsonl"), sha256=is_known)
+    )
+
+    def changed_now(*arguments):
+        path.write_bytes(KINDS_OF_FILE[name]("behind"))
+        yield from read(*arguments)
+
+    read = tokenization.read_documents
+    monkeypatch.setattr(tokenization, "read_documents", changed_now)
+    if is_known:
+        with pytest.raises(FoundryError, match=rf"{name}: not the file of the manifest \(SHA-256 "):
+            tokenize(wanted(tmp_path / "m.jsonl", tokenizer, tmp_path / "data"))
+        return
+    tokenize(wanted(tmp_path / "m.jsonl", tokenizer, tmp_path / "data"))
+    header = TokenShard.open(tmp_path / "data" / "train" / "000000.ds").header
+    assert header.source["sha256"] == sha256_of_file(path)
+    assert header.source["num_bytes"] == path.stat().st_size
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS_OF_FILE if name != "a.parquet"])
+def test_a_file_is_read_once(tokenizer, tmp_path, monkeypatch, name):
+    """From an object store each reading is a download.  (Parquet is read by columns, then hashed.)"""
+    path = tmp_path / "source" / name
+    path.parent.mkdir()
+    path.write_bytes(KINDS_OF_FILE[name]("a text"))
+    make_manifest(ManifestSettings(source=str(path.parent), output=str(tmp_path / "m.jsonl"), sha256=True))
+    opened = []
+    really = fsspec.open
+    monkeypatch.setattr(fsspec, "open", lambda name, *rest: opened.append(name) or really(name, *rest))
+    tokenize(wanted(tmp_path / "m.jsonl", tokenizer, tmp_path / "data"))
+    assert opened == [str(path)]
+
+
+@pytest.mark.parametrize("policy", ["stop", "keep"])
+def test_another_file_that_is_damaged_too_is_said_to_be_another(tokenizer, tmp_path, policy):
+    path = tmp_path / "source" / "a.jsonl.zst"
+    path.parent.mkdir()
+    path.write_bytes(KINDS_OF_FILE[path.name]("a text of some length"))
+    make_manifest(ManifestSettings(source=str(path.parent), output=str(tmp_path / "m.jsonl"), sha256=True))
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(FoundryError, match=r"not the file of the manifest \(\d+ bytes, expected"):
+        tokenize(wanted(tmp_path / "m.jsonl", tokenizer, tmp_path / "data", damaged_files=policy))
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -122,3 +122,17 @@ def test_training_is_bit_for_bit_what_it_is_without(build_trainer):
     ]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 4
+
+
+@pytest.mark.slow
+def test_compiled_layers_are_compiled_once_for_it_and_for_training(build_trainer):
+    """A second compilation would double the time to the first step."""
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    trainer = build_trainer(compile_layers=True)
+    take_dummy_step(trainer)
+    assert counters["stats"]["unique_graphs"] == 1
+    trainer.train()
+    assert counters["stats"]["unique_graphs"] == 1

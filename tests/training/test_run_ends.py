@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback
 
 from modeling_foundry.run_record import masked
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training import checkpoints, heartbeat, optimizer_state, session
+from modeling_foundry.training import checkpoints, heartbeat, optimizer_state, pretraining, session
 from modeling_foundry.training.checkpoints import fault, newest_whole_checkpoint, sealed_checkpoints
 from modeling_foundry.training.guarded_trainer import GuardedUpdates
 from modeling_foundry.training.heartbeat import Heartbeat
@@ -285,3 +285,43 @@ def test_watch_is_told_of_a_failing_end(tmp_path, data_dir, monkeypatch):
     with pytest.raises(FoundryError, match="no final model"):
         train(tmp_path, data_dir)
     assert "no final model" in json.loads((tmp_path / "heartbeats/rank-0.json").read_text())["ended"]
+
+
+def test_a_stuck_rank_can_be_told_from_those_that_wait_for_it(data_dir, tmp_path, monkeypatch):
+    """Each wait for the others comes after a mark, so that the rank without it is the one that is stuck."""
+    seen = []
+    monkeypatch.setattr(Heartbeat, "mark", lambda self, step, doing: seen.append((step, doing)))
+    train(tmp_path, data_dir, max_steps=2, **EVALUATED)
+    order = [
+        "evaluating, a batch of its own done", "saving, the model done", "saving, its own part done",
+        "writing the final model", "writing the final model, its own part done",
+    ]  # fmt: skip
+    places = [seen.index((2, doing)) for doing in order]
+    assert places == sorted(places)
+
+
+def test_a_death_before_the_first_step_is_left_for_the_others(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "before_first_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, data_dir)
+    assert "KeyboardInterrupt" in json.loads((tmp_path / "heartbeats/rank-0.json").read_text())["ended"]
+
+
+def test_the_first_word_about_a_lost_rank_stays(tmp_path, monkeypatch):
+    """Rank 0 has said that rank 2 hangs, and ended; rank 1, which ends too, does not say that rank 0 did."""
+    exits = []
+    monkeypatch.setattr(heartbeat.os, "_exit", exits.append)
+    monkeypatch.setattr(heartbeat.time, "sleep", lambda seconds: None)
+    beats = [Heartbeat(tmp_path, rank, 3, timeout_seconds=900, start=7) for rank in (0, 1)]
+    for beat in beats:
+        beat.start()
+    try:
+        beats[0]._end_process("rank 2 is stuck")
+        first = (tmp_path / "stopped.json").read_text()
+        beats[1]._end_process(beats[1].lost())
+    finally:
+        for beat in beats:
+            beat.end("test")
+    assert exits == [69, 69]
+    assert "rank 2 is stuck" in first
+    assert (tmp_path / "stopped.json").read_text() == first

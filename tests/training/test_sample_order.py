@@ -15,6 +15,9 @@ def test_steps_read_disjoint_samples_in_order_and_leave_out_what_was_said(size, 
         order = order.without(step, num_steps)
     seen = [index for step in range(1, 41) for index in order.samples(step)]
     assert seen == sorted(set(seen))
+    for steps in (0, 1, 7, 40):
+        read = [index for step in range(1, steps + 1) for index in order.samples(step)]
+        assert [index for one in order.ranges_read(steps) for index in one] == read
     left_out = set(range(order.num_samples(40))) - set(seen)
     assert len(left_out) == size * sum(number for _, number in spikes)
 
