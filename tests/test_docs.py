@@ -210,6 +210,7 @@ def test_the_commands_on_a_text_file(command, checkout):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_commands_on_a_folder_of_files(checkout):
     """In the page's order: manifest, tokenize, verify, inspect, pretrain."""
     from modeling_foundry.data.tokenizer import train_tokenizer
