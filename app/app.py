@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by gradio when it is imported
 # Written beside this file when the folder is bundled as a Space: {"model": …, "revision": …, …}.
@@ -84,14 +84,23 @@ def make_application(arguments: argparse.Namespace, credentials: tuple[str, str]
     return application
 
 
+def give_up(reason: str) -> NoReturn:
+    print(f"error: {reason}", file=sys.stderr)
+    raise SystemExit(2)
+
+
 def main() -> None:
     arguments = parse_arguments()
     try:
         credentials = find_credentials(arguments.host)
+    except ValueError as error:
+        give_up(str(error))
+    try:
         application = make_application(arguments, credentials)
     except (ValueError, OSError) as error:
-        print(f"error: --model {arguments.model}: {' '.join(str(error).split())[:300]}", file=sys.stderr)
-        raise SystemExit(2) from None
+        reason = " ".join(str(error).split())[:300]
+        missing = "" if Path(arguments.model).exists() else "no such folder, and as a Hub repository: "
+        give_up(f"--model {arguments.model}: {missing}{reason}")
     import uvicorn
 
     print(

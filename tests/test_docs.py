@@ -210,6 +210,7 @@ def test_the_commands_on_a_text_file(command, checkout):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_commands_on_a_folder_of_files(checkout):
     """In the page's order: manifest, tokenize, verify, inspect, pretrain."""
     from modeling_foundry.data.tokenizer import train_tokenizer
@@ -289,3 +290,25 @@ def test_links_and_tests_named_exist(page):
             assert not anchor or anchor in anchors_of(other), target
     for test in re.findall(r"`(tests/[\w/]+\.py)`", text):
         assert (REPOSITORY / test).exists(), test
+
+
+def test_the_readme_names_every_room_and_module():
+    readme = (REPOSITORY / "README.md").read_text()
+    modules = [path.name for path in (REPOSITORY / "modeling_foundry").glob("*.py")]
+    rooms = [path.parent.name for path in (REPOSITORY / "modeling_foundry").glob("*/__init__.py")]
+    tops = {
+        path.parts[0]
+        for path in map(Path, tracked_files())
+        if len(path.parts) > 1 and path.parts[0][0] != "."
+    }
+    for name in [
+        *(name for name in modules if name != "__init__.py"),
+        *(f"{top}/" for top in rooms + sorted(tops)),
+    ]:
+        assert name in readme, name
+
+
+def tracked_files() -> list[str]:
+    return subprocess.run(
+        ["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    ).stdout.splitlines()

@@ -24,7 +24,7 @@ DEFINED = {
     ),
     "docs/evaluate.md": ("| 25 % |", "| 50 % |", "look back 32 KiB", "95 % intervals"),
     "docs/plan.md": (
-        "report, 13.89 GiB, was", "0.9 GiB, and 0.7 GiB more", "for 720 hours at an MFU",
+        "report, 13.89 GiB, of", "0.9 GiB, and 0.7 GiB more", "for 720 hours at an MFU",
         "came out 3.4 times", "optimal N by 23%", "gives the 95% intervals", "3.5 and 4 times the width",
         "32 to 192 times their depth", "down to 0.1 nats",
     ),

@@ -69,7 +69,7 @@ def running_median(values: list[float], reach: int) -> list[float]:
 
 
 def _nothing(panel: Axes, words: str) -> None:
-    panel.set_yticks([])
+    panel.set(xticks=[], yticks=[])
     panel.text(0.5, 0.5, words, transform=panel.transAxes, ha="center", va="center", alpha=0.7, wrap=True)
 
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.app.conftest import start
+from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.slow
 CHAT = [{"role": "user", "content": "def add(left, right):"}]
@@ -211,3 +212,20 @@ def test_other_machines_need_credentials(chat_checkpoint):
     assert process.returncode == 2
     assert "set APP_USER and APP_PASSWORD first" in output
     assert output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "nope"], "error: --model nope: no such folder, and as a Hub repository: "),
+        (["--model", "nope", "--host", "0.0.0.0"], "error: --host 0.0.0.0: lets other machines in"),
+        ([], "error: --model: give a checkpoint folder or a Hub repository"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(words, message):
+    command = [sys.executable, "app/app.py", *words]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    last = done.stderr.strip().splitlines()[-1]
+    assert message in last
