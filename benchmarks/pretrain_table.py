@@ -127,7 +127,7 @@ def speed_rows(rows: dict[str, dict[str, Any]], beside_shipped: bool = True) -> 
         "|---|---|---:|---:|---:|---:|",
     ]
     if beside_shipped:
-        lines = [lines[0] + " recipe / row |", lines[1] + "---:|"]
+        lines = [lines[0] + " recipe ÷ row |", lines[1] + "---:|"]
         shipped = rates(rows[SHIPPED])[0]
     for name, row in rows.items():
         if name == RESTARTED:
@@ -167,7 +167,7 @@ def goal(name: str, value: float | None, aim: float, form: str, at_most: bool = 
     if value is None:
         return f"| {name} | {sign} {shown} | not measured | |"
     missing = (value - aim if at_most else aim - value) / aim
-    verdict = f"**missed by {math.ceil(1000 * missing) / 10:.1f}% of it**" if missing > 0 else "reached"
+    verdict = f"**missed by {math.ceil(1000 * missing) / 10:.1f}%**" if missing > 0 else "reached"
     return f"| {name} | {sign} {shown} | {form.format(value)} | {verdict} |"
 
 

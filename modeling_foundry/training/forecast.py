@@ -64,6 +64,15 @@ class RunForecast:
         return self.memory is None or available is None or self.memory.device_bytes <= available
 
     @property
+    def fits_unsharded(self) -> bool:
+        """Whether one device holds a forward and backward pass of the whole model, without optimizer state."""
+        available = self.hardware.memory_bytes
+        if self.memory is None or available is None:
+            return True
+        whole = forecast_memory(self.architecture, replace(self.setup, sharding="none", num_ranks=1))
+        return whole.device_bytes - whole.persistent["optimizer state"] <= available
+
+    @property
     def largest_micro_batch(self) -> int:
         """Sequences of the largest micro-batch that fits the device; 0 where one does not."""
         # A smaller micro-batch means accumulation, and then gradients outlive a forward pass.

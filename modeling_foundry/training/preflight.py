@@ -27,7 +27,7 @@ from .preflight_checks import (
     check_tokenizer,
 )
 
-PREFLIGHT_KEYS = ("preflight_only", "preflight_memory", "forecast_for")
+PREFLIGHT_KEYS = ("preflight_only", "preflight_memory", "preflight_dummy_step", "forecast_for")
 
 
 @dataclass
@@ -39,6 +39,9 @@ class PreflightKeys:
     )
     preflight_memory: Literal["refuse", "warn"] = field(
         default="refuse", metadata={"help": "what to do when the forecast memory is not free on the card"}
+    )
+    preflight_dummy_step: bool = field(
+        default=True, metadata={"help": "one forward and backward pass at full size before the first step"}
     )
     forecast_for: str | None = field(
         default=None,

@@ -191,8 +191,10 @@ def check_dummy_step(trainer: Trainer, forecast: RunForecast, is_ready: bool = T
     """
     if not is_ready:
         return Finding("dummy step", "a check before it failed", "left out")
-    if trainer.accelerator.distributed_type == DistributedType.FSDP:
-        return Finding("dummy step", "FSDP2 shards the model later; whole, it may not fit", "left out")
+    if not trainer.args.preflight_dummy_step:
+        return Finding("dummy step", "preflight_dummy_step: false", "left out")
+    if trainer.accelerator.distributed_type == DistributedType.FSDP and not forecast.fits_unsharded:
+        return Finding("dummy step", "FSDP2 shards the model later; whole, it does not fit", "left out")
     started = time.perf_counter()
     setup = forecast.setup
     try:

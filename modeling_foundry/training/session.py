@@ -201,8 +201,6 @@ class TrainingSession:
             where = f"going on from {checkpoint.name}" if checkpoint else "from the start"
             console.print(f"[bold]{self.title}[/bold]: {where}; {launch}")
             console.print(tracker_line(arguments))
-            if log.flops is not None and log.flops.peak_flops is None:
-                console.print(log.flops.denominator)
         if checkpoint is not None:
             arguments.eval_on_start = False  # the log has it already; the guard knows of one that was put off
         start = time.perf_counter()
