@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 from modeling_foundry.files import write_atomically  # noqa: E402
 from modeling_foundry.planning import architecture_of, training_flops_per_token  # noqa: E402
 from modeling_foundry.run_record import describe_machine, git_commit, package_versions  # noqa: E402
-from modeling_foundry.settings import parse, run  # noqa: E402
+from modeling_foundry.settings import FoundryError, parse, run  # noqa: E402
 
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12}
 FLAGSHIP = {
@@ -112,6 +112,8 @@ def main() -> int:
     if settings.measure:
         measure(settings)
         return 0
+    if unknown := [name for name in settings.variants if name not in VARIANTS]:
+        raise FoundryError(f"variants: {unknown[0]!r} is none of {', '.join(VARIANTS)}")
     with tempfile.TemporaryDirectory() as folder:
         prepare_data(Path(folder))
         rows: dict[str, Any] = {}

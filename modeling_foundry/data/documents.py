@@ -31,7 +31,6 @@ NOT_UTF8 = "invalid UTF-8"
 NO_TEXT = "no text"
 EMPTY_TEXT = "empty text"
 LONE_SURROGATE = "lone surrogate"
-REASONS = (BROKEN_JSON, NOT_UTF8, NO_TEXT, EMPTY_TEXT, LONE_SURROGATE)
 
 
 class DamagedFileError(FoundryError):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments, set_seed
@@ -30,9 +29,9 @@ from .model_settings import (
     refuse_backend_without_gpu,
 )
 from .muon import MuonFactory
-from .preflight import PreflightKeys
 from .preflight_checks import check_folder
-from .profiling import ProfileKeys, StepProfile
+from .pretrain_settings import PretrainArguments, PretrainDataSettings
+from .profiling import StepProfile
 from .ranges import check_length, check_ranges
 from .resumable_trainer import ResumableTrainer
 from .rollback import follow_batch, order_of, roll_back, train_with_rollbacks
@@ -40,94 +39,11 @@ from .run_lock import folder_held
 from .sample_order import OrderedSamples, write_order
 from .session import TrainingSession, console, discard_run, restore_generation_cache
 from .start import before_first_step
-from .token_budget import TokenCounts, count_steps, tokens_per_step
-from .trackers import AUTO, choose_trackers, keep_trackers_local
-from .update_guard import GuardKeys, UpdateGuard
+from .token_budget import count_steps, tokens_per_step
+from .trackers import keep_trackers_local
+from .update_guard import UpdateGuard
 from .watch import start_watched
 from .z_loss import ZLossReport
-
-
-@dataclass
-class PretrainDataSettings:
-    """Where the tokens come from."""
-
-    data_dir: str | None = field(default=None, metadata={"help": "folder written by prepare_data.py"})
-    mixture: dict[str, Any] | None = field(
-        default=None,
-        metadata={"help": "several such folders with weights: {runs/a/data: 0.7, runs/b/data: 0.3}"},
-    )
-    max_epochs: float = field(
-        default=4.0,
-        metadata={"help": "most repeats of a corpus in a mixture; more teaches little (Muennighoff 2023)"},
-    )
-    text_file: str | None = field(
-        default=None, metadata={"help": "any plain-text file: tokenizer and shards are made from it first"}
-    )
-    text_file_vocab_size: int = field(default=2048, metadata={"help": "tokenizer size for text_file"})
-    sequence_length: int = field(default=2048, metadata={"help": "tokens of one training sequence"})
-    document_mask: bool = field(
-        default=False, metadata={"help": "documents in one sequence do not attend to each other"}
-    )
-    max_eval_sequences: int = field(default=512, metadata={"help": "held-out sequences of the loss curve"})
-
-
-@dataclass
-class PretrainArguments(GuardKeys, PreflightKeys, ProfileKeys, TokenCounts, TrainingArguments):
-    """transformers' TrainingArguments with pretraining's defaults and a few keys more."""
-
-    optimizer: Literal["adamw", "muon"] = field(
-        default="adamw", metadata={"help": "muon: matrices inside the layers by Muon, the rest by AdamW"}
-    )
-    muon_learning_rate: float = field(default=0.02, metadata={"help": "of the Muon matrices"})
-    compile_layers: bool = field(
-        default=False,
-        metadata={"help": "torch.compile each layer (starts five times faster than whole-model)"},
-    )
-    float8: bool = field(
-        default=False, metadata={"help": "fp8 matrix products by torchao; about 1.25 times faster on an H200"}
-    )
-    extend_run: str | None = field(
-        default=None,
-        metadata={
-            "help": "finished run folder of a warmup_stable_decay schedule: go on from where it decayed"
-        },
-    )
-    save_initial_model: bool = field(default=False, metadata={"help": "keep the random start for evaluation"})
-    keep_checkpoints: int = field(default=2, metadata={"help": "newest whole checkpoints to keep"})
-    expected_processes: int | None = field(
-        default=None, metadata={"help": "refuse any other number of ranks"}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "replace a run of other settings in output_dir"})
-    # Defaults of pretraining, in place of fine-tuning's.
-    max_steps: int = -1  # given in steps or in tokens
-    adam_beta2: float = 0.95
-    weight_decay: float = 0.1
-    lr_scheduler_type: str = "cosine_with_min_lr"
-    lr_scheduler_kwargs: dict | str | None = None  # of cosine_with_min_lr: {min_lr_rate: 0.1}
-    train_sampling_strategy: str = "sequential"  # the dataset itself is shuffled, by seed, epoch and index
-    ddp_find_unused_parameters: bool | None = False
-    accelerator_config: dict | str | None = None
-    save_strategy: str = "steps"
-    save_steps: float = 500
-    report_to: str | list[str] | None = field(
-        default=AUTO, metadata={"help": "trackers: auto (trackio, local, where installed), none, or names"}
-    )
-
-    def __post_init__(self) -> None:
-        self.report_to = choose_trackers(self.report_to)
-        if self.forecast_for is not None:
-            self.use_cpu = True  # type: ignore[has-type]  # a forecast for other hardware needs none here
-        if self.accelerator_config is None and self._pins_memory():
-            # Pinned batches are copied while the step before still runs; a blocking copy would wait for its end.
-            self.accelerator_config = {"non_blocking": True}
-        if self.lr_scheduler_type == "cosine_with_min_lr" and self.lr_scheduler_kwargs is None:
-            self.lr_scheduler_kwargs = {"min_lr_rate": 0.1}
-        super().__post_init__()
-        if self.eval_strategy == "no":  # never means at the start too: there may be nothing held out
-            self.eval_on_start = False
-
-    def _pins_memory(self) -> bool:
-        return self.dataloader_pin_memory and not self.use_cpu and torch.cuda.is_available()
 
 
 class PretrainTrainer(GuardedUpdates, MeasuredSteps, ZLossReport, ResumableTrainer):

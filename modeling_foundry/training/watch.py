@@ -15,6 +15,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from ..run_record import masked
+from .checkpoints import wait_for_all_ranks
 from .guarded_trainer import GuardedUpdates
 from .heartbeat import FINISHED, FOLDER_NAME, Heartbeat, HeartbeatMarks
 from .run_end import STOPPED_NAME, PreemptedError, RankLostError, RunStoppedError, say
@@ -119,12 +120,7 @@ def end_together(end: RunStoppedError, output_dir: Path, is_main: bool) -> None:
     if is_main:
         say(output_dir, end)
     end.is_said = True
-    barrier()
-
-
-def barrier() -> None:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
+    wait_for_all_ranks()
 
 
 @contextmanager
