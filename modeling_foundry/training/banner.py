@@ -36,7 +36,7 @@ def banner_rows(
         ("compute", _compute(model, forecast, arguments, backend)),
         ("hardware", _hardware(forecast)),
         ("dense peak", _peak(forecast)),
-        *_forecasts(forecast),
+        *_forecasts(forecast, is_float8=arguments.float8),
     ]
 
 
@@ -112,11 +112,13 @@ def _peak(forecast: RunForecast) -> str:
     return f"{gpu.bf16_tflops:,.0f} TFLOP/s bf16 a GPU, without sparsity{total}"
 
 
-def _forecasts(forecast: RunForecast) -> Rows:
+def _forecasts(forecast: RunForecast, is_float8: bool) -> Rows:
     rows: Rows = []
     if forecast.memory is not None:
         available = forecast.hardware.memory_bytes or 0
         state = "free" if forecast.hardware.is_here else "there"
+        if is_float8 and forecast.setup.precision != "fp8":
+            state += ", counted as bf16: fp8 takes less"
         fits = "" if forecast.fits else f": does not fit, {forecast.largest_micro_batch} sequences would"
         rows.append(
             (

@@ -51,6 +51,14 @@ def test_on_gpus_every_expectation_is_called_a_forecast(build_trainer):
     assert "forecast time" in rows
 
 
+def test_memory_of_fp8_is_said_to_be_counted_as_bf16_where_it_is(build_trainer):
+    trainer = build_trainer(bf16=True)
+    trainer.args.float8 = True
+    for sharding, is_said in (("ddp", True), ("zero1", False)):
+        rows = rows_of(trainer, named_hardware("8xH200"), sharding)
+        assert ("counted as bf16: fp8 takes less" in rows["forecast memory"]) == is_said
+
+
 def test_a_model_that_is_not_as_planned_is_said(build_trainer):
     trainer = build_trainer()
     trainer.model.extra = torch.nn.Parameter(torch.zeros(7))
