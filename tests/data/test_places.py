@@ -61,10 +61,11 @@ def served(source):
 def in_memory():
     """The root of fsspec's memory, which holds the files in a bucket."""
     memory = fsspec.filesystem("memory")
+    memory.store.clear()  # one for the whole process: another test may have left files in it
     for name, word in FILES.items():
         memory.pipe(f"/bucket/{name}", content_of(name, word))
     yield "memory://"
-    memory.rm("/bucket", recursive=True)
+    memory.store.clear()
 
 
 def made(root, tokenizer, tmp_path, **changes):

@@ -187,7 +187,7 @@ def wanted(tmp_path, tokenizer, **changes):
 
 def test_text_that_becomes_a_control_token_is_counted_and_left_out(source):
     tokenizer = save(source / "tokenizer", unigram(), eos="</s>")
-    with pytest.raises(FoundryError, match="1 rows with text that becomes the control token </s>"):
+    with pytest.raises(FoundryError, match="1 row with text that becomes the control token </s>"):
         tokenize(wanted(source, tokenizer, bad_rows="stop"))
     tokenize(wanted(source, tokenizer, bad_rows="skip"))
     corpus = TokenCorpus.open(source / "data")
