@@ -103,8 +103,8 @@ def test_a_killed_rank_ends_the_other_with_words(started, tmp_path):
     child, run = started(SLOW)
     beat = rank_at(run, 1, 2)
     os.kill(beat.pid, signal.SIGKILL)
-    wait_for((run / "stopped.json").exists, "no word", seconds=20)
-    child.wait(40)
+    wait_for((run / "stopped.json").exists, "no word", seconds=60)
+    child.wait(90)
     stopped = json.loads((run / "stopped.json").read_text())
     assert stopped["exit_code"] == 69
     assert f"rank 1 ({beat.host}, pid {beat.pid}) died; its last sign was after step " in stopped["reason"]
