@@ -131,6 +131,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             z_loss += z_total / denominator
             if logits_gradient is not None:
                 gradients.add(rows, chunk, head, logits_gradient)
+            del logits_gradient  # or it would live while the next chunk's logits are made
         ctx.save_for_backward(*gradients.tensors())
         ctx.mark_non_differentiable(z_loss)
         return loss, z_loss

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +21,9 @@ WHOLE_GRADIENTS = ("NO", "MULTI_GPU", "MULTI_CPU")  # where a rank holds the gra
 
 
 class MeasuredSteps:
-    """A mixin before Trainer for what no callback is told: the wait for each batch and each step's norm."""
+    """A mixin before Trainer for what no callback is told: the gradient norm of each step."""
 
     run_log: RunLog | None = None
-
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
-        if self.run_log is not None and self._copies_wait_for_nothing():
-            epoch_iterator = self.run_log.timed(epoch_iterator)
-        return super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
-
-    def _copies_wait_for_nothing(self) -> bool:
-        """A blocking copy to the GPU waits for the step before: that is no wait for data, so none is logged."""
-        is_async = self.accelerator.non_blocking and self.args.dataloader_pin_memory  # type: ignore[attr-defined]
-        return is_async or self.args.device.type == "cpu"  # type: ignore[attr-defined]
 
     # Private: no public method or callback sees the norm of a step that is not logged.
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
@@ -75,10 +65,12 @@ class RunLog(TrainerCallback):
         self._save_began = 0.0
         self._group_rates: list[Any] = []
 
-    def timed(self, batches: Iterator[Any]) -> TimedBatches:
+    def timed(
+        self, batches: Iterator[Any], is_device_busy: Callable[[], bool] = lambda: False
+    ) -> TimedBatches:
         """``batches``, with the wait for each counted."""
         self._times_batches = True
-        return TimedBatches(batches, self.clock)
+        return TimedBatches(batches, self.clock, is_device_busy)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

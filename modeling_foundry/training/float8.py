@@ -133,6 +133,7 @@ class _Float8LinearCrossEntropy(torch.autograd.Function):
             z_loss += torch.where(counts, z_losses, 0.0).sum() / denominator
             hidden_gradient[rows] = product(by_rows, head_columns.t(), gradient_scale, head_scale)
             weight_gradient += product(by_columns, hidden_columns.t(), gradient_scale, hidden_scale)
+            del by_rows, by_columns  # or they would live while the next chunk's logits are made
         ctx.save_for_backward(hidden_gradient, weight_gradient.to(weight.dtype))
         ctx.mark_non_differentiable(z_loss)
         return loss, z_loss

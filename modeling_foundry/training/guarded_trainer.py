@@ -97,16 +97,31 @@ class _DeepSpeedHook(TrainerCallback):
 
 
 def guard_zero_1_and_2(trainer: GuardedUpdates, zero: Any) -> None:
-    """ZeRO drops the gradients and keeps every state when its overflow check says so, on all ranks."""
+    """ZeRO drops the gradients and keeps every state when its overflow check says so, on all ranks.
+
+    Its own check launches some thousand small kernels and waits for the device; but where it must tell a loss
+    scale from a fault (fp16), or the gradients are in host memory, the norm of this rank's part in one pass says
+    the same.
+    """
     has_overflow = zero.has_overflow
     zero.check_grad_overflow = True  # off by default in fp32, and a switch in bf16
 
     def refused(partition_gradients: bool = True) -> bool:
-        norm = float("inf") if has_overflow(partition_gradients) else 0.0
-        trainer._is_applied = trainer.guard.applies(trainer, 0.0 if trainer.args.fp16 else norm)
-        return not trainer._is_applied or norm > 0
+        if not trainer.args.fp16 and not zero.cpu_offload:
+            trainer._is_applied = trainer.guard.applies(trainer, _norm_of_part(zero))
+            return not trainer._is_applied
+        overflows = has_overflow(partition_gradients)
+        norm = float("inf") if overflows and not trainer.args.fp16 else 0.0
+        trainer._is_applied = trainer.guard.applies(trainer, norm)
+        return not trainer._is_applied or overflows
 
     zero.has_overflow = refused
+
+
+def _norm_of_part(zero: Any) -> torch.Tensor:
+    """Norm of the averaged gradients that this rank updates; stays on the device."""
+    groups = zero.averaged_gradients.values()
+    return torch.nn.utils.get_total_norm([grad for group in groups for grad in group if grad is not None])
 
 
 def guard_bf16_optimizer(trainer: GuardedUpdates, zero: Any) -> None:

@@ -20,7 +20,6 @@ from .checkpoints import read_manifest
 from .dry_run import dry_run
 from .extension import extend
 from .float8 import convert_to_float8
-from .guarded_trainer import GuardedUpdates
 from .mixture_account import MixtureAccount
 from .model_settings import (
     ModelSettings,
@@ -33,6 +32,7 @@ from .preflight_checks import check_folder
 from .pretrain_settings import PretrainArguments, PretrainDataSettings
 from .profiling import StepProfile
 from .ranges import check_length, check_ranges
+from .read_ahead import BatchesAhead
 from .resumable_trainer import ResumableTrainer
 from .rollback import follow_batch, order_of, roll_back, train_with_rollbacks
 from .run_lock import folder_held
@@ -46,7 +46,7 @@ from .watch import start_watched
 from .z_loss import ZLossReport
 
 
-class PretrainTrainer(GuardedUpdates, MeasuredSteps, ZLossReport, ResumableTrainer):
+class PretrainTrainer(BatchesAhead, MeasuredSteps, ZLossReport, ResumableTrainer):
     """Trainer whose evaluation never materialises logits either."""
 
     def prediction_step(

@@ -20,16 +20,17 @@ from .throughput import synchronize_device
 # The first pattern that a name matches says its group.  Names of kernels on a GPU, of operators on a CPU.
 GROUPS = (
     ("collectives", r"nccl|c10d::|gloo"),
-    ("attention", r"flash|fmha|sdpa|attention|flex_"),
+    ("compiled pointwise", r"^triton_|graph_\d"),  # their names list the operators they replace
+    ("attention", r"flash|fmha|sdpa|attention|flex_|cudnn::fusion"),
     ("loss", r"softmax_cross_entropy|float8_gradient|softmax|nll_loss"),
     ("matrix products", r"gemm|nvjet|cutlass|xmma|scaled_mm|aten::(add)?b?mm|mkldnn"),
     ("rounding to fp8", r"float8|fp8|f8e"),
-    ("compiled pointwise", r"triton_|graph_\d|_fused_"),
     ("optimizer and clipping", r"multi_tensor_apply|adam|foreach|lpnorm|linalg_vector_norm"),
     ("copies and fills", r"memcpy|memset|copy|fill|zero_|CatArray"),
 )
 OTHER = "other"
 NAMES_PER_GROUP = 5
+NAME_LENGTH = 120
 
 
 @dataclass
@@ -52,6 +53,10 @@ class KernelTime:
     start: float
     duration: float
 
+    @property
+    def end(self) -> float:
+        return self.start + self.duration
+
 
 def group_of(name: str) -> str:
     """The group that a kernel's or operator's name belongs to."""
@@ -62,10 +67,26 @@ def busy_microseconds(kernels: Iterable[KernelTime]) -> float:
     """Time in which at least one kernel ran; streams that overlap count once."""
     busy, end = 0.0, float("-inf")
     for kernel in sorted(kernels, key=lambda kernel: kernel.start):
-        stop = kernel.start + kernel.duration
-        busy += max(0.0, stop - max(end, kernel.start))
-        end = max(end, stop)
+        busy += max(0.0, kernel.end - max(end, kernel.start))
+        end = max(end, kernel.end)
     return busy
+
+
+def longest_waits(
+    kernels: Iterable[KernelTime], num_places: int | None = NAMES_PER_GROUP
+) -> dict[str, dict[str, float]]:
+    """Milliseconds and number of the gaps in which no kernel ran, by the kernels before and after, longest first."""
+    gaps: dict[str, list[float]] = defaultdict(list)
+    before: KernelTime | None = None
+    for kernel in sorted(kernels, key=lambda kernel: kernel.start):
+        if before is not None and kernel.start > before.end:
+            gaps[f"{before.name[:NAME_LENGTH]} -> {kernel.name[:NAME_LENGTH]}"].append(
+                kernel.start - before.end
+            )
+        if before is None or kernel.end > before.end:
+            before = kernel
+    longest = sorted(gaps, key=lambda place: -sum(gaps[place]))[:num_places]
+    return {place: {"milliseconds": sum(gaps[place]) / 1e3, "gaps": len(gaps[place])} for place in longest}
 
 
 def by_group(kernels: list[KernelTime]) -> dict[str, dict[str, Any]]:
@@ -78,7 +99,7 @@ def by_group(kernels: list[KernelTime]) -> dict[str, dict[str, Any]]:
             "milliseconds": sum(map(sum, names.values())) / 1e3,
             "launches": sum(map(len, names.values())),
             "costliest": {
-                name[:120]: {"milliseconds": sum(names[name]) / 1e3, "launches": len(names[name])}
+                name[:NAME_LENGTH]: {"milliseconds": sum(names[name]) / 1e3, "launches": len(names[name])}
                 for name in sorted(names, key=lambda name: -sum(names[name]))[:NAMES_PER_GROUP]
             },
         }
@@ -122,6 +143,7 @@ class StepProfile(TrainerCallback):
             "busy_milliseconds": busy_microseconds(kernels) / 1e3,
             "span_milliseconds": _span(kernels) / 1e3,
             "groups": groups,
+            "longest_waits": longest_waits(kernels),
         }
         write_atomically(self.path, json.dumps(content, indent=1) + "\n")
 
@@ -142,4 +164,4 @@ def _kernels(finished: profile, on_gpu: bool) -> list[KernelTime]:
 def _span(kernels: list[KernelTime]) -> float:
     if not kernels:
         return 0.0
-    return max(kernel.start + kernel.duration for kernel in kernels) - min(kernel.start for kernel in kernels)
+    return max(kernel.end for kernel in kernels) - min(kernel.start for kernel in kernels)

@@ -74,10 +74,16 @@ class RunClock:
 
 
 class TimedBatches:
-    """Batches of a loader; the clock counts how long each was waited for."""
+    """Batches of a loader; the clock counts how long each was waited for.
 
-    def __init__(self, batches: Iterator[Any], clock: RunClock) -> None:
-        self.batches, self.clock = batches, clock
+    Args:
+        is_device_busy: asked when a batch has come; a wait that the device worked through costs nothing.
+    """
+
+    def __init__(
+        self, batches: Iterator[Any], clock: RunClock, is_device_busy: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.batches, self.clock, self.is_device_busy = batches, clock, is_device_busy
 
     def __iter__(self) -> TimedBatches:
         return self
@@ -88,7 +94,8 @@ class TimedBatches:
         try:
             return next(self.batches)
         finally:
-            self.clock.data_wait_seconds += self.clock.now() - asked
+            if not self.is_device_busy():
+                self.clock.data_wait_seconds += self.clock.now() - asked
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.loss.loss_utils import ForCausalLMLoss
 
@@ -91,6 +92,34 @@ class LargestTensor(TorchDispatchMode):
             if isinstance(tensor, torch.Tensor):
                 self.num_elements = max(self.num_elements, tensor.numel())
         return result
+
+
+class LiveStorages(TorchDispatchMode):
+    """Records how many storages of ``num_elements`` lived at one time."""
+
+    def __init__(self, num_elements):
+        super().__init__()
+        self.num_elements, self.most, self._seen = num_elements, 0, {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.numel() == self.num_elements:
+                reference = StorageWeakRef(tensor.untyped_storage())
+                self._seen[reference.cdata] = reference
+        self._seen = {cdata: each for cdata, each in self._seen.items() if not each.expired()}
+        self.most = max(self.most, len(self._seen))
+        return result
+
+
+def test_one_chunk_of_logits_lives_at_a_time():
+    """What the planner counts: a chunk's gradient is gone before the next chunk's logits are made."""
+    vocabulary, chunk_tokens = 400, 8
+    hidden, weight = torch.randn(64, 4, requires_grad=True), torch.randn(vocabulary, 4, requires_grad=True)
+    labels = torch.randint(0, vocabulary, (64,))
+    with LiveStorages(chunk_tokens * vocabulary) as live:
+        linear_cross_entropy(hidden, weight, labels, chunk_tokens=chunk_tokens).backward()
+    assert live.most == 1
 
 
 def test_no_tensor_is_larger_than_a_chunk_of_logits():

@@ -11,7 +11,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from modeling_foundry import FoundryConfig, FoundryForCausalLM
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training.callbacks import MeasuredSteps, RunLog
+from modeling_foundry.training.callbacks import RunLog
 from modeling_foundry.training.progress import _summary
 from modeling_foundry.training.run_log import read_log
 from modeling_foundry.training.throughput import RunClock
@@ -124,36 +124,6 @@ def test_waiting_for_data_is_training_and_shown(tmp_path, model):
     log.on_log(arguments(), state(2), TrainerControl(), logs={"loss": 1.0})
     line = read_log(tmp_path)[-1]
     assert (line["data_wait_seconds"], line["step_seconds"]) == (0.5, 2.0)
-
-
-@pytest.mark.parametrize(
-    ("device", "non_blocking", "pinned", "is_timed"),
-    [
-        ("cpu", False, False, True),
-        ("cuda", True, True, True),
-        ("cuda", False, True, False),
-        ("cuda", True, False, False),
-    ],
-)
-def test_a_wait_for_the_gpu_is_not_taken_for_a_wait_for_data(
-    tmp_path, model, device, non_blocking, pinned, is_timed
-):
-    class Base:
-        accelerator = SimpleNamespace(non_blocking=non_blocking)
-        args = SimpleNamespace(device=SimpleNamespace(type=device), dataloader_pin_memory=pinned)
-
-        def get_batch_samples(self, batches, num_batches, device):
-            return [next(batches) for _ in range(num_batches)]
-
-    trainer = type("Trainer", (MeasuredSteps, Base), {})()
-    assert trainer.get_batch_samples(iter("ab"), 2, None) == ["a", "b"]
-    now = Clock()
-    trainer.run_log = log = begun(tmp_path, model, now=now)
-    assert trainer.get_batch_samples(iter("ab"), 2, None) == ["a", "b"]
-    log.on_step_begin(arguments(), state(), TrainerControl())
-    now.seconds = 1.0
-    log.on_log(arguments(), state(1), TrainerControl(), logs={"loss": 1.0})
-    assert ("data_wait_seconds" in read_log(tmp_path)[-1]) == is_timed
 
 
 def test_the_first_line_says_what_the_run_is(tmp_path, model):

@@ -14,6 +14,7 @@ from modeling_foundry.training.profiling import (
     busy_microseconds,
     by_group,
     group_of,
+    longest_waits,
 )
 
 # Names as an H200 reports them.
@@ -23,6 +24,8 @@ NAMES = {
     "void cutlass::device_kernel<at::cuda::detail::enable_3x_kernel_for_sm9x<GemmUniversal>>": "matrix products",
     "cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma_f16_knob_7_64x128x128": "attention",
     "void pytorch_flash::flash_fwd_kernel<Flash_fwd_kernel_traits<128>>": "attention",
+    "void cudnn::fusion::compute_dot_do_o_specialized<true, 128>(void const*, void const*)": "attention",
+    "triton_poi_fused__scaled_mm__to_copy_add_clamp_silu_backward_t_view_7": "compiled pointwise",
     "_softmax_cross_entropy": "loss",
     "_float8_gradient": "loss",
     "_round_to_float8": "rounding to fp8",
@@ -56,6 +59,24 @@ def test_groups_by_name(name, group):
 def test_busy_time_is_the_union_of_the_intervals(given_kernels):
     covered = {tick for k in given_kernels for tick in range(int(k.start), int(k.start + k.duration))}
     assert busy_microseconds(given_kernels) == len(covered)
+
+
+def test_waits_are_named_by_the_kernels_around_them():
+    first, long, after = KernelTime("a", 0, 10), KernelTime("b", 2, 30), KernelTime("c", 40, 5)
+    again = [KernelTime("b", 50, 10), KernelTime("c", 61, 1)]
+    assert longest_waits([after, first, long, *again]) == {
+        "b -> c": {"milliseconds": pytest.approx(0.009), "gaps": 2},
+        "c -> b": {"milliseconds": pytest.approx(0.005), "gaps": 1},
+    }
+
+
+@given(kernels)
+def test_busy_time_and_waits_fill_the_span(given_kernels):
+    if not given_kernels:
+        return
+    span = max(k.end for k in given_kernels) - min(k.start for k in given_kernels)
+    waits = sum(each["milliseconds"] for each in longest_waits(given_kernels, num_places=None).values())
+    assert busy_microseconds(given_kernels) + 1e3 * waits == pytest.approx(span)
 
 
 @given(kernels)

@@ -121,6 +121,19 @@ def test_the_device_is_waited_for_only_when_training_stands_still():
     assert waits == [1]
 
 
+@pytest.mark.parametrize(("is_busy", "waited"), [(False, 2.0), (True, 0.0)])
+def test_a_wait_that_the_device_works_through_costs_nothing(is_busy, waited):
+    now = Clock()
+    clock = RunClock(now, lambda: None)
+
+    def batches():
+        now.seconds += 2.0
+        yield "batch"
+
+    assert next(TimedBatches(batches(), clock, lambda: is_busy)) == "batch"
+    assert clock.data_wait_seconds == waited
+
+
 def test_a_batch_that_is_asked_for_ends_the_checkpoint():
     now = Clock()
     clock = RunClock(now, lambda: None)

@@ -1,0 +1,101 @@
+"""The batches of a step are fetched while the device works on the step before; nothing else changes."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from modeling_foundry.training.pretraining import PretrainArguments, PretrainTrainer
+from modeling_foundry.training.read_ahead import BatchesAhead
+from tests.training.tiny_training import logged, tiny_trainer
+
+MICRO_BATCH, ACCUMULATION, STEPS = 2, 3, 4
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    return PretrainArguments(
+        output_dir=str(tmp_path), max_steps=STEPS, per_device_train_batch_size=MICRO_BATCH, use_cpu=True,
+        gradient_accumulation_steps=ACCUMULATION, report_to="none", bf16=False,
+    )  # fmt: skip
+
+
+class Recorded(list):
+    """Samples that write down when they are read."""
+
+    def __init__(self, samples, events):
+        super().__init__(samples)
+        self.events = events
+
+    def __getitem__(self, index):
+        self.events.append(index)
+        return super().__getitem__(index)
+
+
+def test_the_next_step_is_read_before_the_backward_pass_of_this_one(arguments, monkeypatch):
+    trainer, events = tiny_trainer(arguments), []
+    trainer.train_dataset = Recorded(trainer.train_dataset, events)
+    backward = torch.Tensor.backward
+
+    def recorded(*given, **named):
+        events.append("backward")
+        backward(*given, **named)
+
+    monkeypatch.setattr(torch.Tensor, "backward", recorded)
+    trainer.train()
+    samples = MICRO_BATCH * ACCUMULATION
+    ends = [place for place, event in enumerate(events) if event == "backward"][
+        ACCUMULATION - 1 :: ACCUMULATION
+    ]
+    for step, end in enumerate(ends[:-1]):  # before the last backward pass of a step
+        assert set(range((step + 2) * samples)) <= set(events[:end])
+
+
+def test_losses_and_weights_are_those_of_a_run_that_does_not_read_ahead(arguments, monkeypatch):
+    ahead = tiny_trainer(arguments)
+    losses = logged(ahead, "loss")
+    monkeypatch.setattr(BatchesAhead, "_read_ahead", lambda self: None)
+    plain = tiny_trainer(arguments)
+    assert logged(plain, "loss") == losses
+    for name, tensor in plain.model.state_dict().items():
+        assert torch.equal(tensor, ahead.model.state_dict()[name])
+
+
+def test_what_was_read_ahead_of_another_iterator_is_forgotten(arguments):
+    trainer = tiny_trainer(arguments)
+    first, again = iter("abcdef"), iter("uvwxyz")
+    assert trainer.get_batch_samples(first, 2, None)[0] == ["a", "b"]
+    trainer._read_ahead()
+    assert trainer.get_batch_samples(first, 2, None)[0] == ["c", "d"]
+    trainer._read_ahead()
+    assert trainer.get_batch_samples(again, 2, None)[0] == ["u", "v"]
+
+
+def test_the_end_of_an_epoch_is_met_once(arguments):
+    trainer = tiny_trainer(arguments)
+    batches = iter("abc")
+    assert trainer.get_batch_samples(batches, 2, None)[0] == ["a", "b"]
+    trainer._read_ahead()
+    assert trainer.get_batch_samples(batches, 1, None)[0] == ["c"]
+    trainer._read_ahead()
+    assert trainer.get_batch_samples(batches, 1, None)[0] == []
+
+
+@pytest.mark.parametrize(
+    ("device", "non_blocking", "pinned", "is_timed"),
+    [
+        ("cpu", False, False, True),
+        ("cuda", True, True, True),
+        ("cuda", False, True, False),
+        ("cuda", True, False, False),
+    ],
+)
+def test_a_wait_for_the_gpu_is_not_taken_for_a_wait_for_data(device, non_blocking, pinned, is_timed):
+    asked = []
+    trainer = PretrainTrainer.__new__(PretrainTrainer)
+    trainer.accelerator = SimpleNamespace(non_blocking=non_blocking)
+    trainer.args = SimpleNamespace(device=SimpleNamespace(type=device), dataloader_pin_memory=pinned)
+    assert trainer.get_batch_samples(iter("ab"), 2, None)[0] == ["a", "b"]  # no run log yet
+    trainer.run_log = SimpleNamespace(timed=lambda batches, is_busy: asked.append(is_busy()) or batches)
+    assert trainer.get_batch_samples(iter("ab"), 2, None)[0] == ["a", "b"]
+    assert asked == ([False] if is_timed else [])
