@@ -40,6 +40,7 @@ FLAGSHIP = {
     "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
 }  # fmt: skip
 WARM_STEPS = 2
+SECONDS_BETWEEN_LOOKS = 4.0  # at the GPU's clock
 RECIPE = ["--config=recipes/qwen3_1.8b/pretrain.yaml", "--logging_steps=1"]
 COMMON = ["--eval_strategy=no", "--save_strategy=no", "--warmup_steps=5", "--dataloader_num_workers=2"]
 QUICK = "--gradient_accumulation_steps=4"
@@ -153,12 +154,14 @@ def measure_in_process(name: str, settings: Settings, folder: str) -> dict[str, 
     started = time.time()
     environment = {**os.environ, "PYTHONPATH": python_path(), "HF_HUB_OFFLINE": "1", **cache}
     environment[LAUNCHED] = str(started)
-    errors = Path(folder, "stderr.txt")
+    errors, gpu = Path(folder, "stderr.txt"), []
     with open(errors, "w") as stream:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=stream, stderr=stream, start_new_session=True
         )
-        first_step = watch(process, run_folder(folder, name) / "log.jsonl", started + settings.limit_seconds)
+        first_step = watch(
+            process, run_folder(folder, name) / "log.jsonl", started + settings.limit_seconds, gpu
+        )
     result = Path(folder, "row.json")
     if process.returncode or not result.exists():
         reason = errors.read_text().strip().splitlines() or ["no message"]
@@ -171,13 +174,23 @@ def measure_in_process(name: str, settings: Settings, folder: str) -> dict[str, 
     return row | {
         "start_seconds": first_step and round(first_step - started, 1),
         "process_seconds": round(time.time() - started, 1),
+        "gpu_samples": gpu,
     }
 
 
-def watch(process: subprocess.Popen, log: Path, deadline: float) -> float | None:
-    """Wait for the end, or kill at the deadline; the time at which the run log had its first line."""
-    first_step = None
+def watch(process: subprocess.Popen, log: Path, deadline: float, gpu: list[list[float]]) -> float | None:
+    """Wait for the end, or kill at the deadline; the time at which the run log had its first line.
+
+    ``gpu`` gets the SM clock in MHz, the power in watts and the temperature in °C, now and then: under its power
+    limit a card clocks down, and cards differ.
+    """
+    first_step, looked = None, time.time()
     while process.poll() is None:
+        if time.time() - looked > SECONDS_BETWEEN_LOOKS:
+            gpu.append(
+                [float(value) for value in query_gpu("clocks.sm,power.draw,temperature.gpu", "nounits")]
+            )
+            looked = time.time()
         if first_step is None and log.exists() and log.stat().st_size:
             first_step = time.time()
         if time.time() > deadline:
@@ -252,11 +265,11 @@ def train_ours(words: list[str], output: Path) -> dict[str, Any]:
         if error.code:
             raise
     lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "step_seconds" in line and line["step"] > WARM_STEPS]
     memory = forecasts[0].memory
     found: dict[str, Any] = {
-        "step_seconds": [
-            line["step_seconds"] for line in lines if "step_seconds" in line and line["step"] > WARM_STEPS
-        ],
+        "step_seconds": [line["step_seconds"] for line in steps],
+        "data_wait_seconds": [line.get("data_wait_seconds") for line in steps],
         "forecast_bytes": memory.peak,
         "forecast_terms": memory.terms,
         "forecast_moment": memory.fullest_moment,
@@ -343,9 +356,14 @@ def save(rows: dict[str, Any], table: str) -> None:
 
 def gpu_state() -> str:
     """Name, driver, power limit and temperature, as the driver reports them."""
-    query = "name,driver_version,power.limit,power.draw,temperature.gpu,clocks.max.sm"
-    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return ", ".join(query_gpu("name,driver_version,power.limit,power.draw,temperature.gpu,clocks.max.sm"))
+
+
+def query_gpu(names: str, *options: str) -> list[str]:
+    """What the driver says of the first GPU."""
+    style = ",".join(["csv", "noheader", *options])
+    command = ["nvidia-smi", "--id=0", f"--query-gpu={names}", f"--format={style}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().split(", ")
 
 
 def print_table(rows: dict[str, Any]) -> None:
@@ -372,6 +390,10 @@ def print_table(rows: dict[str, Any]) -> None:
         if "seconds_since_launch" in row:
             moments = ", ".join(f"{moment} {at:.1f}" for moment, at in row["seconds_since_launch"].items())
             print(f"{name}: seconds from launch to {moments}, first step {row['start_seconds']}")
+        if row.get("data_wait_seconds"):
+            waits = ", ".join(f"{1000 * wait:.0f}" for wait in row["data_wait_seconds"] if wait is not None)
+            clocks = sorted(clock for clock, *_ in row["gpu_samples"][-5:])
+            print(f"{name}: data wait {waits} ms a step; SM clocks {clocks} MHz")
         if "profile" in row:
             print_profile(name, row["profile"])
 
@@ -386,6 +408,8 @@ def print_profile(name: str, profile: dict[str, Any]) -> None:
         )
     idle = span - profile["busy_milliseconds"]
     print(f"  {'no kernel running':24} {idle / parts:8.1f} ms {idle / span:6.1%}")
+    for place, found in profile["longest_waits"].items():
+        print(f"    {found['milliseconds']:8.1f} ms in {found['gaps']:4} gaps: {place}")
 
 
 if __name__ == "__main__":
