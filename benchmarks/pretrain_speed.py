@@ -61,15 +61,15 @@ class Variant:
 
 
 SPEED = {
-    "ours, as shipped (ZeRO-1)": Variant(steps=8, profiled=True),
+    "ours, as shipped (ZeRO-1)": Variant(steps=6, profiled=True),
     "ours, started again": Variant(("--gradient_accumulation_steps=1",), steps=4),
-    "ours, fp8": Variant(("--float8=true",), steps=8, profiled=True),
+    "ours, fp8": Variant(("--float8=true",), steps=5, profiled=True),
+    "stock, eager": Variant((*STOCK,), "single_gpu", stock=True, steps=4),
+    "Liger, eager": Variant((*STOCK, "--use_liger_kernel=true"), "single_gpu", stock=True, steps=4),
+    "stock, compiled": Variant((*STOCK, "--torch_compile=true"), "single_gpu", stock=True, steps=4),
     "ours, bf16 parameters, no ZeRO": Variant(
-        ("--model_dtype=bfloat16", QUICK), launch="single_gpu", steps=7
+        ("--model_dtype=bfloat16", QUICK), launch="single_gpu", steps=6
     ),
-    "stock, eager": Variant((*STOCK,), "single_gpu", stock=True, steps=5),
-    "Liger, eager": Variant((*STOCK, "--use_liger_kernel=true"), "single_gpu", stock=True, steps=5),
-    "stock, compiled": Variant((*STOCK, "--torch_compile=true"), "single_gpu", stock=True, steps=5),
 }
 SHAPES = {
     "ZeRO-1": Variant((QUICK,), steps=5),
@@ -121,7 +121,7 @@ def main() -> int:
         for name in settings.variants or TABLES[settings.table]:
             rows[name] = measure_in_process(name, settings, folder)
             save(rows, settings.table)  # after each: a lent machine may be gone before the last
-            print_table({name: rows[name]})
+            print_table({name: rows[name]}, details=True)
     print_table(rows)
     return 1 if any("failure" in row for row in rows.values()) else 0
 
@@ -366,7 +366,7 @@ def query_gpu(names: str, *options: str) -> list[str]:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().split(", ")
 
 
-def print_table(rows: dict[str, Any]) -> None:
+def print_table(rows: dict[str, Any], details: bool = False) -> None:
     print(
         f"\n{'':32} {'batch':>7} {'S':>6} {'tok/s':>8} {'MFU':>6} {'causal':>6} {'peak GiB':>8} {'forecast':>8} "
         f"{'start s':>7}"
@@ -386,7 +386,7 @@ def print_table(rows: dict[str, Any]) -> None:
             f"{name:32} {batch:>7} {row['sequence_length']:6,} {tokens:8,.0f} {shown} "
             f"{row['peak_bytes'] / 2**30:8.1f} {error} {start}"
         )
-    for name, row in rows.items():
+    for name, row in rows.items() if details else ():
         if "seconds_since_launch" in row:
             moments = ", ".join(f"{moment} {at:.1f}" for moment, at in row["seconds_since_launch"].items())
             print(f"{name}: seconds from launch to {moments}, first step {row['start_seconds']}")

@@ -1,4 +1,4 @@
-"""The batches of the next optimizer step, fetched while the device still works on this one.
+"""The batches of the next optimizer step, fetched one by one while the device works on this one.
 
 Trainer fetches every micro-batch of a step before it launches the first of them, and the update before has just made
 it wait for the device: a GPU stands still meanwhile, longer with more accumulation.
@@ -17,7 +17,7 @@ from .guarded_trainer import GuardedUpdates
 
 
 class BatchesAhead(GuardedUpdates):
-    """Mix-in for a guarded Trainer: the last micro-batch's forward pass is launched, then the next step is read.
+    """Mix-in for a guarded Trainer: behind each forward pass it launches, one batch of the next step is read.
 
     The order of the batches is the loader's; only the moment of asking differs.
     """
@@ -25,31 +25,27 @@ class BatchesAhead(GuardedUpdates):
     run_log: RunLog | None = None
     _batches: Iterator[Any] | None = None  # Trainer's, of this epoch
     _ahead: tuple[Any, ...] = ()
-    _num_batches = 0  # of a step
-    _num_left = 0  # micro-batches of this step whose forward pass is still to come
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         if epoch_iterator is not self._batches:  # a new epoch, or the run went back to a checkpoint
             self._batches, self._ahead = epoch_iterator, ()
         missing = self._timed(epoch_iterator, lambda: False)
         answer = super().get_batch_samples(chain(self._ahead, missing), num_batches, device)
-        self._ahead, self._num_batches, self._num_left = (), num_batches, num_batches
+        self._ahead = ()
         return answer
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         answer = super().compute_loss(model, inputs, *args, **kwargs)
         if model.training:
-            self._num_left -= 1
-            if self._num_left == 0:
-                self._read_ahead()
+            self._read_ahead()
         return answer
 
     def _read_ahead(self) -> None:
         if self._batches is None:
             return
-        self.guard.mark(self.state.global_step, "reading the batches of the step after the next")
+        self.guard.mark(self.state.global_step, "reading a batch of the step after the next")
         source = self._timed(self._batches, work_queued(self.args.device))
-        self._ahead = tuple(islice(source, self._num_batches))
+        self._ahead += tuple(islice(source, 1))
         self.guard.mark(self.state.global_step, "inside the backward pass of the next step")
 
     def _timed(self, batches: Iterator[Any], is_device_busy: Callable[[], bool]) -> Iterator[Any]:
