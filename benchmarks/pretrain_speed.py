@@ -392,8 +392,9 @@ def print_table(rows: dict[str, Any], details: bool = False) -> None:
             print(f"{name}: seconds from launch to {moments}, first step {row['start_seconds']}")
         if row.get("data_wait_seconds"):
             waits = ", ".join(f"{1000 * wait:.0f}" for wait in row["data_wait_seconds"] if wait is not None)
-            clocks = sorted(clock for clock, *_ in row["gpu_samples"][-5:])
-            print(f"{name}: data wait {waits} ms a step; SM clocks {clocks} MHz")
+            most = max(watts for _, watts, _ in row["gpu_samples"])
+            clocks = sorted(clock for clock, watts, _ in row["gpu_samples"] if watts > most / 2)
+            print(f"{name}: data wait {waits} ms a step; SM clocks at work {clocks} MHz")
         if "profile" in row:
             print_profile(name, row["profile"])
 

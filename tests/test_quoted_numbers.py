@@ -125,13 +125,24 @@ def test_a_goal_is_reached_missed_or_not_measured(value, at_most, row):
     assert pretrain_table.goal("MFU", value, 0.6, "{:.1%}", at_most) == row
 
 
-def test_float8_is_judged_by_the_worse_of_both_losses():
-    rows = {
-        "bf16": {"losses": [9.0] * 9 + [4.0] * 50, "held_out_loss": 5.0},
-        "fp8": {"losses": [9.0] * 9 + [4.04] * 50, "held_out_loss": 4.9},
+def test_float8_is_judged_by_both_losses_and_by_the_worse():
+    bf16 = {"losses": [9.0] * 9 + [4.0] * 50, "held_out_loss": 5.0}
+    fp8 = {"losses": [9.0] * 9 + [4.04] * 50, "held_out_loss": 4.9}
+    parity = {"rows": {"bf16": bf16, "fp8": fp8}}
+    assert pretrain_table.float8_loss_changes(parity) == pytest.approx((0.01, -0.02))
+    shipped = {
+        "micro_batch": 1,
+        "accumulation": 1,
+        "sequence_length": 1,
+        "step_seconds": [1.0],
+        "gpu": "H200",
     }
-    assert pretrain_table.float8_loss_change({"rows": rows}) == pytest.approx(0.02)
-    assert pretrain_table.float8_loss_change({"rows": rows | {"fp8": {"failure": "out of memory"}}}) is None
+    assert "| 2.00% | **missed by 300.0%** |" in "".join(
+        pretrain_table.goal_rows({pretrain_table.SHIPPED: shipped}, parity)
+    )
+    failed = {"rows": {"bf16": bf16, "fp8": {"failure": "out of memory"}}}
+    assert pretrain_table.float8_loss_changes(failed) is None
+    assert pretrain_table.float8_loss_changes({"rows": {"bf16": bf16}}) is None
 
 
 def test_a_quoted_row_that_failed_is_named():

@@ -64,7 +64,7 @@ GPUS = (
         "NVIDIA DGX B200 datasheet: 72 PFLOPS sparse fp8 over 8 GPUs, 1,440 GB, 64 TB/s",
     ),
     Gpu(
-        "H200", 989, 1979, 1979, 3958, 141, 143_771, 4800, "NVLink 4", 900, 700, 0.60,
+        "H200", 989, 1979, 1979, 3958, 141, 143_771, 4800, "NVLink 4", 900, 700, 0.61,
         "the 1.83B recipe on one H200, ZeRO-1: benchmarks/receipts/pretrain_speed.json",
         "NVIDIA H200 datasheet: 1,979 (bf16) and 3,958 (fp8) TFLOPS with sparsity",
     ),

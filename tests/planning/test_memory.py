@@ -60,7 +60,7 @@ def test_the_recipe_s_own_peaks_are_those_of_its_speed_receipt():
     ]
     peaks = [round(row["peak_bytes"] / GIB, 2) for row in measured if "peak_bytes" in row]
     rows = [row for row in RECEIPT["rows"] if row["run"].startswith("the recipe: ")]
-    assert len(rows) >= 4
+    assert len(rows) >= 3
     for row in rows:
         assert row["measured_gib"] in peaks, f"{row['run']}: run benchmarks/plan_memory.py again"
 
