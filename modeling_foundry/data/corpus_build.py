@@ -107,7 +107,8 @@ def tokenizer_folder(name: str) -> Path:
         return Path(snapshot_download(name, local_files_only=True, allow_patterns=list(TOKENIZER_FILES)))
     except Exception as error:
         raise FoundryError(
-            f"tokenizer: {name} is neither a folder nor in the local Hub cache ({type(error).__name__})"
+            f"tokenizer: {name} is neither a folder nor in the local Hub cache; give a folder with tokenizer.json "
+            "(`make data` makes runs/quickstart/data/tokenizer)"
         ) from error
 
 
