@@ -12,6 +12,7 @@ GUARD = str(Path(__file__).parent / "offline")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["TRACKIO_DIR"] = str(Path(tempfile.gettempdir()) / "modeling-foundry-tests-trackio")

@@ -18,8 +18,9 @@ import json
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from .tokenization import (
     said,
     shard_tasks,
 )
+from .verification import VERIFIED_NAME
 
 PLAN_NAME = "tokenize.json"
 # What may be changed until the index is written: no token of a shard depends on it.
@@ -105,7 +107,8 @@ def tokenizer_folder(name: str) -> Path:
         return Path(snapshot_download(name, local_files_only=True, allow_patterns=list(TOKENIZER_FILES)))
     except Exception as error:
         raise FoundryError(
-            f"tokenizer: {name} is neither a folder nor in the local Hub cache ({type(error).__name__})"
+            f"tokenizer: {name} is neither a folder nor in the local Hub cache; give a folder with tokenizer.json "
+            "(`make data` makes runs/quickstart/data/tokenizer)"
         ) from error
 
 
@@ -138,7 +141,7 @@ def start(folder: Path, plan: dict[str, Any], overwrite: bool) -> bool:
     try:
         if path.is_file() and overwrite:
             clear(folder)
-        elif not path.is_file() and folder.exists() and any(folder.iterdir()):
+        elif not path.is_file() and folder.exists() and any(map(is_foreign, folder.iterdir())):
             raise FoundryError(f"{folder}: holds other files; give an empty or new --output_dir")
         if not path.is_file():
             write_plan(path, plan)
@@ -157,6 +160,16 @@ def start(folder: Path, plan: dict[str, Any], overwrite: bool) -> bool:
             f"{folder}: holds another corpus ({changed}); give another --output_dir, or --overwrite=true"
         )
     return is_complete and bool(TokenCorpus.open(folder))
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file in a folder without a plan is not one of ours, as one killed while it wrote the plan left."""
+    return not fnmatchcase(path.name, temporary_of(PLAN_NAME))
+
+
+def temporary_of(name: str) -> str:
+    """Pattern of what a killed ``write_atomically`` leaves beside a file."""
+    return f".{name}.*.tmp"
 
 
 def write_plan(path: Path, plan: dict[str, Any]) -> None:
@@ -184,6 +197,7 @@ def clear(folder: Path) -> None:
     splits = read_plan(folder / PLAN_NAME).get("splits", [])
     for name in [*splits, TOKENIZER_FOLDER, FAILED_FOLDER, "logs", "tokenizer_proof"]:
         shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / VERIFIED_NAME).unlink(missing_ok=True)
     (folder / PLAN_NAME).unlink()
 
 
@@ -280,11 +294,18 @@ def seal(folder: Path, plan: dict[str, Any], job: TokenizeJob, tasks: list[Shard
     for task, header in headers.items():
         if header is not None:
             splits.setdefault(task.file.split, []).append((task.shard, header))
-    for leftover in [path for name in splits for path in (folder / name).glob(".*.tmp")]:
-        leftover.unlink()  # of a task that was killed
+    for leftover in leftovers(folder, [*splits, TOKENIZER_FOLDER]):
+        leftover.unlink()
     counts = {name: counted([header for _, header in splits[name]]) for name in sorted(splits)}
     write_corpus(folder, splits, {"plan": plan, "counts": counts})
     _print(folder, counts)
+
+
+def leftovers(folder: Path, names: Iterable[str]) -> list[Path]:
+    """What killed runs left half written."""
+    patterns = [f"{name}/.*.tmp" for name in names]
+    patterns += map(temporary_of, (PLAN_NAME, CORPUS_NAME, VERIFIED_NAME))
+    return [path for pattern in patterns for path in folder.glob(pattern)]
 
 
 def counted(headers: list[ShardHeader]) -> dict[str, Any]:

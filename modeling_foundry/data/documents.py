@@ -22,6 +22,8 @@ BLOCK_BYTES = 1 << 20
 PACKED_BLOCK_BYTES = 1 << 16
 # What the readers of lines need of a stream.
 Readable = IO[bytes] | ReadBytes
+# Of `zstd --long=31`; unless told, a decoder takes 128 MiB for the most.
+MAX_ZSTD_WINDOW_BYTES = 1 << 31
 GZIP_WINDOW = 16 + zlib.MAX_WBITS
 ROW_GROUP_ROWS = 1024
 
@@ -235,7 +237,7 @@ def _blocks(stream: Readable, compression: str, name: str) -> Iterator[bytes]:
 
 def _unpacked(blocks: Iterator[bytes], compression: str, name: str) -> Iterator[bytes]:
     """Frames one after the other; zstandard's own stream reader takes a truncated frame for the end."""
-    zstd = zstandard.ZstdDecompressor()
+    zstd = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW_BYTES)
     open_frame: Any = None
     is_first = True
     for block in blocks:

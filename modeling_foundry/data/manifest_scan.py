@@ -67,7 +67,8 @@ def root_of(settings: ManifestSettings) -> str:
     if (settings.source is None) == (settings.hub_name is None):
         raise FoundryError("manifest: give exactly one of source and hub_name")
     if settings.source is not None:
-        return settings.source if "://" in settings.source else str(Path(settings.source).resolve())
+        source = settings.source.removeprefix("file://")
+        return source if "://" in source else str(Path(source).resolve())
     from huggingface_hub import snapshot_download
 
     try:
@@ -116,6 +117,8 @@ def scan(
         if kind is None:
             left_out[relative.suffix or "no suffix"] += 1
             continue
+        if _not_utf8(name):
+            raise FoundryError(f"{name!a}: its name is not UTF-8; rename it")
         if entries[name].get("islink") and not Path(name).exists():
             raise FoundryError(f"{name}: a link to nothing; mend or remove it")
         files.append(
@@ -213,6 +216,11 @@ def _size(system: Any, name: str, entry: dict[str, Any]) -> int:
     if size is None:
         raise FoundryError(f"{name}: its server does not say how large it is; copy the files to a folder")
     return int(size)
+
+
+def _not_utf8(name: str) -> bool:
+    """Python holds such bytes of a name as lone surrogates, which no manifest can hold."""
+    return any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _is_linked_folder(entry: dict[str, Any]) -> bool:

@@ -26,6 +26,7 @@ from datatrove.executor.local import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.writers import JsonlWriter
 from datatrove.utils.logging import setup_default_logger
+from multiprocess.managers import SyncManager
 from tqdm.auto import tqdm
 
 from .worker_watch import lost_workers_noticed, task_noted
@@ -136,7 +137,7 @@ class QuietExecutor(LocalPipelineExecutor):
         Raises:
             FoundryError: a worker was ended from outside.
         """
-        with tempfile.TemporaryDirectory() as self._notes, lost_workers_noticed(self._notes):
+        with tempfile.TemporaryDirectory() as self._notes, lost_workers_noticed(self._notes), _own_manager():
             return super().run()
 
     def _launch_run_for_rank(self, rank: int, *arguments: Any, **keywords: Any) -> Any:
@@ -157,6 +158,27 @@ def quiet() -> Iterator[None]:
             # loguru holds the stream it was given: without this it would go on writing to the one of here.
             sys.stderr = before
             setup_default_logger()
+
+
+@contextlib.contextmanager
+def _own_manager() -> Iterator[None]:
+    """The process in which datatrove keeps its queue ends with this one too.
+
+    One left over holds stdout open: ``tokenize | tee log`` would never end after a kill.  datatrove has no hook
+    for it and asks the module ``multiprocess``.
+    """
+    before = multiprocess.Manager
+
+    def started() -> SyncManager:
+        manager = SyncManager(ctx=multiprocess.get_context())
+        manager.start(end_with_parent)
+        return manager
+
+    multiprocess.Manager = started
+    try:
+        yield
+    finally:
+        multiprocess.Manager = before
 
 
 def end_with_parent() -> None:

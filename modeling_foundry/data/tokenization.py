@@ -35,6 +35,10 @@ FAILED_FOLDER = "failed"
 PROOF_FOLDER = "tokenizer_proof"
 
 
+class EngineLeftError(Exception):
+    """The fast engine was found to differ in mid-file: what it made of the file before must not stay."""
+
+
 @dataclass(frozen=True)
 class ShardTask:
     """One file and the shard it becomes (``shard`` is relative to the corpus folder)."""
@@ -139,10 +143,10 @@ def tokenize_file(job: TokenizeJob, task: ShardTask) -> ShardHeader | None:
 def _write(job: TokenizeJob, task: ShardTask) -> ShardHeader:
     encoder = encoder_of(job.folder, job.engine, job.tokenizer_sha256)
     before = len(encoder.mismatches)
-    header = _write_with(job, task, encoder, before)
-    if len(encoder.mismatches) > before:  # found in mid-file: the encoder has left the fast engine by now
-        header = _write_with(job, task, encoder, before)
-    return header
+    try:
+        return _write_with(job, task, encoder, before)
+    except EngineLeftError:  # the reference encodes from here on; nothing of the first attempt got a header
+        return _write_with(job, task, encoder, before)
 
 
 def _write_with(job: TokenizeJob, task: ShardTask, encoder: DocumentEncoder, before: int) -> ShardHeader:
@@ -184,7 +188,10 @@ def _documents(
     texts = read_documents(job.root, task.file, job.text_key, bad_rows, seen)
     for batch in batches_of(_keep_before_damage(job, task, texts, facts, seen), BATCH_CHARACTERS):
         facts["text_bytes"] += sum(len(text.encode()) for text in batch)
-        for ids in _encoded(encoder, batch, bad_rows):
+        engine, documents = encoder.engine, _encoded(encoder, batch, bad_rows)
+        if encoder.engine != engine:
+            raise EngineLeftError
+        for ids in documents:
             token = encoder.control_token_in(ids, job.eos_token_id)
             if token is None:
                 yield ids

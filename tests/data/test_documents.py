@@ -52,6 +52,14 @@ def test_frames_one_after_the_other(tmp_path):
     assert read(tmp_path, "a", "jsonl", "zstd") == (TEXTS, {})
 
 
+def test_a_frame_with_a_long_window(tmp_path):
+    """As `zstd --long=31` writes them; a decoder that is not told refuses more than 128 MiB."""
+    options = zstandard.ZstdCompressionParameters.from_level(1, window_log=28, hash_log=10, chain_log=10)
+    packer = zstandard.ZstdCompressor(compression_params=options).compressobj()
+    (tmp_path / "a").write_bytes(packer.compress(JSON_LINES) + packer.flush())
+    assert read(tmp_path, "a", "jsonl", "zstd") == (TEXTS, {})
+
+
 def test_parquet_and_plain_text(tmp_path):
     table = pyarrow.table({"content": [*TEXTS, None, ""], "id": range(len(TEXTS) + 2)})
     pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=2)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -171,8 +172,9 @@ def test_made_once_and_then_complete(corpus, tmp_path, capsys):
     assert len(make_manifest(wanted).files) == 7
 
 
-def test_a_manifest_inside_the_folder_is_not_part_of_it(corpus, capsys):
-    wanted = ManifestSettings(source=str(corpus), output=str(corpus / "train" / "manifest.jsonl"))
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_manifest_inside_the_folder_is_not_part_of_it(scheme, corpus, capsys):
+    wanted = ManifestSettings(source=f"{scheme}{corpus}", output=str(corpus / "train" / "manifest.jsonl"))
     assert make_manifest(wanted) == make_manifest(wanted)
     assert "nothing to do" in capsys.readouterr().out
 
@@ -240,6 +242,13 @@ def test_a_link_to_nothing_is_refused_and_a_linked_folder_is_said(tmp_path, caps
     (root / "c.jsonl").symlink_to(tmp_path / "nowhere.jsonl")
     with pytest.raises(FoundryError, match=r"c\.jsonl: a link to nothing"):
         scan(str(root))
+
+
+def test_a_name_that_is_not_utf_8_is_refused_by_name(tmp_path):
+    """It was a UnicodeEncodeError of the writer."""
+    (tmp_path / os.fsdecode(b"na\xefve.jsonl")).write_bytes(rows("text"))
+    with pytest.raises(FoundryError, match=r"na\\udcefve\.jsonl': its name is not UTF-8"):
+        scan(str(tmp_path))
 
 
 def test_a_text_file_is_one_row(tmp_path):

@@ -214,6 +214,110 @@ def test_killed_at_random_moments_it_ends_the_same(corpus, manifest, tokenizer, 
     assert not list(folder.rglob(".*.tmp"))
 
 
+def test_nothing_lives_on_after_a_kill(manifest, tokenizer, tmp_path):
+    """kill -9 of the command alone: what it started ends too, so that a pipe behind it comes to its end."""
+    command = [
+        sys.executable, "recipes/prepare_data.py", "tokenize", f"--manifest={manifest}", "--workers=2",
+        f"--tokenizer={tokenizer}", f"--output_dir={tmp_path / 'data'}", "--engine=reference",
+    ]  # fmt: skip
+    child = subprocess.Popen(
+        command, cwd=REPOSITORY, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        until = time.monotonic() + 120
+        while not list((tmp_path / "data").glob("*/*.ds.json")):
+            assert child.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.005)
+        child.kill()
+        child.communicate(timeout=20)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # all have ended, as they should
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+STOPPED_BEFORE_EACH_CHANGE = """
+import os, shutil, sys
+from pathlib import Path
+from modeling_foundry.data.corpus_build import tokenize
+from modeling_foundry.data.settings import TokenizeSettings
+
+CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "os.chmod", "tempfile.mkstemp")
+manifest, tokenizer, first, root = sys.argv[1:]
+
+def make(folder, overwrite=False):
+    tokenize(TokenizeSettings(
+        manifest=manifest, tokenizer=tokenizer, output_dir=folder, workers=1, engine="reference", overwrite=overwrite
+    ))
+
+def run(folder, number=0, overwrite=False):
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] >> 8
+    left = number
+    def stop(event, arguments):
+        nonlocal left
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if (writes or event in CHANGES) and folder in " ".join(map(str, arguments)):
+            left -= 1
+            if left == 0:
+                os._exit(9)
+    if number:
+        sys.addaudithook(stop)
+    status = 1
+    try:
+        make(folder, overwrite)
+        status = 0
+    finally:
+        os._exit(status)
+
+make(str(Path(root, "warm")))  # so that what is imported late is imported once
+for number in range(1, 200):
+    folder = Path(root, f"{number:03d}")
+    if first != "nothing":
+        shutil.copytree(first, folder)
+    stopped = run(str(folder), number, first != "nothing")
+    ended = run(str(folder))
+    print(number, stopped, ended, flush=True)
+    if stopped == 0:
+        break
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_stopped_before_any_change_of_a_file_it_goes_on(overwrite, source, tokenizer, tmp_path):
+    """Stopped before its n-th change of the folder, for every n: the same command makes the same, and nothing else."""
+    manifest, whole = tmp_path / "manifest.jsonl", tmp_path / "whole"
+    make_manifest(ManifestSettings(source=str(source), output=str(manifest), include="*part_[18]*"))
+    tokenize(wanted(manifest, tokenizer, whole))
+    verify(VerifySettings(data_dir=str(whole)))
+    first = str(whole) if overwrite else "nothing"
+    command = [
+        sys.executable,
+        "-c",
+        STOPPED_BEFORE_EACH_CHANGE,
+        manifest,
+        tokenizer,
+        first,
+        tmp_path / "runs",
+    ]
+    with open(tmp_path / "report", "w+") as report:
+        subprocess.run([*map(str, command)], stdout=report, cwd=REPOSITORY, check=True, timeout=300)
+        report.seek(0)
+        lines = re.findall(r"^\d+ \d+ \d+$", report.read(), re.MULTILINE)
+    *runs, last = [list(map(int, line.split())) for line in lines]
+    assert len(runs) > 60
+    assert last[1:] == [0, 0]
+    names = {path.relative_to(whole) for path in whole.rglob("*") if "logs" not in path.parts}
+    for number, stopped, ended in runs:
+        folder = tmp_path / "runs" / f"{number:03d}"
+        assert (stopped, ended) == (9, 0), f"stopped before change {number}"
+        assert content(folder) == content(whole)
+        found = {path.relative_to(folder) for path in folder.rglob("*") if "logs" not in path.parts}
+        assert found | {Path("verified.json")} == names
+
+
 def broken_source(root):
     (root / "train").mkdir(parents=True)
     good = "".join(json.dumps({"text": document(0, number)}) + "\n" for number in range(500)).encode()

@@ -254,3 +254,23 @@ def test_a_mismatch_stands_at_the_file_it_was_found_in_alone(source):
         patch.setattr(tokenization, "encoder_of", lambda *_: encoder)
         tokenize(wanted(source, tokenizer))
     assert TokenCorpus.open(source / "data").content["counts"]["train"]["mismatches"] == []
+
+
+def test_a_file_half_encoded_by_the_wrong_engine_never_has_a_header(source, monkeypatch):
+    """A shard with its header is kept by the next run: killed between the two passes, it would keep wrong ids."""
+    tokenizer = save(source / "tokenizer", byte_level(PATTERNS["llama3"]))
+    encoder = DocumentEncoder.load(tokenizer, "tiktoken", cache_dir=source, verify_sample_every=1)
+    encode, num_calls = encoder._fast.encode, iter(range(100))
+    monkeypatch.setattr(encoder._fast, "encode", lambda text: encode(text)[next(num_calls) > 2 :])
+    monkeypatch.setattr(tokenization, "encoder_of", lambda *_: encoder)
+    monkeypatch.setattr(tokenization, "BATCH_CHARACTERS", 1)
+    write_with, headers = tokenization._write_with, []
+
+    def noted(*arguments):
+        headers.append([path.name for path in (source / "data").rglob("*.ds.json")])
+        return write_with(*arguments)
+
+    monkeypatch.setattr(tokenization, "_write_with", noted)
+    tokenize(wanted(source, tokenizer))
+    assert headers == [[], ["000000.ds.json"], ["000000.ds.json"]], "the second file was begun twice"
+    assert len(TokenCorpus.open(source / "data").content["counts"]["train"]["mismatches"]) == 1

@@ -21,8 +21,22 @@ def _refuse_remote(host):
         address = ipaddress.ip_address(name.split("%")[0])
     except ValueError:
         raise NetworkAttemptError(f"a test tried to look up {name}") from None
-    if not (address.is_loopback or address.is_unspecified):
+    if not (address.is_loopback or address.is_unspecified or _is_own(address)):
         raise NetworkAttemptError(f"a test tried to connect to {name}")
+
+
+def _is_own(address):
+    """Whether an interface of this machine has the address: the kernel would send to it from itself.
+
+    Ray's processes speak to each other over it.  A datagram socket that connects sends nothing.
+    """
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            _connect(probe, (str(address), 9))
+        except OSError:  # no route, a broadcast address, no IPv6
+            return False
+        return ipaddress.ip_address(probe.getsockname()[0].split("%")[0]) == address
 
 
 def _guard(original):
