@@ -170,7 +170,8 @@ def tokenization_quotes(speed: dict[str, Any], corpus: dict[str, Any]) -> Iterat
     forecast, hours = corpus["forecast"], corpus["forecast"]["core_hours"]
     yield Quote(
         "docs/data.md",
-        "At {} bytes a token its {}B tokens are {} TB of text, so at that rate, a forecast: **{} core-hours**",
+        "At {} bytes a token (an assumption for English web text, not measured) its {}B tokens are {} TB of text, so at "
+        "that rate, a forecast: **{} core-hours**",
         (
             f"{forecast['bytes_per_token']}", f"{forecast['tokens'] / 1e9:.0f}",
             f"{forecast['tokens'] * forecast['bytes_per_token'] / 1e12:.1f}", f"{hours:.0f}",
