@@ -19,7 +19,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .run_end import RankLostError, say
+from .run_end import STOPPED_NAME, RankLostError, say
 
 logger = logging.getLogger(__name__)
 FOLDER_NAME = "heartbeats"
@@ -76,7 +76,7 @@ class Heartbeat:
         self._marked_at = time.monotonic()
         self._heard: dict[int, tuple[int, float]] = {}  # rank -> its num_beats, and when it last changed
         self._stop = threading.Event()
-        self._writing = threading.Lock()
+        self._writing, self._saying = threading.Lock(), threading.Lock()
         self._is_told = False
         self._thread = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
 
@@ -96,15 +96,22 @@ class Heartbeat:
         self._write()
 
     def lost(self) -> str | None:
-        """The first rank that is surely gone, in words; asks the files and, on this host, the processes."""
-        for beat in self._others():
-            if beat.ended == FINISHED:
-                continue  # rank 0 may still be sealing the last checkpoint
-            if beat.ended is not None:
-                return f"{beat.words()} ended: {beat.ended}"
-            if beat.host == self.mine.host and _is_gone(beat.pid):
-                return f"{beat.words()} died; {beat.place()}"
-        return None
+        """The first rank that is surely gone, in words; asks the files and, on this host, the processes.
+
+        One that left because of another is named only where nothing is known of that other.
+        """
+        gone = [(beat.ended == LOST, words) for beat in self._others() if (words := self._loss(beat))]
+        return min(gone, key=lambda each: each[0])[1] if gone else None
+
+    def _loss(self, beat: Beat) -> str | None:
+        if beat.ended == FINISHED:
+            return None  # rank 0 may still be sealing the last checkpoint
+        if beat.ended is not None:
+            return f"{beat.words()} ended: {beat.ended}"
+        return f"{beat.words()} died; {beat.place()}" if self._was_killed(beat) else None
+
+    def _was_killed(self, beat: Beat) -> bool:
+        return beat.host == self.mine.host and _is_gone(beat.pid)
 
     def await_loss(self, seconds: float) -> str | None:
         """As :meth:`lost`, given time for a dying rank to be dead."""
@@ -152,13 +159,20 @@ class Heartbeat:
             return f"{self.mine.words()} is stuck since {waited:.0f} s {limit}; {self.mine.place()}"
         return f"no rank made progress for {waited:.0f} s {limit}, none is behind; {self.mine.place()}"
 
-    def _end_process(self, reason: str) -> None:
+    def rank_lost(self, reason: str) -> RankLostError:
+        """The end of this rank, said once: by one of the ranks that are left, and by one of its two threads."""
         end = RankLostError(
             f"{self.output_dir}: {reason}; the run ended, start it again to go on", self.mine.step
         )
-        if self.is_speaker() and not any(beat.ended == LOST for beat in self._others()):  # or it is said
-            say(self.output_dir, end)
-        else:
+        with self._saying:
+            if self.is_speaker() and not (self.output_dir / STOPPED_NAME).exists():
+                say(self.output_dir, end)
+        end.is_said = True
+        return end
+
+    def _end_process(self, reason: str) -> None:
+        end = self.rank_lost(reason)
+        if not self.is_speaker():
             time.sleep(2 * self.interval)  # the launcher ends the speaker too once this rank has ended
         self.end(LOST)
         os._exit(end.exit_code)  # the main thread waits in a collective that nothing ends
@@ -176,10 +190,10 @@ class Heartbeat:
 
     def _lives(self, beat: Beat) -> bool:
         """Whether its thread was heard of lately; a clock of another machine is never read."""
+        if beat.ended is not None or self._was_killed(beat):
+            return False
         heard = self._heard.get(beat.rank, (0, 0.0))[1]
-        return beat.ended is None and time.monotonic() - heard < max(
-            4 * self.interval, self.timeout_seconds / 2
-        )
+        return time.monotonic() - heard < max(4 * self.interval, self.timeout_seconds / 2)
 
     def _write(self) -> None:
         """Renamed into place; not flushed to disk, since a sign is worth nothing after a power cut."""

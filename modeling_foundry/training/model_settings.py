@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from .. import FoundryConfig, FoundryForCausalLM
 from ..configuration_foundry import attention_implementation
 from ..parameters import assert_built_as_requested
-from ..settings import FoundryError
+from ..settings import FoundryError, setting
 
 ROWS_MULTIPLE = 128  # embedding rows: a multiple of 128 keeps the head's matmul on whole tiles
 
@@ -21,39 +21,37 @@ AttentionBackend = Literal[
 GPU_BACKENDS = ("cudnn_sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 
 
-def _help(text: str, default: Any = None) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
 class ModelSettings:
     """Components and sizes.  Defaults are Qwen3's components; sizes come from the recipe."""
 
-    hidden_size: int = _help("width of the residual stream", 2048)
-    intermediate_size: int = _help("width of the feed-forward layer", 6144)
-    num_hidden_layers: int = _help("decoder layers", 24)
-    num_attention_heads: int = _help("query heads", 16)
-    num_key_value_heads: int | None = _help("key/value heads; equal to the query heads is MHA, 1 is MQA")
-    head_dim: int | None = _help("size of one head; default hidden_size / num_attention_heads")
-    vocab_size: int | None = _help("embedding rows; default the tokenizer's ids rounded up to 128")
-    normalization: Literal["rmsnorm", "layernorm"] = _help("normalization layer", "rmsnorm")
-    position_encoding: Literal["rope", "learned"] = _help("how positions enter", "rope")
-    ffn_type: Literal["swiglu", "standard"] = _help("gated (three matrices) or plain (two)", "swiglu")
-    hidden_act: str | None = _help("activation; default silu for swiglu, gelu for standard")
-    qk_norm: bool = _help("normalize queries and keys per head (Qwen3)", True)
-    attention_bias: bool = _help("biases in the attention projections", False)
-    mlp_bias: bool = _help("biases in the feed-forward layer", False)
-    tie_word_embeddings: bool = _help("one matrix for embedding and head", False)
-    rope_theta: float | None = _help("RoPE base; default 1e6")
-    norm_eps: float = _help("epsilon of the normalization layers", 1e-6)
-    attention_dropout: float = _help("dropout on attention weights", 0.0)
-    initializer_range: float = _help("standard deviation of the initial weights", 0.02)
-    loss_chunk_tokens: int = _help("rows of logits that exist at one time", 8192)
-    z_loss_weight: float = _help("weight of the squared log-partition (PaLM); 0 is off", 0.0)
-    attention_backend: AttentionBackend = _help(
+    hidden_size: int = setting("width of the residual stream", 2048)
+    intermediate_size: int = setting("width of the feed-forward layer", 6144)
+    num_hidden_layers: int = setting("decoder layers", 24)
+    num_attention_heads: int = setting("query heads", 16)
+    num_key_value_heads: int | None = setting(
+        "key/value heads; equal to the query heads is MHA, 1 is MQA", None
+    )
+    head_dim: int | None = setting("size of one head; default hidden_size / num_attention_heads", None)
+    vocab_size: int | None = setting("embedding rows; default the tokenizer's ids rounded up to 128", None)
+    normalization: Literal["rmsnorm", "layernorm"] = setting("normalization layer", "rmsnorm")
+    position_encoding: Literal["rope", "learned"] = setting("how positions enter", "rope")
+    ffn_type: Literal["swiglu", "standard"] = setting("gated (three matrices) or plain (two)", "swiglu")
+    hidden_act: str | None = setting("activation; default silu for swiglu, gelu for standard", None)
+    qk_norm: bool = setting("normalize queries and keys per head (Qwen3)", True)
+    attention_bias: bool = setting("biases in the attention projections", False)
+    mlp_bias: bool = setting("biases in the feed-forward layer", False)
+    tie_word_embeddings: bool = setting("one matrix for embedding and head", False)
+    rope_theta: float | None = setting("RoPE base; default 1e6", None)
+    norm_eps: float = setting("epsilon of the normalization layers", 1e-6)
+    attention_dropout: float = setting("dropout on attention weights", 0.0)
+    initializer_range: float = setting("standard deviation of the initial weights", 0.02)
+    loss_chunk_tokens: int = setting("rows of logits that exist at one time", 8192)
+    z_loss_weight: float = setting("weight of the squared log-partition (PaLM); 0 is off", 0.0)
+    attention_backend: AttentionBackend = setting(
         "attention kernel; auto is sdpa, which picks PyTorch's fastest", "auto"
     )
-    model_dtype: Literal["float32", "bfloat16"] = _help("dtype of the parameters", "float32")
+    model_dtype: Literal["float32", "bfloat16"] = setting("dtype of the parameters", "float32")
 
 
 def refuse_backend_without_gpu(backend: str, device_type: str) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from accelerate.utils import gather_object
 from transformers import Trainer
 
 from ..data.training_data import TrainingData
 from ..settings import FoundryError
+from .checkpoints import wait_for_all_ranks
 from .forecast import RunForecast
 from .model_settings import ModelSettings
 from .preflight_checks import (
@@ -26,8 +26,6 @@ from .preflight_checks import (
     check_rows,
     check_tokenizer,
 )
-
-PREFLIGHT_KEYS = ("preflight_only", "preflight_memory", "preflight_dummy_step", "forecast_for")
 
 
 @dataclass
@@ -47,6 +45,9 @@ class PreflightKeys:
         default=None,
         metadata={"help": "dry run: forecast this run on other hardware, such as 8xB200; no data"},
     )
+
+
+PREFLIGHT_KEYS = frozenset(PreflightKeys.__dataclass_fields__)
 
 
 class PreflightError(FoundryError):
@@ -109,8 +110,7 @@ def said(faults: list[Finding], num_checks: int, is_main: bool) -> PreflightErro
     if is_main:
         print(f"error: {error}", file=sys.stderr, flush=True)
     error.is_said = True
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()  # a launcher kills the others as soon as one has ended
+    wait_for_all_ranks()  # a launcher kills the others as soon as one has ended
     return error
 
 

@@ -60,8 +60,13 @@ def write_stopped(output_dir: Path, end: RunStoppedError) -> None:
 def say(output_dir: Path, end: RunStoppedError) -> None:
     """Write ``stopped.json`` and the one line on stderr that would otherwise come when the process ends.
 
-    Before the ranks part: a launcher kills the others as soon as one has ended.
+    Before the ranks part: a launcher kills the others as soon as one has ended.  A full disk must not keep the run
+    from ending: that the file could not be written is said too.
     """
-    write_stopped(output_dir, end)
-    print(f"error: {end}", file=sys.stderr, flush=True)
+    words = str(end)
+    try:
+        write_stopped(output_dir, end)
+    except OSError as error:
+        words += f" ({output_dir / STOPPED_NAME} could not be written: {error.strerror})"
+    print(f"error: {words}", file=sys.stderr, flush=True)
     end.is_said = True

@@ -32,6 +32,7 @@ from .checkpoints import (
 from .guarded_trainer import GuardedUpdates
 from .launch import assert_launched_as_asked
 from .preflight import PREFLIGHT_KEYS
+from .profiling import ProfileKeys
 from .progress import ProgressLine
 from .resumable_trainer import save_training_state
 from .run_facts import compute_precision
@@ -52,7 +53,8 @@ NEUTRAL_SETTINGS = {
     "output_dir", "overwrite", "keep_checkpoints", "expected_processes", "logging_steps", "disable_tqdm",
     "report_to", "run_name", "dataloader_num_workers", "save_steps", "log_level", "project",
     "dataset_num_proc", "logging_first_step", "save_initial_model", "save_only_model", "ignore_data_skip",
-    "use_cpu", "ddp_backend", "dataloader_pin_memory", "profile_step", *GUARD_KEYS, *PREFLIGHT_KEYS,
+    "use_cpu", "ddp_backend", "dataloader_pin_memory",
+    *GUARD_KEYS, *PREFLIGHT_KEYS, *ProfileKeys.__dataclass_fields__,
 }  # fmt: skip
 BATCH_SETTINGS = {"per_device_train_batch_size", "gradient_accumulation_steps"}
 console = Console(highlight=False, soft_wrap=True)

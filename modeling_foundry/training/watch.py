@@ -17,7 +17,7 @@ from accelerate.utils import broadcast_object_list
 from ..run_record import masked
 from .checkpoints import wait_for_all_ranks
 from .guarded_trainer import GuardedUpdates
-from .heartbeat import FINISHED, FOLDER_NAME, Heartbeat, HeartbeatMarks
+from .heartbeat import FINISHED, FOLDER_NAME, LOST, Heartbeat, HeartbeatMarks
 from .run_end import STOPPED_NAME, PreemptedError, RankLostError, RunStoppedError, say
 from .update_guard import UpdateGuard
 
@@ -37,58 +37,50 @@ def train_watched(
     Raises:
         RunStoppedError: on every rank that is left; its line is printed and ``stopped.json`` written.
     """
-    guard, rank = trainer.guard, trainer.args.process_index
-    heartbeat = Heartbeat(
-        output_dir, rank, trainer.args.world_size, guard.keys.stall_timeout_seconds,
-        start=clear_signs(output_dir, rank),
-    )  # fmt: skip
-    heartbeat.start()
-    guard.mark = heartbeat.mark
-    trainer.add_callback(HeartbeatMarks(heartbeat))
-    why = FINISHED
-    try:
-        with signals_noted(guard):
+    guard, arguments = trainer.guard, trainer.args
+    seconds = guard.keys.stall_timeout_seconds
+    # The signals outermost: a launcher that misses a rank sends SIGTERM at once to those that are to say why.
+    with signals_noted(guard), signs_of_life(output_dir, arguments, seconds) as heartbeat:
+        guard.mark = heartbeat.mark
+        trainer.add_callback(HeartbeatMarks(heartbeat))
+        try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             if guard.all_signalled:
-                raise preempted(
-                    output_dir, trainer.state.global_step, getattr(trainer.args, "overwrite", False)
-                )
+                raise preempted(output_dir, trainer.state.global_step, getattr(arguments, "overwrite", False))
             heartbeat.mark(trainer.state.global_step, "writing the final model")
             finish()
-    except RunStoppedError as end:
-        why = type(end).__name__
-        end_together(end, output_dir, trainer.is_world_process_zero())
-        raise
-    except Exception as error:
-        why = f"{type(error).__name__}: {masked(' '.join(str(error).split()))[:200]}"
-        if not _speaks_of_a_peer(error):
+        except RunStoppedError as end:
+            end_together(end, output_dir, trainer.is_world_process_zero())
             raise
-        lost = heartbeat.await_loss(SECONDS_FOR_A_DYING_RANK)
-        if lost is None:
-            raise
-        gone = RankLostError(
-            f"{output_dir}: {lost}; the run ended, start it again to go on", trainer.state.global_step
-        )
-        if heartbeat.is_speaker():
-            say(output_dir, gone)
-        gone.is_said = True
-        raise gone from error
-    finally:
-        heartbeat.end(why)
+        except Exception as error:
+            if not _speaks_of_a_peer(error):
+                raise
+            lost = heartbeat.await_loss(SECONDS_FOR_A_DYING_RANK)
+            if lost is None:
+                raise
+            raise heartbeat.rank_lost(lost) from error
 
 
 @contextmanager
 def start_watched(arguments: Any) -> Iterator[None]:
     """What comes before the first step, under the same watch: a rank that dies or hangs there ends the others too."""
-    output_dir, rank = Path(arguments.output_dir), arguments.process_index
-    heartbeat = Heartbeat(
-        output_dir, rank, arguments.world_size, arguments.stall_timeout_seconds,
-        start=clear_signs(output_dir, rank),
-    )  # fmt: skip
+    with signs_of_life(Path(arguments.output_dir), arguments, arguments.stall_timeout_seconds):
+        yield
+
+
+@contextmanager
+def signs_of_life(output_dir: Path, arguments: Any, timeout_seconds: float) -> Iterator[Heartbeat]:
+    """This rank's heartbeat; its last sign says why the rank left."""
+    rank = arguments.process_index
+    start = clear_signs(output_dir, rank)
+    heartbeat = Heartbeat(output_dir, rank, arguments.world_size, timeout_seconds, start)
     heartbeat.start()
     why = FINISHED
     try:
-        yield
+        yield heartbeat
+    except RankLostError:
+        why = LOST
+        raise
     except BaseException as error:
         why = f"{type(error).__name__}: {masked(' '.join(str(error).split()))[:200]}"
         raise

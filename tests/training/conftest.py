@@ -107,15 +107,11 @@ def launch():
 
 
 @pytest.fixture(scope="session")
-def small_data(tmp_path_factory):
-    """Settings of a data folder of 320 ids, prepared once."""
-    from modeling_foundry.data.preparation import prepare
-    from modeling_foundry.data.settings import DataSettings
+def small_data(tmp_path_factory) -> Path:
+    """A data folder of 320 ids, prepared once; to be read only."""
+    from tests.training.small_run import prepare_data
 
-    folder = tmp_path_factory.mktemp("small") / "data"
-    text = REPOSITORY / "modeling_foundry" / "settings.py"
-    prepare(DataSettings(str(folder), text_file=str(text), vocab_size=320))
-    return folder
+    return prepare_data(tmp_path_factory.mktemp("small") / "data")
 
 
 @pytest.fixture

@@ -13,33 +13,28 @@ from modeling_foundry.data.training_data import open_training_data
 from modeling_foundry.settings import FoundryError
 from modeling_foundry.training.checkpoints import newest_whole_checkpoint
 from modeling_foundry.training.sample_order import SampleOrder, write_order
-from tests.training.small_run import CUT, STEPS, cut, small_data, train
+from tests.training.small_run import CUT, STEPS, cut, prepare_data, train
 
 CHECKPOINT = f"checkpoint-{CUT}"
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return small_data(tmp_path_factory.mktemp("data") / "data")
-
-
-@pytest.fixture(scope="module")
-def whole(data_dir, tmp_path_factory):
+def whole(small_data, tmp_path_factory):
     run = tmp_path_factory.mktemp("whole") / "run"
-    train(run, data_dir)
+    train(run, small_data)
     return run
 
 
 @pytest.fixture
-def run(whole, tmp_path, data_dir):
+def run(whole, tmp_path, small_data):
     """A copy of a run that was cut short."""
     return cut(whole, tmp_path / "run")
 
 
 @pytest.fixture
-def again(data_dir):
+def again(small_data):
     """Go on with a copy as the run itself would: output_dir is neutral."""
-    return lambda folder, **changed: train(folder, data_dir, **changed)
+    return lambda folder, **changed: train(folder, small_data, **changed)
 
 
 def edit(path, **changed):
@@ -105,7 +100,7 @@ def test_weights_that_were_added_later_are_not_read(run):
 
 
 def test_other_data_under_a_checkpoint_is_refused_even_without_its_record(run, again, tmp_path):
-    other = small_data(tmp_path / "other", "files.py")
+    other = prepare_data(tmp_path / "other", "files.py")
     with pytest.raises(FoundryError, match="other settings .*data"):
         train(run, other)
     edit(run / "run.json", inputs={"data": open_training_data(other).fingerprint})
@@ -151,22 +146,22 @@ def test_a_checkpoint_that_was_moved_and_linked_ends_no_run(run, again, whole, t
     assert same_weights(run, whole)
 
 
-def test_tokens_are_counted_in_the_steps_of_the_run(data_dir, tmp_path):
+def test_tokens_are_counted_in_the_steps_of_the_run(small_data, tmp_path):
     """Half the micro-batch, as with half the ranks: the accumulation follows before max_tokens becomes steps."""
-    train(tmp_path / "whole", data_dir, max_tokens=STEPS * 128, max_steps=-1)
+    train(tmp_path / "whole", small_data, max_tokens=STEPS * 128, max_steps=-1)
     run = cut(tmp_path / "whole", tmp_path / "run")
-    train(run, data_dir, max_tokens=STEPS * 128, max_steps=-1, per_device_train_batch_size=2)
+    train(run, small_data, max_tokens=STEPS * 128, max_steps=-1, per_device_train_batch_size=2)
     assert json.loads((run / "complete.json").read_text())["steps"] == STEPS
     with pytest.raises(FoundryError, match="gradient_accumulation_steps: 1 -> 2"):
-        train(run, data_dir, max_tokens=STEPS * 128, max_steps=-1, gradient_accumulation_steps=2)
+        train(run, small_data, max_tokens=STEPS * 128, max_steps=-1, gradient_accumulation_steps=2)
 
 
 @pytest.mark.parametrize("batch", [{}, {"global_batch_tokens": 128}])
-def test_an_extension_reads_steps_of_the_size_that_the_run_had(batch, data_dir, tmp_path):
+def test_an_extension_reads_steps_of_the_size_that_the_run_had(batch, small_data, tmp_path):
     wsd = {"lr_scheduler_type": "warmup_stable_decay", "decay_tokens": 256, "max_steps": -1, **batch}
-    train(tmp_path / "short", data_dir, max_tokens=768, **wsd)
+    train(tmp_path / "short", small_data, max_tokens=768, **wsd)
     train(
-        tmp_path / "longer", data_dir, max_tokens=1280, per_device_train_batch_size=2,
+        tmp_path / "longer", small_data, max_tokens=1280, per_device_train_batch_size=2,
         extend_run=str(tmp_path / "short"), **wsd,
     )  # fmt: skip
     assert json.loads((tmp_path / "longer/complete.json").read_text())["steps"] == 10

@@ -8,7 +8,7 @@ from transformers import Trainer
 from modeling_foundry.training.optimizer_state import StoredState
 from modeling_foundry.training.session import read_log
 from tests.conftest import REPOSITORY
-from tests.training.small_run import small_data, train
+from tests.training.small_run import train
 
 REFUSED_AT_FIRST = """
 import runpy, sys
@@ -40,8 +40,8 @@ def cut_after(run, step):
     (run / "complete.json").unlink()
 
 
-def test_saving_before_the_first_update_takes_no_step_of_the_optimizer(tmp_path, monkeypatch):
-    data_dir, sound = small_data(tmp_path / "data"), Trainer.compute_loss
+def test_saving_before_the_first_update_takes_no_step_of_the_optimizer(small_data, tmp_path, monkeypatch):
+    sound = Trainer.compute_loss
 
     def refused_at_first(self, *args, **kwargs):
         loss, outputs = sound(self, *args, **kwargs)
@@ -49,24 +49,24 @@ def test_saving_before_the_first_update_takes_no_step_of_the_optimizer(tmp_path,
 
     monkeypatch.setattr(Trainer, "compute_loss", refused_at_first)
     keys = {"non_finite": "skip", "learning_rate": 1e-2, "keep_checkpoints": 5}
-    train(tmp_path / "unsaved", data_dir, **keys, save_steps=6)
+    train(tmp_path / "unsaved", small_data, **keys, save_steps=6)
     run = tmp_path / "run"
-    train(run, data_dir, **keys)
+    train(run, small_data, **keys)
     assert losses(run) == losses(tmp_path / "unsaved")
     assert not StoredState(run / "checkpoint-2").has_moments()
     assert StoredState(run / "checkpoint-4").has_moments()
     cut_after(run, 2)
-    train(run, data_dir, **keys)
+    train(run, small_data, **keys)
     assert losses(run) == losses(tmp_path / "unsaved")
 
 
 @pytest.mark.slow
-def test_zero_goes_on_from_before_its_first_update(tmp_path, launch):
+def test_zero_goes_on_from_before_its_first_update(small_data, tmp_path, launch):
     """The step before the checkpoint was refused; DeepSpeed's optimizer holds no state yet."""
     pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
-    data_dir, run = small_data(tmp_path / "data"), tmp_path / "run"
+    run = tmp_path / "run"
     words = [
-        "--config", str(REPOSITORY / "recipes/shakespeare/pretrain.yaml"), f"--data_dir={data_dir}",
+        "--config", str(REPOSITORY / "recipes/shakespeare/pretrain.yaml"), f"--data_dir={small_data}",
         f"--output_dir={run}", "--hidden_size=32", "--intermediate_size=64", "--num_hidden_layers=2",
         "--num_attention_heads=2", "--num_key_value_heads=1", "--head_dim=16", "--sequence_length=32",
         "--optimizer=adamw", "--max_steps=3", "--save_steps=1", "--logging_steps=1", "--eval_strategy=no",

@@ -10,7 +10,6 @@ from modeling_foundry.settings import FoundryError, parse
 from modeling_foundry.training.model_settings import ModelSettings
 from modeling_foundry.training.pretraining import PretrainArguments, PretrainDataSettings, pretrain
 from modeling_foundry.training.session import read_log
-from tests.conftest import REPOSITORY
 from tests.training.test_pretraining import arguments
 
 # A step is 4 x 32 = 128 tokens.
@@ -19,17 +18,6 @@ WSD = [
     "--warmup_tokens=256", "--decay_tokens=512", "--eval_strategy=no", "--keep_checkpoints=1", "--max_steps=-1",
     "--attention_dropout=0.1",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    from modeling_foundry.data.preparation import prepare
-    from modeling_foundry.data.settings import DataSettings
-
-    folder = tmp_path_factory.mktemp("data")
-    source = REPOSITORY / "modeling_foundry" / "settings.py"
-    prepare(DataSettings(str(folder / "data"), text_file=str(source), vocab_size=320))
-    return folder / "data"
 
 
 def train(data_dir, folder, *more):
@@ -43,16 +31,16 @@ def train(data_dir, folder, *more):
 
 
 @pytest.mark.slow
-def test_a_longer_run_from_a_finished_one_is_the_longer_run(data_dir, tmp_path):
+def test_a_longer_run_from_a_finished_one_is_the_longer_run(small_data, tmp_path):
     """12 steps with the last 4 decaying; then 20 from its step 8, against 20 in one go."""
-    short = train(data_dir, tmp_path / "short", "--max_tokens=1536", "--save_steps=5")
+    short = train(small_data, tmp_path / "short", "--max_tokens=1536", "--save_steps=5")
     run = tmp_path / "short/pretrain"
     assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-8"]
     before = {path: path.stat().st_mtime_ns for path in sorted(run.rglob("*"))}
 
-    whole = train(data_dir, tmp_path / "whole", "--max_tokens=2560", "--save_steps=50")
+    whole = train(small_data, tmp_path / "whole", "--max_tokens=2560", "--save_steps=50")
     longer = train(
-        data_dir, tmp_path / "longer", "--max_tokens=2560", "--save_steps=50", f"--extend_run={run}"
+        small_data, tmp_path / "longer", "--max_tokens=2560", "--save_steps=50", f"--extend_run={run}"
     )
     assert longer == whole
     assert longer[:8] == short[:8]
@@ -66,7 +54,7 @@ def test_a_longer_run_from_a_finished_one_is_the_longer_run(data_dir, tmp_path):
     assert record["settings"]["training"]["extend_run"] == str(run)
 
     again = train(
-        data_dir, tmp_path / "longer", "--max_tokens=2560", "--save_steps=50", f"--extend_run={run}"
+        small_data, tmp_path / "longer", "--max_tokens=2560", "--save_steps=50", f"--extend_run={run}"
     )
     assert again == longer, "it is finished, and stays as it is"
 
@@ -75,9 +63,9 @@ def test_a_longer_run_from_a_finished_one_is_the_longer_run(data_dir, tmp_path):
         (["--max_tokens=900"], "holds no whole checkpoint up to step 4"),
     ):
         with pytest.raises(FoundryError, match=message):
-            train(data_dir, tmp_path / "refused", *more, "--save_steps=50", f"--extend_run={run}")
+            train(small_data, tmp_path / "refused", *more, "--save_steps=50", f"--extend_run={run}")
 
 
-def test_what_is_no_such_run_is_refused(data_dir, tmp_path):
+def test_what_is_no_such_run_is_refused(small_data, tmp_path):
     with pytest.raises(FoundryError, match="extend_run: .*nowhere holds no run of ours"):
-        train(data_dir, tmp_path, "--max_tokens=2560", f"--extend_run={tmp_path}/nowhere")
+        train(small_data, tmp_path, "--max_tokens=2560", f"--extend_run={tmp_path}/nowhere")

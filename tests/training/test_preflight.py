@@ -352,4 +352,5 @@ def test_an_output_folder_that_cannot_be_is_one_line(small_data, tmp_path):
 def test_neutral_keys_do_not_make_another_run():
     from modeling_foundry.training.session import NEUTRAL_SETTINGS
 
-    assert set(preflight_module.PREFLIGHT_KEYS) <= NEUTRAL_SETTINGS
+    assert "forecast_for" in preflight_module.PREFLIGHT_KEYS
+    assert {*preflight_module.PREFLIGHT_KEYS, "profile_step"} <= NEUTRAL_SETTINGS

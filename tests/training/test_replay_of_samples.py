@@ -10,11 +10,11 @@ from modeling_foundry.settings import FoundryError
 from modeling_foundry.training.commands import ReplaySettings
 from modeling_foundry.training.replay import replay
 from modeling_foundry.training.sample_order import SampleOrder, read_order
-from tests.training.small_run import small_data, train
+from tests.training.small_run import train
 
 
-def test_the_samples_of_a_spike_are_shown_after_the_rollback(tmp_path, monkeypatch, capsys):
-    data_dir, run = small_data(tmp_path / "data"), tmp_path / "run"
+def test_the_samples_of_a_spike_are_shown_after_the_rollback(small_data, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
     sound, done = Trainer.compute_loss, []
 
     def spiked_once(self, *args, **kwargs):
@@ -25,7 +25,7 @@ def test_the_samples_of_a_spike_are_shown_after_the_rollback(tmp_path, monkeypat
         return loss, outputs
 
     monkeypatch.setattr(Trainer, "compute_loss", spiked_once)
-    train(run, data_dir, loss_spike="rollback", spike_window_steps=8, max_steps=12, save_steps=4)
+    train(run, small_data, loss_spike="rollback", spike_window_steps=8, max_steps=12, save_steps=4)
     assert read_order(run) == SampleOrder(4, ((10, 4),))
     (record,) = [json.loads(line) for line in (run / "skipped_updates.jsonl").read_text().splitlines()]
     assert record["samples"] == [36, 37, 38, 39]

@@ -20,21 +20,16 @@ from modeling_foundry.training.guarded_trainer import GuardedUpdates
 from modeling_foundry.training.heartbeat import Heartbeat
 from modeling_foundry.training.run_end import PreemptedError, SaveFailedError
 from modeling_foundry.training.session import read_log
-from tests.training.small_run import STEPS, small_data, train
+from tests.training.small_run import STEPS, train
 
 SECRET = "hf_canary0123456789abcdefghijklmnop"
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 2}
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    return small_data(tmp_path_factory.mktemp("data") / "data")
-
-
-@pytest.fixture(scope="module")
-def whole(data_dir, tmp_path_factory):
+def whole(small_data, tmp_path_factory):
     run = tmp_path_factory.mktemp("whole") / "run"
-    train(run, data_dir, **EVALUATED)
+    train(run, small_data, **EVALUATED)
     return run
 
 
@@ -92,28 +87,28 @@ def same_weights(ours, theirs):
     ],
 )
 def test_a_signal_at_any_moment_costs_no_bit(
-    event, step, saved, data_dir, whole, tmp_path, signal_at, monkeypatch
+    event, step, saved, small_data, whole, tmp_path, signal_at, monkeypatch
 ):
     run = tmp_path / "run"
     signal_at(event, step)
     with pytest.raises(PreemptedError, match=f"checkpoint-{saved} is saved"):
-        train(run, data_dir, **EVALUATED)
+        train(run, small_data, **EVALUATED)
     assert fault(run / f"checkpoint-{saved}") is None
     assert not (run / "model").exists()
     assert not (run / "complete.json").exists()
     monkeypatch.undo()
-    train(run, data_dir, **EVALUATED)
+    train(run, small_data, **EVALUATED)
     assert figures(run) == figures(whole)
     assert same_weights(run, whole)
 
 
-def test_who_overwrites_is_told_how_to_go_on(data_dir, tmp_path, signal_at):
+def test_who_overwrites_is_told_how_to_go_on(small_data, tmp_path, signal_at):
     signal_at("on_step_begin", 1)
     with pytest.raises(PreemptedError, match="run the same command again to go on, but without overwrite"):
-        train(tmp_path, data_dir, overwrite=True)
+        train(tmp_path, small_data, overwrite=True)
 
 
-def test_a_signal_while_the_final_model_is_written_lets_it_be_finished(data_dir, tmp_path, monkeypatch):
+def test_a_signal_while_the_final_model_is_written_lets_it_be_finished(small_data, tmp_path, monkeypatch):
     write_final = session.TrainingSession._write_final
 
     def with_signal(self, *args, **kwargs):
@@ -121,11 +116,11 @@ def test_a_signal_while_the_final_model_is_written_lets_it_be_finished(data_dir,
         write_final(self, *args, **kwargs)
 
     monkeypatch.setattr(session.TrainingSession, "_write_final", with_signal)
-    train(tmp_path, data_dir)
+    train(tmp_path, small_data)
     assert (tmp_path / "complete.json").is_file()
 
 
-def test_a_final_model_is_whole_or_not_there(data_dir, tmp_path, monkeypatch):
+def test_a_final_model_is_whole_or_not_there(small_data, tmp_path, monkeypatch):
     save_model = Trainer.save_model
 
     def dies(self, output_dir=None, _internal_call=False):
@@ -135,10 +130,10 @@ def test_a_final_model_is_whole_or_not_there(data_dir, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Trainer, "save_model", dies)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, data_dir)
+        train(tmp_path, small_data)
     assert not (tmp_path / "model").exists()
     monkeypatch.undo()
-    folder = train(tmp_path, data_dir)
+    folder = train(tmp_path, small_data)
     last = load_file(tmp_path / f"checkpoint-{STEPS}" / "model.safetensors")
     final = load_file(folder / "model.safetensors")
     assert final.keys() == last.keys()
@@ -150,7 +145,7 @@ def test_a_final_model_is_whole_or_not_there(data_dir, tmp_path, monkeypatch):
     "place",
     [(optimizer_state, "save_file"), (checkpoints, "sha256_of_file"), (checkpoints, "write_atomically")],
 )
-def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(place, data_dir, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(place, small_data, tmp_path, monkeypatch):
     """With one checkpoint kept; and the signs of life, on the same disk, hide nothing."""
     module, name = place
     sound, write_text = getattr(module, name), heartbeat.Path.write_text
@@ -166,13 +161,13 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(place, data_dir, 
 
     monkeypatch.setattr(module, name, full)
     with pytest.raises(SaveFailedError, match="No space left on device.*torn-checkpoint") as refused:
-        train(tmp_path, data_dir, keep_checkpoints=1)
+        train(tmp_path, small_data, keep_checkpoints=1)
     assert refused.value.exit_code == 74
     assert "\n" not in str(refused.value)
     assert [path.name for path in sealed_checkpoints(tmp_path)] == ["checkpoint-2"]
     monkeypatch.undo()
     assert heartbeat.Path.write_text is write_text
-    train(tmp_path, data_dir, keep_checkpoints=1)
+    train(tmp_path, small_data, keep_checkpoints=1)
     assert {path.name for path in tmp_path.glob("*checkpoint-*")} == {
         f"checkpoint-{STEPS}",
         "torn-checkpoint-4",
@@ -217,7 +212,7 @@ def test_the_folder_of_a_checkpoint_is_on_the_disk_before_an_older_one_goes(tmp_
     assert done[-2:] == [("sync", tmp_path), ("remove", tmp_path / "checkpoint-1")]
 
 
-def test_no_token_is_in_what_a_killed_save_or_a_failing_run_leaves(data_dir, tmp_path, monkeypatch):
+def test_no_token_is_in_what_a_killed_save_or_a_failing_run_leaves(small_data, tmp_path, monkeypatch):
     """Trainer pickles its arguments, hub_token in clear, into each checkpoint; an exception may quote one."""
     monkeypatch.setenv("HF_TOKEN", SECRET)
     monkeypatch.setenv("WANDB_API_KEY", SECRET)
@@ -234,7 +229,7 @@ def test_no_token_is_in_what_a_killed_save_or_a_failing_run_leaves(data_dir, tmp
 
     monkeypatch.setattr(session, "save_training_state", fails)
     with pytest.raises(RuntimeError, match="401"):
-        train(tmp_path, data_dir, hub_token=SECRET)
+        train(tmp_path, small_data, hub_token=SECRET)
     assert seen, "Trainer wrote its arguments"
     assert all(SECRET.encode() not in content for content in seen)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -262,7 +257,9 @@ def test_the_signs_of_life_go_on_when_they_cannot_be_written(tmp_path, caplog):
     assert caplog.text.count("no sign of life could be written") == 1
 
 
-def test_a_signal_beside_a_spike_ends_the_run_before_the_way_back(data_dir, tmp_path, monkeypatch, signal_at):
+def test_a_signal_beside_a_spike_ends_the_run_before_the_way_back(
+    small_data, tmp_path, monkeypatch, signal_at
+):
     sound = Trainer.compute_loss
 
     def spiked(self, *args, **kwargs):
@@ -273,15 +270,15 @@ def test_a_signal_beside_a_spike_ends_the_run_before_the_way_back(data_dir, tmp_
     signal_at("on_step_begin", 9)
     rules = {"loss_spike": "rollback", "spike_window_steps": 8, "max_steps": 12, "save_steps": 4}
     with pytest.raises(PreemptedError, match="step 10 .*above"):
-        train(tmp_path, data_dir, **rules)
+        train(tmp_path, small_data, **rules)
     assert json.loads((tmp_path / "stopped.json").read_text())["exit_code"] == 75
     assert newest_whole_checkpoint(tmp_path).name == "checkpoint-8"
     monkeypatch.undo()
-    train(tmp_path, data_dir, **rules)
+    train(tmp_path, small_data, **rules)
     assert (tmp_path / "complete.json").is_file()
 
 
-def test_watch_is_told_of_a_failing_end(tmp_path, data_dir, monkeypatch):
+def test_watch_is_told_of_a_failing_end(tmp_path, small_data, monkeypatch):
     """Writing the final model is under watch too: what a rank died of there is left for the others."""
 
     def fails(self, *args, **kwargs):
@@ -289,15 +286,15 @@ def test_watch_is_told_of_a_failing_end(tmp_path, data_dir, monkeypatch):
 
     monkeypatch.setattr(session.TrainingSession, "_write_final", fails)
     with pytest.raises(FoundryError, match="no final model"):
-        train(tmp_path, data_dir)
+        train(tmp_path, small_data)
     assert "no final model" in json.loads((tmp_path / "heartbeats/rank-0.json").read_text())["ended"]
 
 
-def test_a_stuck_rank_can_be_told_from_those_that_wait_for_it(data_dir, tmp_path, monkeypatch):
+def test_a_stuck_rank_can_be_told_from_those_that_wait_for_it(small_data, tmp_path, monkeypatch):
     """Each wait for the others comes after a mark, so that the rank without it is the one that is stuck."""
     seen = []
     monkeypatch.setattr(Heartbeat, "mark", lambda self, step, doing: seen.append((step, doing)))
-    train(tmp_path, data_dir, max_steps=2, **EVALUATED)
+    train(tmp_path, small_data, max_steps=2, **EVALUATED)
     order = [
         "evaluating, a batch of its own done", "saving, the model done", "saving, its own part done",
         "writing the final model", "writing the final model, its own part done",
@@ -306,10 +303,10 @@ def test_a_stuck_rank_can_be_told_from_those_that_wait_for_it(data_dir, tmp_path
     assert places == sorted(places)
 
 
-def test_a_death_before_the_first_step_is_left_for_the_others(data_dir, tmp_path, monkeypatch):
+def test_a_death_before_the_first_step_is_left_for_the_others(small_data, tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "before_first_step", dies)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path, data_dir)
+        train(tmp_path, small_data)
     assert "KeyboardInterrupt" in json.loads((tmp_path / "heartbeats/rank-0.json").read_text())["ended"]
 
 

@@ -1,15 +1,21 @@
 """Signals, dead, stopped and stuck ranks: all ranks end, with one line that says why."""
 
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from modeling_foundry.training import heartbeat as heartbeat_module
+from modeling_foundry.training import run_end, watch
 from modeling_foundry.training.checkpoints import fault
 from modeling_foundry.training.heartbeat import Beat, Heartbeat, beat_path, read_beat
+from modeling_foundry.training.run_end import RankLostError
 from tests.conftest import REPOSITORY
 from tests.training.conftest import launch_command, launch_environment
 from tests.training.test_update_guard import FAULTY, SIZES
@@ -99,15 +105,18 @@ def test_a_signal_to_one_rank_saves_the_same_step_on_all(number, whom, engine, s
 
 
 @pytest.mark.slow
-def test_a_killed_rank_ends_the_other_with_words(started, tmp_path):
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_ends_the_other_with_words(rank, started, tmp_path):
     child, run = started(SLOW)
-    beat = rank_at(run, 1, 2)
+    beat = rank_at(run, rank, 2)
     os.kill(beat.pid, signal.SIGKILL)
     wait_for((run / "stopped.json").exists, "no word", seconds=60)
     child.wait(90)
     stopped = json.loads((run / "stopped.json").read_text())
     assert stopped["exit_code"] == 69
-    assert f"rank 1 ({beat.host}, pid {beat.pid}) died; its last sign was after step " in stopped["reason"]
+    assert (
+        f"rank {rank} ({beat.host}, pid {beat.pid}) died; its last sign was after step " in stopped["reason"]
+    )
     (line,) = lines_said(tmp_path)
     assert stopped["reason"] in line
     assert "Traceback" not in (tmp_path / "stderr").read_text().split("error: ")[0]
@@ -242,3 +251,109 @@ def test_a_torn_sign_is_no_sign(tmp_path):
     for content in ("", "{", "[]", '{"rank": 0}'):
         path.write_text(content)
         assert read_beat(tmp_path, 0) is None
+
+
+# ------------------------------------------------------------------ who says it, and how often
+
+
+@pytest.fixture
+def bereft(tmp_path, monkeypatch):
+    """Train under watch as rank 0 of two whose rank 1 is dead; ``happens`` comes while its collective fails."""
+    child = subprocess.Popen(["true"])
+    child.wait()
+    monkeypatch.setattr(watch, "clear_signs", lambda output_dir, rank: 0)
+
+    def train(happens=lambda: None, message="gloo: Connection closed by peer"):
+        def fails(**kwargs):
+            leave_sign(
+                tmp_path, rank=1, host=socket.gethostname(), pid=child.pid, step=3, doing="reading data"
+            )
+            happens()
+            raise RuntimeError(message)
+
+        trainer = SimpleNamespace(
+            guard=SimpleNamespace(keys=SimpleNamespace(stall_timeout_seconds=900.0), is_signalled=False),
+            args=SimpleNamespace(process_index=0, world_size=2), state=SimpleNamespace(global_step=4),
+            add_callback=lambda callback: None, train=fails, is_world_process_zero=lambda: True,
+        )  # fmt: skip
+        watch.train_watched(trainer, tmp_path, None, lambda: None)
+
+    return train
+
+
+def test_the_launchers_signal_does_not_silence_the_rank_that_is_left(bereft, tmp_path, monkeypatch):
+    """A launcher that misses a rank sends SIGTERM to the others at once; the one that knows why must still say so."""
+    unprotected, say = [], heartbeat_module.say
+
+    def signalled_say(output_dir, end):
+        os.kill(os.getpid(), signal.SIGTERM)
+        say(output_dir, end)
+
+    monkeypatch.setattr(heartbeat_module, "say", signalled_say)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: unprotected.append(number))
+    try:
+        with pytest.raises(RankLostError, match="rank 1 .* died"):
+            bereft()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert unprotected == []
+    assert "rank 1" in json.loads((tmp_path / "stopped.json").read_text())["reason"]
+
+
+def test_a_lost_rank_is_said_once_whichever_thread_saw_it(bereft, tmp_path, monkeypatch, capsys):
+    """The exception comes while the watching thread, too, has seen that the rank is gone."""
+    sound = Heartbeat.await_loss
+    monkeypatch.setattr(heartbeat_module.os, "_exit", lambda code: None)
+    monkeypatch.setattr(heartbeat_module, "MOST_SECONDS_BETWEEN_BEATS", 0.02)
+    monkeypatch.setattr(heartbeat_module, "SECONDS_FOR_THE_EXCEPTION", 0.0)
+
+    def slowly(self, seconds):
+        time.sleep(0.5)
+        return sound(self, seconds)
+
+    monkeypatch.setattr(Heartbeat, "await_loss", slowly)
+    with pytest.raises(RankLostError):
+        bereft()
+    assert capsys.readouterr().err.count("error: ") == 1
+
+
+def test_rank_1_speaks_when_rank_0_was_killed(tmp_path):
+    """Its last sign is fresh, but its process is gone."""
+    child = subprocess.Popen(["true"])
+    child.wait()
+    heartbeat = Heartbeat(tmp_path, rank=1, num_ranks=2, timeout_seconds=900)
+    leave_sign(tmp_path, rank=0, host=heartbeat.mine.host, pid=os.getpid())
+    assert not heartbeat.is_speaker()
+    leave_sign(tmp_path, rank=0, host=heartbeat.mine.host, pid=child.pid)
+    assert heartbeat.is_speaker()
+
+
+def test_a_rank_that_left_because_of_another_is_not_the_one_named(bereft, tmp_path):
+    with pytest.raises(RankLostError):
+        bereft()
+    left = read_beat(tmp_path, 0)
+    assert left.ended == heartbeat_module.LOST
+    third = Heartbeat(tmp_path, rank=2, num_ranks=3, timeout_seconds=900)
+    assert third.lost().startswith("rank 1 "), "not rank 0, which ended because of rank 1"
+
+
+def test_a_rank_that_was_interrupted_did_not_finish(tmp_path, bereft):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bereft(interrupted)
+    assert read_beat(tmp_path, 0).ended.startswith("KeyboardInterrupt")
+
+
+def test_a_full_disk_does_not_keep_a_run_from_ending(bereft, tmp_path, monkeypatch, capsys):
+    def full_disk(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run_end, "write_atomically", full_disk)
+    with pytest.raises(RankLostError) as lost:
+        bereft()
+    assert lost.value.is_said
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "rank 1 " in line
+    assert f"{tmp_path}/stopped.json could not be written: No space left on device" in line
