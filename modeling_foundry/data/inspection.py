@@ -73,14 +73,26 @@ def coloured_sample(corpus: TokenCorpus, split: CorpusSplit, sequence_length: in
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(corpus.tokenizer_folder)
-    row = PackedDataset(split, sequence_length, num_samples=1, seed=seed, document_mask=True)[0]
-    ids, positions = row["input_ids"].tolist(), row["position_ids"].tolist()
-    starts = [place for place, position in enumerate(positions) if position == 0] + [len(ids)]
+    ids = PackedDataset(split, sequence_length, num_samples=1, seed=seed)[0]["input_ids"].tolist()
+    return coloured_documents(ids, corpus.content["eos_token_id"], tokenizer)
+
+
+def coloured_documents(ids: list[int], eos_token_id: int, tokenizer: Any) -> Text:
+    """Decoded ids; the colour changes behind each end of a document, and control characters show as escapes."""
+    ends = [place + 1 for place, number in enumerate(ids) if number == eos_token_id]
     text = Text()
-    for number, (start, stop) in enumerate(pairwise(starts)):
+    for number, (start, stop) in enumerate(pairwise(dict.fromkeys([0, *ends, len(ids)]))):
         style = DOCUMENT_STYLES[number % len(DOCUMENT_STYLES)]
-        text.append(tokenizer.decode(ids[start:stop], skip_special_tokens=False), style=style)
+        decoded = tokenizer.decode(ids[start:stop], skip_special_tokens=False)
+        text.append("".join(map(_printable, decoded)), style=style)
     return text
+
+
+def _printable(character: str) -> str:
+    """A terminal obeys some of the characters that a corpus may hold."""
+    if character.isprintable() or character in "\n\t":
+        return character
+    return character.encode("unicode_escape").decode()
 
 
 def draw(folder: Path, corpora: list[TokenCorpus], lengths: NDArray[np.int64]) -> list[Path]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from rich.console import Console
 from transformers import Trainer
 
+from ..data.inspection import coloured_documents
 from ..data.mixture import HeldOutMixture, MixedDataset
 from ..data.training_data import TrainingData
 from .banner import banner_rows, print_rows
@@ -16,6 +18,8 @@ from .model_settings import ModelSettings
 from .preflight import preflight
 from .preflight_checks import Finding
 from .session import precision_of
+
+SAMPLE_TOKENS = 128
 
 
 def before_first_step(trainer: Trainer, prepared: TrainingData, settings: ModelSettings) -> None:
@@ -45,6 +49,7 @@ def before_first_step(trainer: Trainer, prepared: TrainingData, settings: ModelS
     )  # fmt: skip
     if is_main:
         print_findings(findings, time.perf_counter() - start, arguments.preflight_only)
+        print_sample(trainer)
 
 
 def print_findings(findings: list[Finding], seconds: float, is_all_shown: bool) -> None:
@@ -56,6 +61,15 @@ def print_findings(findings: list[Finding], seconds: float, is_all_shown: bool) 
         for each in shown
     ]
     print_rows(f"preflight: {passed} of {len(findings)} checks passed in {seconds:.1f} s", rows)
+
+
+def print_sample(trainer: Trainer) -> None:
+    """The head of the run's first sequence, as the model reads it."""
+    ids = trainer.train_dataset[0]["input_ids"][:SAMPLE_TOKENS].tolist()
+    tokenizer: Any = trainer.processing_class
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"the first {len(ids)} tokens of the run, a colour a document:", style="bold")
+    console.print(coloured_documents(ids, tokenizer.eos_token_id, tokenizer), style="default")
 
 
 def _is_mixed(dataset: Any) -> bool:

@@ -339,6 +339,7 @@ def test_two_ranks_say_it_once(small_data, tmp_path, launch):
     assert (failed.stdout + failed.stderr).count("checks failed; nothing was trained") == 1
     passed = launch("pretrain", *small(small_data, tmp_path / "run", "--max_steps=2"), ranks=2)
     assert passed.stdout.count("preflight: 10 of 10 checks passed") == 1
+    assert passed.stdout.count("tokens of the run, a colour a document:\n") == 1
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
 
 
