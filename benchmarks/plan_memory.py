@@ -4,7 +4,7 @@
 
 Measured on one to four NVIDIA H200 (143,771 MiB), torch 2.11.0+cu130, transformers 5.17, with the flagship's
 shape, S = 2,048, random tokens: ``torch.cuda.max_memory_allocated`` after warm-up.  The measurements are
-copied here with what was run; those of the shipped recipe are read from pretrain_speed.json and pretrain_shapes.json.
+copied here with what was run; those of the shipped recipe are read from the receipts of pretrain_speed.py.
 Nothing is measured by this script.
 """
 
@@ -69,12 +69,12 @@ PEAKS = (
     ("Trainer, autocast, whole body compiled", 100.7, {"execution": "compiled", "accumulation": 4, **HAND}),
     ("Trainer, ZeRO-1, eager", 120.6, {"execution": "eager", **ZERO1}),
 )
-# (row of pretrain_speed.json, what ran, how the planner describes it beside micro-batch, accumulation and S)
+# (row of a receipt of pretrain_speed.py, what ran, how the planner describes it beside micro-batch, accumulation and S)
 CHUNK = {"loss_chunk_tokens": 16384}
 SHIPPED = {"sharding": "zero1", **CHUNK}
 RECIPE_PEAKS = (
     ("ours, as shipped (ZeRO-1)", "the recipe: ZeRO-1", SHIPPED),
-    ("ours, started again", "the recipe: ZeRO-1, accumulation 1", SHIPPED),
+    ("warm compile cache", "the recipe: ZeRO-1, accumulation 1", SHIPPED),
     (
         "ours, bf16 parameters, no ZeRO",
         "the recipe: bf16 parameters, no ZeRO",
@@ -118,7 +118,7 @@ def setup_of(description: dict) -> TrainingSetup:
 
 def recipe_peaks(rows: Iterable[tuple[str, str, dict]]) -> Iterator[tuple[str, float, dict]]:
     """The rows that were measured, in the form of ``PEAKS``."""
-    receipts = [RECEIPT.parent / f"pretrain_{table}.json" for table in ("speed", "shapes")]
+    receipts = [RECEIPT.parent / f"pretrain_{table}.json" for table in ("speed", "shapes", "start")]
     measured = {
         name: row
         for path in receipts

@@ -3,7 +3,8 @@
 Each term is a formula over the architecture and one constant of :class:`Calibration`; each constant can be
 corrected by one measurement.  Activations, eager and of compiled layers, equal what autograd saves (tests count the
 bytes); those of a whole compiled model and the loss were fitted to measured H200 peaks (docs/plan.md says which).
-ZeRO-2, ZeRO-3, FSDP2, MoE and MLA are forecasts from the frameworks' sources and have not been measured here.
+FSDP2 was measured on one GPU; ZeRO-2, ZeRO-3, MoE and MLA are forecasts from the frameworks' sources and have not been
+measured here.
 """
 
 from __future__ import annotations
@@ -155,21 +156,22 @@ def memory_terms(
         "parameters": _parameters(total, setup),
         "optimizer state": _optimizer_state(architecture, total, setup),
         "gathered parameters": _gathered(architecture, setup),
-        "communication buffers": _communication_buffers(total, setup),
+        **_gradient_copies(total, setup),
     }
-    accumulated: dict[str, float] = gradients if setup.accumulation > 1 else {}
+    buckets = _reduction_buckets(setup)
+    accumulated = _accumulated_gradients(total, setup) | (buckets if setup.accumulation > 1 else {})
     saved = _saved_activations(architecture, setup)
     one_layer = _one_layer(architecture, setup)
     moments: dict[str, dict[str, float]] = {
         "loss": {**accumulated, **copies, **saved, "loss": _loss(architecture, setup)},
         "backward": {
-            **accumulated, **copies, **saved,
+            **accumulated, **buckets, **copies, **saved,
             "head gradient": _head_gradient(architecture, setup),
             "one layer's backward": _backward_workspace(architecture, setup)
             + (one_layer if setup.checkpointing else 0),
         },
         "end of backward": {
-            **gradients, **copies,
+            **gradients, **buckets, **copies,
             "one layer's backward": one_layer + _backward_workspace(architecture, setup),
         },
         "optimizer step": {**gradients, "optimizer workspace": _step_workspace(total, setup)},
@@ -200,10 +202,17 @@ def _parameters(total: int, setup: TrainingSetup) -> int:
 
 
 def _gradients(total: int, setup: TrainingSetup) -> dict[str, float]:
-    size = total * _parameter_bytes(setup) // _shards(setup, ("zero2", "zero3", "fsdp2"))
-    if setup.sharding == "fsdp2" and setup.accumulation > 1:
-        size += 2 * total  # without synchronisation FSDP2 accumulates whole bf16 gradients
-    return {"gradients": size}
+    """After the last backward pass of a step."""
+    return {"gradients": total * _parameter_bytes(setup) // _shards(setup, ("zero2", "zero3", "fsdp2"))}
+
+
+def _accumulated_gradients(total: int, setup: TrainingSetup) -> dict[str, float]:
+    """Left by the earlier backward passes of a step; FSDP2 does not synchronise these: whole, and in bf16."""
+    if setup.accumulation == 1:
+        return {}
+    if setup.sharding == "fsdp2":
+        return {"gradients": total * (4 if setup.precision == "fp32" else 2)}
+    return _gradients(total, setup)
 
 
 def _optimizer_state(architecture: Architecture, total: int, setup: TrainingSetup) -> int:
@@ -248,13 +257,19 @@ def _gathered(architecture: Architecture, setup: TrainingSetup) -> int:
     return 0
 
 
-def _communication_buffers(total: int, setup: TrainingSetup) -> int:
-    if setup.is_deepspeed:
-        constants = setup.calibration
-        return constants.num_reduce_buckets * constants.reduce_bucket_values * 2
-    if setup.sharding == "ddp" and setup.num_ranks > 1:
-        return total * _parameter_bytes(setup)  # buckets hold a second copy of the gradients
-    return 0
+def _gradient_copies(total: int, setup: TrainingSetup) -> dict[str, float]:
+    """DDP's buckets hold a second copy of the gradients, for as long as the run lasts."""
+    if setup.sharding != "ddp" or setup.num_ranks == 1:
+        return {}
+    return {"communication buffers": total * _parameter_bytes(setup)}
+
+
+def _reduction_buckets(setup: TrainingSetup) -> dict[str, float]:
+    """DeepSpeed allocates its buckets in the first backward pass of a step and frees them when the last is reduced."""
+    if not setup.is_deepspeed:
+        return {}
+    constants = setup.calibration
+    return {"communication buffers": constants.num_reduce_buckets * constants.reduce_bucket_values * 2}
 
 
 def _step_workspace(total: int, setup: TrainingSetup) -> int:

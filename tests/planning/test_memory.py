@@ -90,6 +90,23 @@ def test_model_state_by_hand():
         assert state == pytest.approx(expected * PARAMETERS, rel=1e-6), (sharding, precision, ranks)
 
 
+def test_deepspeed_s_buckets_live_from_the_first_backward_pass_to_the_reduction():
+    buckets, name = 2 * 500_000_000 * 2, "communication buffers"
+    for accumulation, in_loss in ((1, 0), (4, buckets)):
+        moments = forecast_memory(FLAGSHIP, setup(sharding="zero1", accumulation=accumulation)).moments
+        assert moments["loss"].get(name, 0) == in_loss
+        assert moments["backward"][name] == moments["end of backward"][name] == buckets
+        assert name not in moments["optimizer step"]
+
+
+def test_fsdp2_accumulates_whole_bf16_gradients_and_steps_on_its_share():
+    moments = forecast_memory(FLAGSHIP, setup(sharding="fsdp2", num_ranks=4, accumulation=4)).moments
+    assert moments["loss"]["gradients"] == moments["backward"]["gradients"] == 2 * PARAMETERS
+    assert moments["optimizer step"]["gradients"] == PARAMETERS
+    alone = forecast_memory(FLAGSHIP, setup(sharding="fsdp2", num_ranks=4)).moments
+    assert "gradients" not in alone["loss"]
+
+
 def test_full_logits_are_what_ran_out_of_memory_before():
     """24 x 2,048 x 151,669 bf16 logits: the 13.89 GiB of the earlier system's out-of-memory report."""
     assert pytest.approx(13.886, abs=1e-3) == 24 * 2048 * 151_669 * 2 / GIB
