@@ -4,7 +4,8 @@
     python benchmarks/optimizers.py --models=[0.6b] --seconds=120         # one GPU, about twelve
     python benchmarks/optimizers.py --models=[tiny] --seconds=5 --use_cpu=true
 
-The text is the running Python's standard library, whole module families held out.  Each run is recipes/pretrain.py in
+The text is the running Python's standard library, whole module families held out: 1.5 million tokens, which a GPU has
+soon read many times.  ``data_dir`` is another, prepared by recipes/prepare_data.py.  Each run is recipes/pretrain.py in
 a process of its own with a time limit.  A short run first measures the seconds of a step; then each optimizer gets as
 many steps as fit in ``seconds`` and a cosine schedule over just those, at every learning rate of ``MODELS``.  Runs
 under ``folder`` that are complete are read, not repeated, so an interrupted benchmark goes on; after a change of the
@@ -35,6 +36,16 @@ from modeling_foundry.settings import FoundryError, parse, run  # noqa: E402
 CALIBRATION_STEPS, WARM_STEPS = 24, 12
 NUM_EVALUATIONS = 8
 TOLERANCE = 0.05  # of the training times that are compared
+KEPT = (
+    "step",
+    "tokens",
+    "loss",
+    "eval_loss",
+    "learning_rate",
+    "grad_norm",
+    "step_seconds",
+    "tokens_per_second",
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,13 @@ class Settings:
     seconds: float = field(default=75.0, metadata={"help": "training time of each run"})
     limit_seconds: int = field(default=240, metadata={"help": "time one process may take, start included"})
     use_cpu: bool = field(default=False, metadata={"help": "train on the CPU"})
+    adamw: list[float] = field(
+        default_factory=list, metadata={"help": "these learning rates of AdamW only, no other run"}
+    )
+    steps: int = field(default=0, metadata={"help": "steps of each run, instead of what fits in seconds"})
+    data_dir: str = field(
+        default="", metadata={"help": "tokens to train on; default the Python standard library"}
+    )
     folder: str = field(default="runs/optimizers", metadata={"help": "where data and runs are kept"})
 
 
@@ -108,13 +126,14 @@ def main() -> int:
 def rows_of(name: str, settings: Settings) -> Iterator[dict[str, Any]]:
     """One row a run: both optimizers at their first learning rates, then at their next ones."""
     model, folder = MODELS[name], Path(settings.folder)
-    data = folder / f"data_{name}" if name == "tiny" else folder / "data"
-    call([f"recipes/prepare_data.py --output_dir={data}", model.data], settings.limit_seconds)
+    data = Path(settings.data_dir or folder / (f"data_{name}" if name == "tiny" else "data"))
+    if not settings.data_dir:
+        call([f"recipes/prepare_data.py --output_dir={data}", model.data], settings.limit_seconds)
     words = [model.words, COMMON, f"--data_dir={data}", "--use_cpu=true" if settings.use_cpu else GPU]
-    adamw = [("adamw", {"learning_rate": rate}) for rate in model.adamw]
+    adamw = [("adamw", {"learning_rate": rate}) for rate in settings.adamw or model.adamw]
     muon = [("muon", {"learning_rate": rest, "muon_learning_rate": rate}) for rate, rest in model.muon]
-    num_steps: dict[str, int] = {}
-    for optimizer, rates in chain.from_iterable(zip(adamw, muon, strict=True)):
+    num_steps = dict.fromkeys(("adamw", "muon"), settings.steps) if settings.steps else {}
+    for optimizer, rates in adamw if settings.adamw else chain.from_iterable(zip(adamw, muon, strict=True)):
         row = {"model": name, "optimizer": optimizer, **rates}
         chosen = [*words, f"--optimizer={optimizer}", *(f"--{key}={value}" for key, value in rates.items())]
         started = time.perf_counter()
@@ -152,7 +171,7 @@ def train(words: list[str], output: Path, num_steps: int, settings: Settings) ->
         "step_seconds": of_step,
         "seconds": num_steps * of_step,
         "held_out": {line["step"]: line["eval_loss"] for line in log if "eval_loss" in line},
-        "log": log,
+        "log": [{key: line[key] for key in KEPT if key in line} for line in log],
     }
 
 
@@ -237,7 +256,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def final_loss(row: dict[str, Any]) -> float:
-    return row["held_out"][max(row["held_out"])]
+    return row["held_out"][max(row["held_out"], key=int)]  # JSON makes the steps text
 
 
 def verdict(name: str, adamw: dict[str, Any], muon: dict[str, Any]) -> str:

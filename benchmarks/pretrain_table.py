@@ -1,4 +1,4 @@
-"""The speed tables of docs/pretrain.md, from the receipts of pretrain_speed.py (both tables) and float8_parity.py.
+"""The tables of docs/pretrain.md, from the receipts of pretrain_speed.py, float8_parity.py and optimizers.py.
 
 ``quoted_numbers.py --write`` puts them into the page.  A row that no receipt holds is "not measured".
 """
@@ -10,9 +10,11 @@ import textwrap
 from typing import Any
 
 from benchmarks.float8_parity import mean_of_last
-from benchmarks.pretrain_speed import rates
+from benchmarks.optimizers import final_loss
+from benchmarks.pretrain_speed import VARIANTS, rates
 
-SHIPPED, RESTARTED, FLOAT8 = "ours, as shipped (ZeRO-1)", "ours, started again", "ours, fp8"
+SHIPPED, FLOAT8 = "ours, as shipped (ZeRO-1)", "ours, fp8"
+COLD, WARM = "empty compile cache", "warm compile cache"
 FOUR_GPUS = "ours, ZeRO-1 on 4 GPUs"
 STOCK, STOCK_COMPILED = "stock, eager", "stock, compiled"
 LABELS = {
@@ -25,27 +27,28 @@ LABELS = {
     STOCK_COMPILED: "transformers' Qwen3, compiled",
     "Liger, eager": "transformers' Qwen3 with Liger, eager",
 }
+MEDIANS = "medians of the steps after the first two"
 GOAL_MFU, GOAL_TOKENS, GOAL_FLOAT8_TOKENS = 0.60, 57_500, 72_000
 GOAL_FOUR_GPUS, GOAL_START_SECONDS, GOAL_LOSS = 0.98, 20, 0.005
 
 
-def speed_section(speed: dict[str, Any], shapes: dict[str, Any] | None, parity: dict[str, Any] | None) -> str:
-    """What ran beside stock, the goals, where a step and a start go, and other ways to run the recipe."""
-    rows = measured_rows(speed)
+def speed_section(
+    speed: dict[str, Any], shapes: dict[str, Any], start: dict[str, Any], parity: dict[str, Any]
+) -> str:
+    """What ran beside stock, the goals, where a step goes, other ways to run the recipe, and where a start goes."""
+    rows, starts = measured_rows(speed), measured_rows(start)
     parts = [
-        [introduction(speed, "pretrain_speed")],
+        [introduction(speed, "pretrain_speed", f"every row in the same call, {MEDIANS}")],
         speed_rows(rows),
         failed_rows(speed),
-        goal_rows(rows, parity),
+        goal_rows(rows, measured_row(start, WARM), parity),
+        kernel_rows(rows),
+        [introduction(shapes, "pretrain_shapes", f"four micro-batches a step, {MEDIANS}", speed)],
+        speed_rows(measured_rows(shapes), beside_shipped=False),
+        failed_rows(shapes),
+        [introduction(start, "pretrain_start", "one micro-batch a step, twice in turn", speed)],
+        start_rows(starts),
     ]
-    parts += [kernel_rows(rows), start_rows(rows)]
-    if shapes is None:
-        parts.append(
-            ["DDP, FSDP2, activation checkpointing and longer sequences have not been measured on a GPU."]
-        )
-    else:
-        others = speed_rows(measured_rows(shapes), beside_shipped=False)
-        parts += [[introduction(shapes, "pretrain_shapes")], others, failed_rows(shapes)]
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 
@@ -55,21 +58,28 @@ def failed_rows(receipt: dict[str, Any]) -> list[str]:
 
 
 def measured_rows(receipt: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {name: row for name, row in receipt["rows"].items() if "failure" not in row}
+    """Rows that were measured and that the benchmark still has."""
+    return {name: row for name, row in receipt["rows"].items() if "failure" not in row and name in VARIANTS}
 
 
-def introduction(receipt: dict[str, Any], name: str) -> str:
-    gpu, driver, power = (word.strip() for word in receipt["gpu_state"].split(",")[:3])
-    versions = ", ".join(
-        f"{library} {receipt['versions'][library]}" for library in ("torch", "transformers", "deepspeed")
-    )
+def introduction(receipt: dict[str, Any], name: str, words: str, beside: dict[str, Any] | None = None) -> str:
+    """What ran on what; the machine is named once where ``beside``, the receipt of the table above, has the same."""
+    machine = machine_of(receipt)
+    where = "The same machine and versions" if beside and machine_of(beside) == machine else machine
     commit, _, changed = receipt["commit"].partition("-")
     text = (
-        f"One {gpu} ({float(power.split()[0]):.0f} W, driver {driver}), {versions}: `{receipt['command']}` at commit "
-        f"`{commit[:10]}`{' with uncommitted changes' if changed else ''}, every row in the same call, medians of the "
-        f"steps after the first two ([receipt](../benchmarks/receipts/{name}.json)):"
+        f"{where}: `{receipt['command']}` at commit `{commit[:10]}`{' with uncommitted changes' if changed else ''}, "
+        f"{words} ([receipt](../benchmarks/receipts/{name}.json)):"
     )
     return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def machine_of(receipt: dict[str, Any]) -> str:
+    gpu, driver, power = (word.strip() for word in receipt["gpu_state"].split(",")[:3])
+    versions = (
+        f"{library} {receipt['versions'][library]}" for library in ("torch", "transformers", "deepspeed")
+    )
+    return f"One {gpu} ({float(power.split()[0]):.0f} W, driver {driver}), {', '.join(versions)}"
 
 
 def kernel_rows(rows: dict[str, dict[str, Any]]) -> list[str]:
@@ -102,12 +112,8 @@ def kernel_milliseconds(profile: dict[str, Any]) -> dict[str, float]:
 def start_rows(rows: dict[str, dict[str, Any]]) -> list[str]:
     """Seconds since launch at which each moment of a start had come, with an empty and with a warm compile cache."""
     starts = {
-        title: row["seconds_since_launch"] | {"first step": row["start_seconds"]}
-        for title, row in (("empty compile cache", rows.get(SHIPPED, {})), ("warm", rows.get(RESTARTED, {})))
-        if "seconds_since_launch" in row
+        name: row["seconds_since_launch"] | {"first step": row["start_seconds"]} for name, row in rows.items()
     }
-    if not starts:
-        return ["What a start waits for has no receipt yet; [log.md](log.md) has a note taken by hand."]
     lines = [
         "| seconds since launch | " + " | ".join(starts) + " |",
         "|---|" + "---:|" * len(starts),
@@ -128,8 +134,6 @@ def speed_rows(rows: dict[str, dict[str, Any]], beside_shipped: bool = True) -> 
         lines = [lines[0] + " recipe ÷ row |", lines[1] + "---:|"]
         shipped = rates(rows[SHIPPED])[0]
     for name, row in rows.items():
-        if name == RESTARTED:
-            continue
         speed, full, causal = rates(row)
         shares = " | ".join(f"{share:.1%}" if share else "" for share in (full, causal))
         batch = f"{row['micro_batch']} × {row['accumulation']} × {row['sequence_length']:,}"
@@ -141,14 +145,12 @@ def speed_rows(rows: dict[str, dict[str, Any]], beside_shipped: bool = True) -> 
     return lines
 
 
-def goal_rows(rows: dict[str, dict[str, Any]], parity: dict[str, Any] | None) -> list[str]:
+def goal_rows(rows: dict[str, dict[str, Any]], start: dict[str, Any], parity: dict[str, Any]) -> list[str]:
     """The goals of this stage, what was reached, and by how much a goal was missed (never rounded away)."""
     speed, mfu, _ = rates(rows[SHIPPED])
     float8 = rates(rows[FLOAT8])[0] if FLOAT8 in rows else None
     scaling = rates(rows[FOUR_GPUS])[0] / speed if FOUR_GPUS in rows else None
-    start = rows.get(RESTARTED, {}).get("start_seconds")
-    changes = float8_loss_changes(parity) if parity else None
-    loss = max(map(abs, changes)) if changes else None
+    loss = max(map(abs, loss_changes(parity, "fp8")))
     return [
         "| goal | aim | measured | |",
         "|---|---:|---:|---|",
@@ -157,7 +159,7 @@ def goal_rows(rows: dict[str, dict[str, Any]], parity: dict[str, Any] | None) ->
         goal("fp8, tokens/s", float8, GOAL_FLOAT8_TOKENS, "{:,.0f}"),
         goal("fp8, loss beside bf16's after 500 steps of real text", loss, GOAL_LOSS, "{:.2%}", at_most=True),
         goal("ZeRO-1 on 4 GPUs, rate of each over one alone", scaling, GOAL_FOUR_GPUS, "{:.1%}"),
-        goal("launch to first step, warm compile cache, s", start, GOAL_START_SECONDS, "{:,.1f}", at_most=True),
+        goal("launch to first step, warm compile cache, s", start["start_seconds"], GOAL_START_SECONDS, "{:,.1f}", at_most=True),
     ]  # fmt: skip
 
 
@@ -170,13 +172,11 @@ def goal(name: str, value: float | None, aim: float, form: str, at_most: bool = 
     return f"| {name} | {sign} {shown} | {form.format(value)} | {verdict} |"
 
 
-def float8_loss_changes(parity: dict[str, Any]) -> tuple[float, float] | None:
-    """Relative difference of fp8's training loss and of its held-out loss; None where a run failed."""
-    rows = parity["rows"]
-    if any("failure" in rows.get(name, {"failure": "not there"}) for name in ("bf16", "fp8")):
-        return None
-    training = mean_of_last(rows["fp8"]["losses"]) / mean_of_last(rows["bf16"]["losses"]) - 1
-    return training, rows["fp8"]["held_out_loss"] / rows["bf16"]["held_out_loss"] - 1
+def loss_changes(parity: dict[str, Any], name: str) -> tuple[float, float]:
+    """Relative difference of a run's training loss and of its held-out loss from those of bf16."""
+    run, bf16 = measured_row(parity, name), measured_row(parity, "bf16")
+    training = mean_of_last(run["losses"]) / mean_of_last(bf16["losses"]) - 1
+    return training, run["held_out_loss"] / bf16["held_out_loss"] - 1
 
 
 def seconds_of_imports(row: dict[str, Any]) -> tuple[float, float]:
@@ -185,13 +185,30 @@ def seconds_of_imports(row: dict[str, Any]) -> tuple[float, float]:
     return moments["launcher"], moments["imports"] - moments["launcher"]
 
 
-def measured_row(speed: dict[str, Any], name: str) -> dict[str, Any]:
+def measured_row(receipt: dict[str, Any], name: str) -> dict[str, Any]:
     """A row that the pages quote.
 
     Raises:
         SystemExit: the receipt does not hold it.
     """
-    row = speed["rows"].get(name, {"failure": "not there"})
+    row = receipt["rows"].get(name, {"failure": "not there"})
     if "failure" in row:
-        raise SystemExit(f"pretrain_speed.json: {name}: {row['failure']}; the pages quote this row")
+        raise SystemExit(
+            f"receipt of {receipt['command']}: {name}: {row['failure']}; the pages quote this row"
+        )
     return row
+
+
+def optimizer_section(receipt: dict[str, Any]) -> str:
+    """Every run of optimizers.py."""
+    lines = [
+        "| optimizer | learning rate | steps | tokens, millions | ms a step | training, s | held-out loss |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in receipt["rows"]:
+        rates = " and ".join(f"{row[key]:g}" for key in ("muon_learning_rate", "learning_rate") if key in row)
+        lines.append(
+            f"| {row['optimizer']} | {rates} | {row['steps']:,} | {row['tokens'] / 1e6:.1f} | "
+            f"{1e3 * row['step_seconds']:.1f} | {row['seconds']:.1f} | {final_loss(row):.3f} |"
+        )
+    return "\n".join(lines)

@@ -1,14 +1,17 @@
 """Receipt of a finished quickstart, and the README's section made from it.
 
     git clone … && cd llm-foundry && make quickstart && .venv/bin/python benchmarks/quickstart.py
+    python benchmarks/quickstart.py --draw   # only the picture, anew from the receipt
 
-Reads runs/quickstart, writes benchmarks/receipts/quickstart.json and docs/images/quickstart.png.  The README's section
-is made from the receipt by ``quoted_numbers.py --write``.  Nothing is typed by hand.
+Reads runs/quickstart, writes benchmarks/receipts/quickstart.json and, from it alone, docs/images/quickstart.png.  The
+README's section is made from the receipt by ``quoted_numbers.py --write``.  Nothing is typed by hand.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,22 @@ from modeling_foundry.files import write_atomically
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "quickstart"
 RECEIPT = ROOT / "benchmarks" / "receipts" / "quickstart.json"
+PICTURE = ROOT / "docs" / "images" / "quickstart.png"
 STAGE_NAMES = ("random", "base", "sft", "dpo")
 STAGES = ("pretrain", "sft", "dpo")
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--draw", action="store_true", help="only the picture, anew from the receipt")
+    if not parser.parse_args().draw:
+        write_receipt()
+    PICTURE.parent.mkdir(parents=True, exist_ok=True)
+    PICTURE.write_bytes(picture_of(json.loads(RECEIPT.read_text())))
+
+
+def write_receipt() -> None:
+    """The finished run's figures, from its files."""
     results = json.loads((RUNS / "eval" / "results.json").read_text())
     run = json.loads((RUNS / "pretrain" / "run.json").read_text())
     receipt = {
@@ -35,7 +49,6 @@ def main() -> None:
         "compression": results["compression"],
     }
     write_atomically(RECEIPT, json.dumps(receipt, indent=1, ensure_ascii=False) + "\n")
-    draw(ROOT / "docs" / "images" / "quickstart.png")
     print("python benchmarks/quoted_numbers.py --write puts its numbers into README.md")
 
 
@@ -59,32 +72,42 @@ def minutes() -> float:
     return ((RUNS / "eval" / "report.html").stat().st_mtime - installed) / 60
 
 
-def draw(path: Path) -> None:
-    """The report's loss curve and scores, one above the other."""
+def picture_of(receipt: dict[str, Any]) -> bytes:
+    """PNG of the report's loss curves and scores, one above the other."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import image
     from matplotlib import pyplot as plt
 
-    pictures = [image.imread(RUNS / "eval" / f"{name}.png") for name in ("loss", "scores")]
+    from modeling_foundry.evaluation.figures import draw_figures
+    from modeling_foundry.evaluation.stages import Stage
+
+    stages = [Stage(name, log=tuple(receipt["stages"][name]["samples"])) for name in STAGES]
+    drawn = draw_figures(receipt | {"models": model_names(receipt)}, stages)
+    pictures = [image.imread(BytesIO(drawn[f"{name}.png"])) for name in ("loss", "scores")]
     heights = [picture.shape[0] / picture.shape[1] for picture in pictures]
     figure, axes = plt.subplots(2, 1, figsize=(10, 10 * sum(heights) + 0.2), height_ratios=heights)
     for axis, picture in zip(axes, pictures, strict=True):
         axis.imshow(picture)
         axis.axis("off")
     figure.subplots_adjust(0, 0, 1, 1, 0, 0.04)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    png = BytesIO()
+    figure.savefig(png, format="png", dpi=120)
+    return png.getvalue()
+
+
+def model_names(receipt: dict[str, Any]) -> list[str]:
+    """The models of the scores, in the order of training."""
+    names = {name for score in receipt["scores"].values() for name in score["models"]}
+    return [name for name in STAGE_NAMES if name in names]
 
 
 def readme_section(receipt: dict[str, Any]) -> str:
     """What stands between the README's markers; ``quoted_numbers.py`` puts it there and a test compares it."""
     from modeling_foundry.evaluation.summary import build_markdown
 
-    names = {name for score in receipt["scores"].values() for name in score["models"]}
-    models = [name for name in STAGE_NAMES if name in names]
-    table = build_markdown(receipt | {"models": models}).strip()
+    table = build_markdown(receipt | {"models": model_names(receipt)}).strip()
     scores, _, verdicts = table.partition("\n| | stages | verdict |")
     machine = receipt["machine"]
     return (

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import pretrain_table as table  # noqa: E402
+from benchmarks.optimizers import final_loss  # noqa: E402
 from benchmarks.pretrain_speed import rates  # noqa: E402
 from benchmarks.quickstart import readme_section  # noqa: E402
 from modeling_foundry.files import write_atomically  # noqa: E402
@@ -54,7 +55,9 @@ def quotes() -> Iterator[Quote]:
     """All sentences, page by page."""
     yield from parameter_quotes()
     yield from speed_quotes(receipt("pretrain_speed"))
+    yield from start_quotes(receipt("pretrain_start"))
     yield from parity_quotes(receipt("float8_parity"))
+    yield from optimizer_quotes(receipt("optimizers"))
     yield from quickstart_quotes(receipt("quickstart"))
     yield from tokenization_quotes(receipt("tokenization_speed"), receipt("corpus_tokenization"))
     yield from example_quotes(receipt("data_examples"))
@@ -87,23 +90,46 @@ def speed_quotes(speed: dict[str, Any]) -> Iterator[Quote]:
             f"{shipped / compiled:.2f}", f"{float8:,.0f}",
         ),
     )  # fmt: skip
-    again = table.measured_row(speed, table.RESTARTED)
+
+
+def start_quotes(start: dict[str, Any]) -> Iterator[Quote]:
+    cold, warm = (table.measured_row(start, name) for name in (table.COLD, table.WARM))
     yield Quote(
         "docs/pretrain.md",
-        "From launch to the first step it takes {} s with an empty compile cache and {} s with a warm one; {} s of the "
-        "warm start pass before the recipe's own process begins, {} s more are its imports",
+        "takes {} s with an empty compile cache and {} s with a warm one; {} s of the warm start pass before the "
+        "recipe's own process begins, {} s more are its imports",
         (
-            *(f"{row['start_seconds']:.0f}" for row in (rows[0], again)),
-            *(f"{seconds:.0f}" for seconds in table.seconds_of_imports(again)),
+            *(f"{row['start_seconds']:.0f}" for row in (cold, warm)),
+            *(f"{seconds:.0f}" for seconds in table.seconds_of_imports(warm)),
         ),
     )
 
 
 def parity_quotes(parity: dict[str, Any]) -> Iterator[Quote]:
+    for template, name in (
+        ("fp8's training loss is {}% from bf16's and its held-out loss {}%", "fp8"),
+        ("in rounding alone end {}% and {}% apart", "bf16, other rounding"),
+    ):
+        changes = table.loss_changes(parity, name)
+        yield Quote(
+            "docs/pretrain.md",
+            template,
+            tuple(f"{100 * change:+.2f}".replace("-", "−") for change in changes),
+        )
+
+
+def optimizer_quotes(optimizers: dict[str, Any]) -> Iterator[Quote]:
+    best = {row["optimizer"]: row for row in sorted(optimizers["rows"], key=final_loss, reverse=True)}
+    adamw, muon = best["adamw"], best["muon"]
+    passed = min(int(step) for step, loss in muon["held_out"].items() if loss <= final_loss(adamw))
     yield Quote(
         "docs/pretrain.md",
-        "its training loss is {}% from bf16's and its held-out loss {}%",
-        tuple(f"{100 * change:+.2f}".replace("-", "−") for change in table.float8_loss_changes(parity)),
+        "A step of Muon takes {} times as long; it was below AdamW's last loss after {} of {} s",
+        (
+            f"{muon['step_seconds'] / adamw['step_seconds']:.2f}",
+            f"{passed * muon['step_seconds']:.0f}",
+            f"{adamw['seconds']:.0f}",
+        ),
     )
 
 
@@ -255,15 +281,11 @@ def kernel_quotes(attention: dict[str, Any]) -> Iterator[Quote]:
 
 def sections() -> dict[tuple[str, str], str]:
     """(page, marker) -> what stands between ``<!-- marker -->`` and ``<!-- /marker -->``."""
-    shapes, parity = (
-        receipt(name) if (RECEIPTS / f"{name}.json").exists() else None
-        for name in ("pretrain_shapes", "float8_parity")
-    )
+    names = ("pretrain_speed", "pretrain_shapes", "pretrain_start", "float8_parity")
     return {
         ("README.md", "quickstart"): readme_section(receipt("quickstart")),
-        ("docs/pretrain.md", "pretrain_speed"): table.speed_section(
-            receipt("pretrain_speed"), shapes, parity
-        ),
+        ("docs/pretrain.md", "pretrain_speed"): table.speed_section(*(receipt(name) for name in names)),
+        ("docs/pretrain.md", "optimizers"): table.optimizer_section(receipt("optimizers")),
     }
 
 

@@ -19,16 +19,19 @@ MEASURED = re.compile(rf"(?<![\w.^|+−-])\d[\d,.]*\s?[BMk]?\s?(?:{UNITS})(?![\w
 DEFINED = {
     "README.md": (),
     "docs/data.md": (
-        "up to the 64 KiB that hold", "895 GB compressed", "the compressed source 0.9 TB", "(5 %) stops",
-        "(1 %) is held", "takes over 10 s, 1 GiB or 4 million",
+        "up to the 64 KiB that hold", "895 GB compressed", "the compressed source 0.9 TB", "(5%) stops",
+        "(1%) is held", "takes over 10 s, 1 GiB or 4 million",
     ),
-    "docs/evaluate.md": ("| 25 % |", "| 50 % |", "look back 32 KiB", "95 % intervals"),
+    "docs/evaluate.md": ("| 25% |", "| 50% |", "look back 32 KiB", "95% intervals"),
     "docs/plan.md": (
         "report, 13.89 GiB, of", "0.9 GiB, and 0.7 GiB more", "for 720 hours at an MFU",
         "came out 3.4 times", "optimal N by 23%", "gives the 95% intervals", "3.5 and 4 times the width",
         "32 to 192 times their depth", "down to 0.1 nats",
     ),
-    "docs/pretrain.md": ("planner fits with 5% of", "The 36% is what", "30 seconds later", "up to 30 seconds before"),
+    "docs/pretrain.md": (
+        "planner fits with 5% of", "The 36% is what", "30 seconds later", "up to 30 seconds before",
+        "there waits 60 seconds for",
+    ),
     "docs/publish.md": ("| 1 MiB |", "| 120 s |", "60 s at most"),
     "docs/quickstart.md": (),
 }  # fmt: skip
@@ -129,7 +132,7 @@ def test_float8_is_judged_by_both_losses_and_by_the_worse():
     bf16 = {"losses": [9.0] * 9 + [4.0] * 50, "held_out_loss": 5.0}
     fp8 = {"losses": [9.0] * 9 + [4.04] * 50, "held_out_loss": 4.9}
     parity = {"rows": {"bf16": bf16, "fp8": fp8}}
-    assert pretrain_table.float8_loss_changes(parity) == pytest.approx((0.01, -0.02))
+    assert pretrain_table.loss_changes(parity, "fp8") == pytest.approx((0.01, -0.02))
     shipped = {
         "micro_batch": 1,
         "accumulation": 1,
@@ -138,16 +141,16 @@ def test_float8_is_judged_by_both_losses_and_by_the_worse():
         "gpu": "H200",
     }
     assert "| 2.00% | **missed by 300.0%** |" in "".join(
-        pretrain_table.goal_rows({pretrain_table.SHIPPED: shipped}, parity)
+        pretrain_table.goal_rows({pretrain_table.SHIPPED: shipped}, {"start_seconds": 20.0}, parity)
     )
-    failed = {"rows": {"bf16": bf16, "fp8": {"failure": "out of memory"}}}
-    assert pretrain_table.float8_loss_changes(failed) is None
-    assert pretrain_table.float8_loss_changes({"rows": {"bf16": bf16}}) is None
 
 
 def test_a_quoted_row_that_failed_is_named():
-    with pytest.raises(SystemExit, match=r"stock, eager: out of memory"):
-        pretrain_table.measured_row({"rows": {"stock, eager": {"failure": "out of memory"}}}, "stock, eager")
+    receipt = {"command": "python a.py", "rows": {"stock, eager": {"failure": "out of memory"}}}
+    with pytest.raises(SystemExit, match=r"python a.py: stock, eager: out of memory"):
+        pretrain_table.measured_row(receipt, "stock, eager")
+    with pytest.raises(SystemExit, match=r"python a.py: bf16: not there"):
+        pretrain_table.loss_changes(receipt, "bf16")
 
 
 def test_a_receipt_with_profiles_and_moments_becomes_tables():
@@ -155,27 +158,33 @@ def test_a_receipt_with_profiles_and_moments_becomes_tables():
         "micro_batches": 2, "busy_milliseconds": 90.0, "span_milliseconds": 100.0,
         "groups": {"matrix products": {"milliseconds": 70.0}, "attention": {"milliseconds": 20.0}},
     }  # fmt: skip
-    shipped = {"profile": profile, "seconds_since_launch": {"imports": 20.0}, "start_seconds": 47.0}
-    rows = {pretrain_table.SHIPPED: shipped, pretrain_table.RESTARTED: shipped | {"start_seconds": 27.94}}
-    assert pretrain_table.kernel_rows(rows)[2:] == [
+    assert pretrain_table.kernel_rows({pretrain_table.SHIPPED: {"profile": profile}})[2:] == [
         "| matrix products | 35.0 (70.0%) |", "| attention | 10.0 (20.0%) |", "| no kernel | 5.0 (10.0%) |",
     ]  # fmt: skip
-    assert pretrain_table.start_rows(rows)[2:] == [
+    cold = {"seconds_since_launch": {"imports": 20.0}, "start_seconds": 47.0}
+    starts = {pretrain_table.COLD: cold, pretrain_table.WARM: cold | {"start_seconds": 27.94}}
+    assert pretrain_table.start_rows(starts)[2:] == [
         "| imports | 20.0 | 20.0 |",
         "| first step | 47.0 | 27.9 |",
     ]
-    bare = {pretrain_table.SHIPPED: {"start_seconds": 47.0}}
-    assert "no receipt yet" in pretrain_table.kernel_rows(bare)[0]
-    assert "no receipt yet" in pretrain_table.start_rows(bare)[0]
+    assert "no receipt yet" in pretrain_table.kernel_rows({pretrain_table.SHIPPED: {}})[0]
 
 
 def test_other_shapes_have_a_table_of_their_own():
-    speed = quoted_numbers.receipt("pretrain_speed")
-    shapes = speed | {
-        "rows": {"DDP": speed["rows"][pretrain_table.SHIPPED], "FSDP2": {"failure": "too slow"}}
-    }
-    text = pretrain_table.speed_section(speed, shapes, None)
+    names = ("pretrain_speed", "pretrain_start", "float8_parity")
+    speed, start, parity = (quoted_numbers.receipt(name) for name in names)
+    row = speed["rows"][pretrain_table.SHIPPED]
+    shapes = speed | {"rows": {"DDP": row, "FSDP2": {"failure": "too slow"}}}
+    text = pretrain_table.speed_section(speed, shapes, start, parity)
     assert "receipts/pretrain_shapes.json" in text
     assert "| DDP | 16 × 16 × 2,048 |" in text
     assert "- FSDP2: failed, too slow" in text
-    assert "have not been measured on a GPU" in pretrain_table.speed_section(speed, None, None)
+    assert text.count("The same machine and versions: ") == 2
+    other = shapes | {"gpu_state": shapes["gpu_state"].replace("H200", "H100")}
+    assert "One NVIDIA H100 (" in pretrain_table.speed_section(speed, other, start, parity)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_percent_sign_stands_at_its_number(page):
+    spaced = re.findall(r".{0,30}[\d)][\s\u00a0]%.{0,10}", (REPOSITORY / page).read_text())
+    assert not spaced
