@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -23,6 +24,12 @@ PACKAGES = (
 ).split()
 SECRET_WORDS = ("token", "password", "secret", "api_key")
 SHORTEST_SECRET = 8
+# Tokens of the hub and of Weights & Biases; name and password in a URL; a token among its parameters.
+CREDENTIALS = [
+    (re.compile(r"\b(?:hf|wandb_v1)_\w{20,}"), "***"),
+    (re.compile(r"(?<=://)[^/\s@]+(?=@)"), "***"),
+    (re.compile(r"([?&][\w-]*(?:token|key|secret|password)=)[^&#\s]+", re.IGNORECASE), r"\1***"),
+]
 NOT_SECRET = ("_token_id", "_tokens", "tokens_", "token_id", "eos_token", "pad_token", "bos_token")
 
 
@@ -60,11 +67,11 @@ def plain_settings(value: Any, key: str = "") -> Any:
         return [plain_settings(item) for item in value]
     if isinstance(value, enum.Enum):
         return value.value
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+    return value if isinstance(value, (int, float, bool, type(None))) else masked(str(value))
 
 
 def plain_words(words: list[str]) -> list[str]:
-    """Words of a command line with the values of ``--hub_token=…`` and ``--hub_token …`` masked."""
+    """Words of a command line; values of ``--hub_token=…`` and ``--hub_token …`` and all credentials masked."""
     plain: list[str] = []
     for word in words:
         name, equals, _ = word.partition("=")
@@ -72,12 +79,15 @@ def plain_words(words: list[str]) -> list[str]:
             plain.append(f"{name}=***")
         else:
             follows = bool(plain) and plain[-1].startswith("--") and "=" not in plain[-1]
-            plain.append("***" if follows and _is_secret(plain[-1]) and not word.startswith("--") else word)
+            hidden = follows and _is_secret(plain[-1]) and not word.startswith("--")
+            plain.append("***" if hidden else masked(word))
     return plain
 
 
 def masked(text: str) -> str:
-    """``text`` without the credentials that this process's environment holds (HF_TOKEN, WANDB_API_KEY ...)."""
+    """``text`` without credentials: those of this process's environment (HF_TOKEN ...), of a URL, of known form."""
+    for pattern, stars in CREDENTIALS:
+        text = pattern.sub(stars, text)
     for name, value in os.environ.items():
         if name.upper().endswith(("TOKEN", "_KEY", "SECRET", "PASSWORD")) and len(value) >= SHORTEST_SECRET:
             text = text.replace(value, "***")

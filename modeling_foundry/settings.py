@@ -25,6 +25,7 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 import yaml
 
 from .files import write_atomically
+from .launcher import end_with_launcher
 
 __all__ = [
     "FoundryError",
@@ -563,6 +564,7 @@ def _instance(kind: type[T], arguments: dict[str, Any], path: str | None) -> T:
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Run a recipe: bad input is one line and exit code 2, an interrupt is exit code 130."""
+    end_with_launcher()
     try:
         code = main() or 0
     except FoundryError as error:

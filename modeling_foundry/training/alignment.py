@@ -24,7 +24,7 @@ from .ranges import check_length, check_ranges
 from .resumable_trainer import ResumableTrainer
 from .run_lock import folder_held
 from .session import TrainingSession, console, discard_run, model_hash
-from .trackers import AUTO, choose_trackers, keep_trackers_local
+from .trackers import AUTO, MaskedArguments, choose_trackers, keep_trackers_local
 from .update_guard import GuardKeys, UpdateGuard
 
 END_OF_TURN = "<|im_end|>"
@@ -55,7 +55,7 @@ class AlignmentSettings:
 
 
 @dataclass
-class SFTArguments(GuardKeys, SFTConfig):
+class SFTArguments(MaskedArguments, GuardKeys, SFTConfig):
     """TRL's SFTConfig; only the assistant's turns are learned, their end included."""
 
     assistant_only_loss: bool = True
@@ -69,7 +69,7 @@ class SFTArguments(GuardKeys, SFTConfig):
 
 
 @dataclass
-class DPOArguments(GuardKeys, DPOConfig):
+class DPOArguments(MaskedArguments, GuardKeys, DPOConfig):
     """TRL's DPOConfig."""
 
     include_num_input_tokens_seen: str | bool = "non_padding"
@@ -176,8 +176,9 @@ def load_model_and_tokenizer(
     """The checkpoint through the Auto classes; a Foundry one needs no remote code."""
     refuse_backend_without_gpu(settings.attention_backend, device_type)
     model = AutoModelForCausalLM.from_pretrained(
-        settings.model, attn_implementation=attention_implementation(settings.attention_backend)
-    )
+        settings.model, attn_implementation=attention_implementation(settings.attention_backend),
+        use_safetensors=True,
+    )  # fmt: skip
     tokenizer = AutoTokenizer.from_pretrained(settings.model)
     if END_OF_TURN not in tokenizer.get_vocab() or tokenizer.chat_template is None:
         raise FoundryError(f"{settings.model}: its tokenizer has no {END_OF_TURN} or no chat template")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,12 +12,13 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from ..settings import FoundryError
 from .gradients import GradientNorms, GradientSizes
+from .run_end import UpdateRefusedError
 from .run_facts import distributed_type, memory_now, startup_facts
 from .run_log import LOG_NAME, Line, LogFile, summary_of, timestamp
 from .throughput import CHECKPOINT, EVALUATION, TRAINING, ModelFlops, RunClock, ThroughputMeter, TimedBatches
 
+logger = logging.getLogger(__name__)
 WHOLE_GRADIENTS = ("NO", "MULTI_GPU", "MULTI_CPU")  # where a rank holds the gradient of every parameter
 
 
@@ -78,6 +80,12 @@ class RunLog(TrainerCallback):
         self.norms = GradientNorms(args.max_grad_norm)
         if state.is_world_process_zero:
             self._lines = self._file.go_on_after(state.global_step)
+            if state.global_step and not self._lines:
+                logger.warning(
+                    "%s: its lines up to step %d are gone; it begins anew there", self.path, state.global_step
+                )
+            trained = next((line for line in reversed(self._lines) if "loss" in line), {})
+            self.latest |= {key: trained[key] for key in ("loss", "learning_rate") if key in trained}
             self.clock.go_on_from(next((x for x in reversed(self._lines) if "training_seconds" in x), {}))
             self._write_start(args, state, kwargs["model"], kwargs.get("optimizer"))
         self.meter.start(state.global_step, self._tokens(state))
@@ -176,7 +184,19 @@ class RunLog(TrainerCallback):
         logs |= {name: value for name, value in line.items() if name not in logs and _is_scalar(value)}
         self.latest |= line
         self._write(state, line)
-        _refuse_non_finite(line, self.path)
+        if "eval_loss" in line and args.non_finite == "skip":  # no weight comes from a held-out loss
+            self._warn_of_non_finite(state, line["eval_loss"])
+        else:
+            _refuse_non_finite(line, self.path)
+
+    def _warn_of_non_finite(self, state: TrainerState, loss: float) -> None:
+        if state.is_world_process_zero and not math.isfinite(loss):
+            logger.warning(
+                "%s: step %d: eval_loss is %s; non_finite is skip: the run goes on",
+                self.path,
+                state.global_step,
+                loss,
+            )
 
     def _write(self, state: TrainerState, line: Line) -> None:
         if state.is_world_process_zero:
@@ -220,11 +240,14 @@ def _number(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _refuse_non_finite(line: dict[str, Any], path: Path) -> None:
+def _refuse_non_finite(line: Line, path: Path) -> None:
+    """End the run, on every rank alike."""
     for name in ("loss", "grad_norm", "eval_loss"):
         value = line.get(name)
         if isinstance(value, float) and not math.isfinite(value):
-            raise FoundryError(
+            on_skip = ", or set non_finite: skip to go on behind it" if name == "eval_loss" else ""
+            raise UpdateRefusedError(
                 f"{path}: step {line['step']}: {name} is {value}; training stopped before the next checkpoint. "
-                "Lower the learning rate or look at the data, then run again from the last checkpoint"
+                f"Lower the learning rate or look at the data, then run again from the last checkpoint{on_skip}",
+                line["step"],
             )

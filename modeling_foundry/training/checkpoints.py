@@ -90,7 +90,7 @@ class DurableCheckpoints(TrainerCallback):
     def _remove_older(self, output_dir: Path) -> None:
         """All but the newest; what has no manifest beside a newer one that has was being removed when a run died."""
         sealed = sealed_checkpoints(output_dir)
-        for old in _checkpoints(output_dir):
+        for old in checkpoint_folders(output_dir):
             is_half_gone = old not in sealed and step_of(old) < step_of(sealed[0])
             if (old in sealed[self.keep :] or is_half_gone) and step_of(old) not in self.lasting_steps:
                 remove_checkpoint(old)
@@ -207,7 +207,7 @@ def _fault_of_files(folder: Path, files: dict[str, tuple[int, str]]) -> str | No
 
 def sealed_checkpoints(output_dir: str | Path) -> list[Path]:
     """Checkpoint folders with a manifest, newest first (contents not verified)."""
-    return [folder for folder in _checkpoints(output_dir) if (folder / MANIFEST_NAME).is_file()]
+    return [folder for folder in checkpoint_folders(output_dir) if (folder / MANIFEST_NAME).is_file()]
 
 
 def newest_whole_checkpoint(output_dir: str | Path) -> Path | None:
@@ -219,7 +219,7 @@ def newest_whole_checkpoint(output_dir: str | Path) -> Path | None:
         FoundryError: checkpoints that once were whole have been damaged since, and none is left.
     """
     faulty: list[tuple[Path, str]] = []
-    for folder in _checkpoints(output_dir):
+    for folder in checkpoint_folders(output_dir):
         reason = fault(folder)
         if reason is None:
             _set_all_aside(faulty)
@@ -234,7 +234,8 @@ def newest_whole_checkpoint(output_dir: str | Path) -> Path | None:
     return None
 
 
-def _checkpoints(output_dir: str | Path) -> list[Path]:
+def checkpoint_folders(output_dir: str | Path) -> list[Path]:
+    """Every ``checkpoint-N`` of a run, whole or not, newest first."""
     steps = []
     for path in Path(output_dir).glob("checkpoint-*"):
         match = CHECKPOINT_PATTERN.fullmatch(path.name)

@@ -11,13 +11,11 @@ import json
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .run_end import STOPPED_NAME, RankLostError, say
 
@@ -40,6 +38,7 @@ class Beat:
         doing: in words, after ``step``.
         num_marks: places passed since the start; the rank behind the others is the one they wait for.
         num_beats: grows while the process runs, whatever its main thread does.
+        inside: file and function that its main thread was in.
         ended: why the rank left the run, None while it is in it.
     """
 
@@ -51,13 +50,17 @@ class Beat:
     doing: str = "starting"
     num_marks: int = 0
     num_beats: int = 0
+    inside: str = ""
     ended: str | None = None
 
     def words(self) -> str:
         return f"rank {self.rank} ({self.host}, pid {self.pid})"
 
     def place(self) -> str:
-        return f"its last sign was after step {self.step}, {self.doing}"
+        return f"its last sign was after step {self.step}, {self.where()}"
+
+    def where(self) -> str:
+        return f"{self.doing} (in {self.inside})" if self.inside else self.doing
 
 
 class Heartbeat:
@@ -131,7 +134,7 @@ class Heartbeat:
             looked = time.monotonic()
             if late:  # this process was suspended and goes on: nobody waited
                 self._marked_at = looked
-            self.mine = replace(self.mine, num_beats=self.mine.num_beats + 1)
+            self.mine = replace(self.mine, num_beats=self.mine.num_beats + 1, inside=place_of_main_thread())
             self._write()
             waited = time.monotonic() - self._marked_at
             reason = None
@@ -157,7 +160,9 @@ class Heartbeat:
             return f"{last.words()} is stuck, the others waited {waited:.0f} s for it {limit}; {last.place()}"
         if any(beat.num_marks > self.mine.num_marks for beat in others):
             return f"{self.mine.words()} is stuck since {waited:.0f} s {limit}; {self.mine.place()}"
-        return f"no rank made progress for {waited:.0f} s {limit}, none is behind; {self.mine.place()}"
+        places = ", ".join(f"rank {beat.rank} {beat.where()}" for beat in (self.mine, *others))
+        nobody = f"no rank made progress for {waited:.0f} s {limit}, none is behind"
+        return f"{nobody}: after step {self.mine.step}, {places}"
 
     def rank_lost(self, reason: str) -> RankLostError:
         """The end of this rank, said once: by one of the ranks that are left, and by one of its two threads."""
@@ -222,6 +227,12 @@ def read_beat(output_dir: Path, rank: int) -> Beat | None:
         return None  # not started, or on a machine that does not share the folder
 
 
+def place_of_main_thread() -> str:
+    """File and function, as in ``distributed.py:barrier``: where it waits, or what it is stuck in."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_code.co_name}" if frame else ""
+
+
 def _is_gone(pid: int) -> bool:
     """Whether a process of this host has ended; one that its parent has not yet asked about counts as ended."""
     try:
@@ -232,41 +243,3 @@ def _is_gone(pid: int) -> bool:
         return True
     except OSError:
         return False  # another user's process, or a system without /proc: it is there
-
-
-class HeartbeatMarks(TrainerCallback):
-    """Tells the heartbeat where the main thread is."""
-
-    def __init__(self, heartbeat: Heartbeat) -> None:
-        self.heartbeat = heartbeat
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.heartbeat.mark(state.global_step, "inside the forward pass of the next step")
-
-    def on_substep_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.heartbeat.mark(state.global_step, "inside the forward pass of the next step")
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.heartbeat.mark(state.global_step, "at the next update")
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        saves = "evaluating or saving" if control.should_save or control.should_evaluate else "reading data"
-        self.heartbeat.mark(state.global_step, saves)
-
-    def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.heartbeat.mark(state.global_step, "evaluating")
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.heartbeat.mark(state.global_step, "after saving")

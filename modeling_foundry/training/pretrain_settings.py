@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from .preflight import PreflightKeys
 from .profiling import ProfileKeys
 from .token_budget import TokenCounts
-from .trackers import AUTO, choose_trackers
+from .trackers import AUTO, MaskedArguments, choose_trackers
 from .update_guard import GuardKeys
 
 
@@ -40,7 +40,9 @@ class PretrainDataSettings:
 
 
 @dataclass
-class PretrainArguments(GuardKeys, PreflightKeys, ProfileKeys, TokenCounts, TrainingArguments):
+class PretrainArguments(
+    MaskedArguments, GuardKeys, PreflightKeys, ProfileKeys, TokenCounts, TrainingArguments
+):
     """transformers' TrainingArguments with pretraining's defaults and a few keys more."""
 
     optimizer: Literal["adamw", "muon"] = field(

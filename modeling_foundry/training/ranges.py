@@ -74,6 +74,11 @@ def check_length(arguments: Any, in_steps: bool) -> None:
         )
     if in_steps and arguments.num_train_epochs != 3.0:  # TrainingArguments' default
         raise FoundryError("num_train_epochs: pretraining counts steps and would ignore it; give max_steps")
+    if in_steps and arguments.train_sampling_strategy != "sequential":
+        raise FoundryError(
+            "train_sampling_strategy: expected sequential, as the data set itself is shuffled (by seed), and "
+            f"resume and replay count on its order; found {arguments.train_sampling_strategy!r}"
+        )
     if arguments.max_steps < 1 and (in_steps or arguments.max_steps != -1):
         raise FoundryError(f"max_steps: expected at least 1, found {arguments.max_steps}")
     if arguments.num_train_epochs <= 0:

@@ -177,7 +177,9 @@ def load_model(folder: str) -> torch.nn.Module:
     """A checkpoint in evaluation mode, on the GPU where there is one."""
     if not (Path(folder) / "config.json").is_file():
         raise FoundryError(f"checkpoint: {folder} holds no model (config.json is missing)")
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    if not any(Path(folder).glob("*.safetensors")):  # transformers would take a pickle in their place
+        raise FoundryError(f"checkpoint: {folder} holds no weights (*.safetensors)")
+    model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True).eval()
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 

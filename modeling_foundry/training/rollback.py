@@ -27,8 +27,13 @@ def left_out_by(order: SampleOrder, step: int, checkpoint_step: int, num_steps: 
 
     Steps up to ``checkpoint_step`` stay as they were: they were taken.
     """
-    first = max(checkpoint_step + 1, step - num_steps + 1)
+    first = first_left_out(step, checkpoint_step, num_steps)
     return order.without(first, step - first + 1)
+
+
+def first_left_out(step: int, checkpoint_step: int, num_steps: int) -> int:
+    """The first step whose samples a rollback from ``step`` leaves out."""
+    return max(checkpoint_step + 1, step - num_steps + 1)
 
 
 def train_with_rollbacks(
@@ -77,7 +82,8 @@ def order_after(
     checkpoint = newest_whole_checkpoint(output_dir)
     start = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
     new = left_out_by(order, spike.step, start, num_steps)
-    first, number = new.left_out[-1]
+    first = first_left_out(spike.step, start, num_steps)
+    number = (spike.step - first + 1) * order.sequences_per_step
     where = checkpoint.name if checkpoint else "the start"
     return new, f"{spike}; back to {where}; {number} sample(s) are left out from step {first} on"
 

@@ -28,7 +28,7 @@ class RunStoppedError(FoundryError):
 
 
 class UpdateRefusedError(RunStoppedError):
-    """A loss or gradient that is not finite, or a loss spike, and the policy is to stop (or its bound is reached)."""
+    """A loss (a held-out one too) or gradient not finite, or a spike, and the policy is to stop or is used up."""
 
     exit_code = 65  # EX_DATAERR
 
@@ -51,21 +51,23 @@ class SaveFailedError(FoundryError, OSError):
     exit_code = 74  # EX_IOERR
 
 
-def write_stopped(output_dir: Path, end: RunStoppedError) -> None:
+def write_stopped(output_dir: Path, end: FoundryError, step: int) -> None:
     """Leave ``stopped.json``: exit_code, step (the last optimizer step that counts), reason."""
-    content = {"exit_code": end.exit_code, "step": end.step, "reason": masked(str(end))}
+    content = {"exit_code": end.exit_code, "step": step, "reason": masked(str(end))}
     write_atomically(output_dir / STOPPED_NAME, json.dumps(content, indent=1) + "\n")
 
 
-def say(output_dir: Path, end: RunStoppedError) -> None:
+def say(output_dir: Path, end: RunStoppedError | SaveFailedError, step: int | None = None) -> None:
     """Write ``stopped.json`` and the one line on stderr that would otherwise come when the process ends.
 
     Before the ranks part: a launcher kills the others as soon as one has ended.  A full disk must not keep the run
     from ending: that the file could not be written is said too.
     """
     words = str(end)
+    if isinstance(end, RunStoppedError):
+        step = end.step
     try:
-        write_stopped(output_dir, end)
+        write_stopped(output_dir, end, step or 0)
     except OSError as error:
         words += f" ({output_dir / STOPPED_NAME} could not be written: {error.strerror})"
     print(f"error: {words}", file=sys.stderr, flush=True)

@@ -12,6 +12,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from types import NoneType
 from typing import Any
 
 from ..files import write_atomically
@@ -19,6 +20,11 @@ from ..settings import FoundryError
 
 LOG_NAME = "log.jsonl"
 Line = dict[str, Any]
+NUMBER = (int, float, NoneType)  # null is one that was not finite
+KINDS: dict[str, Any] = {
+    "config": dict, "hardware": dict, "model": dict, "run_name": (str, NoneType), "loss": NUMBER,
+    "eval_loss": NUMBER,
+}  # fmt: skip
 logger = logging.getLogger(__name__)
 
 
@@ -48,6 +54,8 @@ class LogFile:
         if not self.path.exists():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             return []
+        if not self.path.is_file():
+            raise FoundryError(f"{self.path}: not a file, and the run writes its log there; move it away")
         kept = [line for line in self._readable() if step and _belongs(line, step)]
         write_atomically(self.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
         return kept
@@ -56,15 +64,23 @@ class LogFile:
         lines = []
         written = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
         for number, text in enumerate(written, start=1):
-            try:
-                line = json.loads(text)
-            except ValueError:
-                line = None
-            if isinstance(line, dict) and isinstance(line.get("step"), int):
+            line = _line_of(text)
+            if line is not None:
                 lines.append(line)
             elif number < len(written):  # the last line may be torn by a kill; damage elsewhere is told
                 logger.warning("%s:%d: not a line of a run log, left out: %.60s", self.path, number, text)
         return lines
+
+
+def _line_of(text: str) -> Line | None:
+    """One line of a log; None where it is torn or holds something else under a name that readers rely on."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+        return None
+    return line if all(isinstance(line[name], KINDS[name]) for name in KINDS.keys() & line.keys()) else None
 
 
 def _belongs(line: Line, step: int) -> bool:
@@ -96,11 +112,8 @@ def read_log(run: str | Path) -> list[Line]:
         raise FoundryError(f"{path}: cannot read a run log; give a run folder with {LOG_NAME}") from error
     lines = []
     for number, text in enumerate(written, start=1):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            line = None
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
+        line = _line_of(text)
+        if line is not None:
             lines.append(line)
         elif number < len(written):
             raise FoundryError(f"{path}:{number}: not a line of a run log; expected a JSON object with step")

@@ -35,7 +35,7 @@ class Run:
     def config(self) -> dict[str, Any]:
         """Settings of the training arguments."""
         start: Line = next((line for line in self.lines if "config" in line), {})
-        return start.get("config", {}).get("training", {})
+        return start.get("config", {}).get("training") or {}
 
     def series(self, name: str, axis: Axis = "tokens", scale: float = 1.0) -> tuple[list[float], list[float]]:
         """Places on an axis and values of a field; hours are hours of training."""
@@ -111,6 +111,6 @@ def title_of(run: Run) -> str:
     if "tokens" in summary:
         parts.append(f"{short_count(summary['tokens'])} tokens")
     if hardware:
-        device = hardware.get("gpu_name") or hardware["device"].upper()
-        parts.append(f"{hardware['num_ranks']} x {device}")
+        device = hardware.get("gpu_name") or hardware.get("device", "device").upper()
+        parts.append(f"{hardware.get('num_ranks', '?')} x {device}")
     return ", ".join(parts)

@@ -53,16 +53,23 @@ class SampleOrder:
         return self.samples(max_steps).stop
 
     def without(self, step: int, num_steps: int) -> SampleOrder:
-        """The order in which step ``step`` and those after it read ``num_steps`` steps' worth of samples later."""
-        return replace(self, left_out=(*self.left_out, (step, num_steps * self.sequences_per_step)))
+        """The order that never reads what the ``num_steps`` steps from ``step`` on would have read.
+
+        Samples left out earlier stay left out: the step that reads past them comes ``num_steps`` sooner.
+        """
+        moved = [
+            (max(step, first - num_steps) if first > step else first, number)
+            for first, number in self.left_out
+        ]
+        left_out = sorted([*moved, (step, num_steps * self.sequences_per_step)])
+        return replace(self, left_out=tuple(left_out))
 
     def begins_as(self, earlier: SampleOrder, step: int) -> bool:
-        """Whether steps up to ``step`` read what they read in ``earlier``, from which this order has grown."""
-        num_known = len(earlier.left_out)
+        """Whether steps up to ``step`` read what they read in ``earlier``, and nothing left out there is back."""
         return (
             self.sequences_per_step == earlier.sequences_per_step
-            and self.left_out[:num_known] == earlier.left_out
-            and all(first_step > step for first_step, _ in self.left_out[num_known:])
+            and self.ranges_read(step) == earlier.ranges_read(step)
+            and len(self.left_out) >= len(earlier.left_out)
         )
 
     def num_sequences(self, num_samples: int) -> int:
@@ -109,7 +116,7 @@ def read_order(output_dir: Path) -> SampleOrder | None:
         return order_from(json.loads(path.read_text()))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise FoundryError(
             f"{path}: not a sample order; take it from a checkpoint of the run (sample_order in its manifest.json)"
         ) from error
@@ -121,7 +128,7 @@ def order_from(content: Any) -> SampleOrder:
     Raises:
         ValueError, KeyError, TypeError: it is none.
     """
-    left_out = tuple((int(step), int(number)) for step, number in content["left_out"])
+    left_out = tuple(sorted((int(step), int(number)) for step, number in content["left_out"]))
     order = SampleOrder(int(content["sequences_per_step"]), left_out)
     if order.sequences_per_step < 1 or any(step < 1 or number < 1 for step, number in left_out):
         raise ValueError("counts from 1 on were expected")
@@ -131,12 +138,18 @@ def order_from(content: Any) -> SampleOrder:
 def check_order(output_dir: Path, manifest: dict[str, Any], checkpoint: Path) -> None:
     """Raise FoundryError unless the run's order still holds for the steps up to ``checkpoint``."""
     path, stored = output_dir / ORDER_NAME, manifest.get("sample_order")
-    if stored is None:
-        return  # fine-tuning
     order = read_order(output_dir)
+    if stored is None and order is None:
+        return  # fine-tuning
+    try:
+        earlier = order_from(stored)
+    except (ValueError, KeyError, TypeError) as error:
+        raise FoundryError(
+            f"{checkpoint / 'manifest.json'}: not a sample order in sample_order; restore the checkpoint"
+        ) from error
     if order is None:
         raise FoundryError(f"{path}: missing; take it from sample_order in {checkpoint}/manifest.json")
-    if not order.begins_as(order_from(stored), manifest["global_step"]):
+    if not order.begins_as(earlier, manifest["global_step"]):
         raise FoundryError(
             f"{path}: not the order of samples that {checkpoint.name} was trained in; take it from sample_order in "
             f"{checkpoint}/manifest.json"

@@ -31,6 +31,7 @@ from .checkpoints import (
 )
 from .guarded_trainer import GuardedUpdates
 from .launch import assert_launched_as_asked
+from .left_overs import remove_left_overs
 from .preflight import PREFLIGHT_KEYS
 from .profiling import ProfileKeys
 from .progress import ProgressLine
@@ -113,9 +114,9 @@ class TrainingSession:
             return json.loads(path.read_text())
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise FoundryError(
-                f"{path}: not valid JSON; give another --output_dir or --overwrite=true"
+                f"{path}: cannot be read, or is not valid JSON; give another --output_dir or --overwrite=true"
             ) from error
 
     def difference_from(
@@ -147,7 +148,7 @@ class TrainingSession:
         return order.sequences_per_step == sequences
 
     def resume_point(self, is_main: bool) -> Path | None:
-        """The newest whole checkpoint, verified by rank 0 and told to the others.
+        """The newest whole checkpoint, verified by rank 0 and told to the others; what killed starts left goes.
 
         Raises:
             FoundryError: it was trained on other inputs, or in another order of samples.
@@ -155,6 +156,8 @@ class TrainingSession:
         chosen = [newest_whole_checkpoint(self.output_dir) if is_main else None]
         if chosen[0] is not None:
             self._check_origin(chosen[0])
+        if is_main and (removed := remove_left_overs(self.output_dir, chosen[0])):
+            console.print(f"{self.title}: {removed}")
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.broadcast_object_list(chosen, src=0)
         return chosen[0]
@@ -191,7 +194,7 @@ class TrainingSession:
         launch = assert_launched_as_asked(AcceleratorState(), precision_of(arguments), expected_processes)
         log = RunLog(
             self.output_dir, tokens_per_step, flops_of(trainer, sequence_length),
-            {"run_name": arguments.run_name, "launch": launch, "config": plain_settings(self.settings)},
+            plain_settings({"run_name": arguments.run_name, "launch": launch, "config": self.settings}),
         )  # fmt: skip
         prepare_callbacks(
             trainer, log, DurableCheckpoints(keep_checkpoints, **self._state_of(trainer)), self.title

@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 
+from ..run_record import plain_settings, plain_words
 from ..settings import FoundryError
 
 AUTO = "auto"
 PROJECT = "modeling-foundry"
 MODULES = {"trackio": ("trackio",), "wandb": ("wandb",), "tensorboard": ("tensorboard", "tensorboardX")}
 ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")  # trackio itself reads these
+
+
+class MaskedArguments:
+    """Mix-in for TrainingArguments: the settings that trackers copy hold no credential."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As TrainingArguments', which masks keys that end in ``_token`` and no others."""
+        return plain_settings(super().to_dict())  # type: ignore[misc]
 
 
 def choose_trackers(report_to: str | list[str] | None) -> str | list[str]:
@@ -50,7 +60,11 @@ def _is_installed(name: str) -> bool:
 
 
 def keep_trackers_local(arguments: TrainingArguments) -> None:
-    """Run name, folders and offline mode of the trackers; whatever the user has set stays as it is."""
+    """Run name, folders and offline mode of the trackers; whatever the user has set stays as it is.
+
+    The command line they copy loses its credentials.
+    """
+    sys.argv[1:] = plain_words(sys.argv[1:])  # parsed already; wandb writes it into the run folder
     run = Path(arguments.output_dir)
     if arguments.run_name is None:
         arguments.run_name = "-".join(part for part in (run.parent.name, run.name) if part)

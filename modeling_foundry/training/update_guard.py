@@ -35,7 +35,7 @@ class GuardKeys:
 
     non_finite: Literal["stop", "skip"] = field(
         default="stop",
-        metadata={"help": "a NaN or Inf in loss or gradient: end the run, or go on without that update"},
+        metadata={"help": "a NaN or Inf in a loss or gradient: end the run, or go on without that update"},
     )
     loss_spike: Literal["off", "skip", "rollback"] = field(
         default="off",

@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..run_record import masked
 from .checkpoints import wait_for_all_ranks
 from .guarded_trainer import GuardedUpdates
-from .heartbeat import FINISHED, FOLDER_NAME, LOST, Heartbeat, HeartbeatMarks
-from .run_end import STOPPED_NAME, PreemptedError, RankLostError, RunStoppedError, say
+from .heartbeat import FINISHED, FOLDER_NAME, LOST, Heartbeat
+from .run_end import STOPPED_NAME, PreemptedError, RankLostError, RunStoppedError, SaveFailedError, say
 from .update_guard import UpdateGuard
 
 # SLURM and Kubernetes send SIGTERM; SIGUSR2 is what sbatch --signal can be told to send some time before.
@@ -52,6 +53,10 @@ def train_watched(
         except RunStoppedError as end:
             end_together(end, output_dir, trainer.is_world_process_zero())
             raise
+        except SaveFailedError as error:
+            # On one rank: said here, or the others would name it in their own words.
+            say(output_dir, error, trainer.state.global_step)
+            raise
         except Exception as error:
             if not _speaks_of_a_peer(error):
                 raise
@@ -82,7 +87,7 @@ def signs_of_life(output_dir: Path, arguments: Any, timeout_seconds: float) -> I
         why = LOST
         raise
     except BaseException as error:
-        why = f"{type(error).__name__}: {masked(' '.join(str(error).split()))[:200]}"
+        why = f"{type(error).__name__}: {masked(' '.join(str(error).split()))[:400]}"
         raise
     finally:
         heartbeat.end(why)
@@ -138,3 +143,41 @@ def signals_noted(guard: UpdateGuard) -> Iterator[None]:
 def _speaks_of_a_peer(error: Exception) -> bool:
     """Whether a collective failed (gloo raises plain RuntimeErrors), not this rank's own work."""
     return isinstance(error, torch.distributed.DistError) or "onnection" in str(error) or "gloo" in str(error)
+
+
+class HeartbeatMarks(TrainerCallback):
+    """Tells the heartbeat where the main thread is."""
+
+    def __init__(self, heartbeat: Heartbeat) -> None:
+        self.heartbeat = heartbeat
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.heartbeat.mark(state.global_step, "inside the forward pass of the next step")
+
+    def on_substep_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.heartbeat.mark(state.global_step, "inside the forward pass of the next step")
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.heartbeat.mark(state.global_step, "at the next update")
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        saves = "evaluating or saving" if control.should_save or control.should_evaluate else "reading data"
+        self.heartbeat.mark(state.global_step, saves)
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.heartbeat.mark(state.global_step, "evaluating")
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.heartbeat.mark(state.global_step, "after saving")

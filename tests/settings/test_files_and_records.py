@@ -97,3 +97,29 @@ def test_a_credential_on_the_command_line_is_not_recorded(tmp_path, monkeypatch)
         "pretrain.py", "--hub_token=***", "--hub_token", "***", "--max_steps", "4",
         "--include_num_input_tokens_seen=all",
     ]  # fmt: skip
+
+
+HUB_TOKEN, LOGIN = "hf_canary0123456789abcdefghijklmnop", "canary0123456789abcdef"
+ADDRESS = f"https://me:{LOGIN}@host.example/repo?write_token={LOGIN}&name=a"
+
+
+def test_a_credential_inside_a_value_is_not_recorded(tmp_path, monkeypatch):
+    """A login inside a URL, a token of the environment under a harmless key: settings and command line alike."""
+    monkeypatch.setenv("WANDB_API_KEY", LOGIN)
+    monkeypatch.setattr(sys, "argv", ["pretrain.py", f"--project={HUB_TOKEN}", "--trackio_space_id", ADDRESS])
+    settings = {"training": {"project": HUB_TOKEN, "space": ADDRESS, "names": [f"run of {LOGIN}"]}}
+    text = write_run_record(tmp_path, settings).read_text()
+    assert "canary" not in text
+    record = json.loads(text)
+    assert record["settings"]["training"] == {
+        "project": "***", "space": "https://***@host.example/repo?write_token=***&name=a", "names": ["run of ***"]
+    }  # fmt: skip
+    monkeypatch.delenv("WANDB_API_KEY")
+    assert "canary" not in write_run_record(tmp_path, {"space": ADDRESS, "project": HUB_TOKEN}).read_text()
+
+
+@pytest.mark.parametrize(
+    "words", ["https://host.example/a@b?tokens=3", "hf_hub/tiny", "runs/a?b", "me@host:data", "key=value&a=b"]
+)
+def test_what_is_no_credential_is_recorded_as_it_is(words):
+    assert plain_settings({"where": words}) == {"where": words}

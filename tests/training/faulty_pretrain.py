@@ -2,6 +2,7 @@
 
 kind: ``loss`` multiplies the loss of each micro-batch that holds sample ``sample`` by ``factor`` (NaN, or 50 for a
 spike); ``gradient`` gives an infinite gradient under a finite loss at step ``step`` of rank ``rank``;
+``evaluation`` makes the held-out loss NaN from step ``step`` on;
 ``slow`` sleeps ``seconds`` in each micro-batch, ``hang`` sleeps for ever at step ``step`` of rank ``rank``.
 
 After each step every rank adds a line to ``states-rank-N.jsonl``: hashes of weights, optimizer and scheduler.
@@ -109,7 +110,8 @@ sound = GuardedUpdates.__mro__[1].compute_loss
 def compute_loss(self, model, inputs, *args, **kwargs):
     answer = sound(self, model, inputs, *args, **kwargs)
     if not model.training:
-        return answer
+        is_spoiled = FAULT["kind"] == "evaluation" and self.state.global_step >= FAULT["step"]
+        return (answer[0] * torch.nan, *answer[1:]) if is_spoiled else answer
     if isinstance(answer, tuple):  # asked for with its outputs
         return spoiled(self, inputs, answer[0]), *answer[1:]
     return spoiled(self, inputs, answer)

@@ -126,6 +126,27 @@ def test_the_order_of_samples_must_be_the_checkpoints(run, again):
         again(run)
 
 
+@pytest.mark.parametrize("order", [{"a": 1}, [1], 3, {"sequences_per_step": 0, "left_out": []}, None])
+def test_an_order_in_the_manifest_that_is_none_is_named(run, again, order):
+    edit(run / CHECKPOINT / "manifest.json", sample_order=order)
+    with pytest.raises(FoundryError, match=rf"{CHECKPOINT}/manifest\.json: not a sample order"):
+        again(run)
+
+
+@pytest.mark.parametrize("name", ["run.json", "sample_order.json", "log.jsonl"])
+def test_a_folder_in_place_of_a_file_is_named(run, again, name):
+    (run / name).unlink()
+    (run / name).mkdir()
+    with pytest.raises(FoundryError, match=f"{name}: "):
+        again(run)
+
+
+def test_a_log_that_is_gone_is_told(run, again, caplog):
+    (run / "log.jsonl").unlink()
+    again(run)
+    assert f"log.jsonl: its lines up to step {CUT} are gone; it begins anew there" in caplog.text
+
+
 def test_a_run_with_samples_left_out_takes_no_step_too_many(run, again):
     """Killed between its last checkpoint and its end, it once trained a step more: its dataset is longer."""
     write_order(run, SampleOrder(4).without(CUT + 1, 1))

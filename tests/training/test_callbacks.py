@@ -10,9 +10,9 @@ from transformers import TrainerControl
 from transformers.trainer_utils import IntervalStrategy
 
 from modeling_foundry import FoundryConfig, FoundryForCausalLM
-from modeling_foundry.settings import FoundryError
 from modeling_foundry.training.callbacks import RunLog
 from modeling_foundry.training.progress import _summary
+from modeling_foundry.training.run_end import UpdateRefusedError
 from modeling_foundry.training.run_log import read_log
 from modeling_foundry.training.throughput import RunClock
 
@@ -32,7 +32,7 @@ def arguments(**changes):
         "max_grad_norm": 1.0, "eval_on_start": False, "logging_steps": 1, "logging_first_step": False,
         "logging_strategy": IntervalStrategy.STEPS, "device": torch.device("cpu"), "world_size": 1,
         "bf16": False, "fp16": False, "distributed_state": None, "train_batch_size": 2,
-        "gradient_accumulation_steps": 1,
+        "gradient_accumulation_steps": 1, "non_finite": "stop",
     }  # fmt: skip
     return SimpleNamespace(**values | changes)
 
@@ -214,12 +214,25 @@ def test_groups_of_different_learning_rates_are_told(tmp_path, model):
 @pytest.mark.parametrize("value", [math.nan, math.inf, "nan"])
 def test_a_non_finite_number_stops_the_run(tmp_path, model, name, value):
     log = begun(tmp_path, model)
-    with pytest.raises(FoundryError, match=f"step 3: {name} is"):
+    with pytest.raises(UpdateRefusedError, match=f"step 3: {name} is"):
         log.on_log(arguments(), state(3), TrainerControl(), logs={name: value})
     written = json.loads(
         log.path.read_text().splitlines()[-1], parse_constant=lambda word: pytest.fail(f"{word} is no JSON")
     )
     assert written[name] is None
+
+
+def test_a_held_out_loss_that_is_not_finite_is_passed_by_where_the_policy_says_so(tmp_path, model, caplog):
+    log = begun(tmp_path, model)
+    skips = arguments(non_finite="skip")
+    log.on_log(skips, state(3), TrainerControl(), logs={"eval_loss": math.nan})
+    log.on_log(skips, state(4), TrainerControl(), logs={"eval_loss": 3.0})
+    assert [line["eval_loss"] for line in read_log(tmp_path)[1:]] == [None, 3.0]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{log.path}: step 3: eval_loss is nan; non_finite is skip: the run goes on"
+    ]
+    with pytest.raises(UpdateRefusedError):
+        log.on_log(skips, state(5), TrainerControl(), logs={"loss": math.nan})
 
 
 def test_a_resumed_run_counts_on_and_repeats_no_line(tmp_path, model):

@@ -87,7 +87,7 @@ print(json.dumps(rows))
 
 
 def test_the_fp8_loss_is_the_plain_loss_to_fp8_precision():
-    """e4m3 rounds by up to 6 %, e5m2 by up to 13 %; sums over them by far less."""
+    """e4m3 rounds by up to 6%, e5m2 by up to 13%; sums over them by far less."""
     for ratio, hidden_error, weight_error, ignored in interpreted(FLOAT8_SCRIPT):
         assert abs(ratio - 1) < 5e-3
         assert max(hidden_error, weight_error) < 0.13  # the interpreter truncates where a GPU rounds

@@ -42,8 +42,19 @@ def test_a_number_passes_exactly_when_it_is_in_its_range(name, value):
 
 def arguments(**changes):
     return SimpleNamespace(
-        **{"resume_from_checkpoint": None, "num_train_epochs": 3.0, "max_steps": 10, **changes}
-    )
+        **{
+            "resume_from_checkpoint": None, "num_train_epochs": 3.0, "max_steps": 10,
+            "train_sampling_strategy": "sequential", **changes,
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_pretraining_has_one_order_of_samples(strategy):
+    """Any other sampler would read other samples than those that resume and replay name."""
+    with pytest.raises(FoundryError, match=f"train_sampling_strategy: expected sequential.*'{strategy}'"):
+        check_length(arguments(train_sampling_strategy=strategy), in_steps=True)
+    check_length(arguments(train_sampling_strategy=strategy), in_steps=False)
 
 
 def test_a_run_has_a_length():

@@ -66,9 +66,10 @@ def signal_at(monkeypatch):
 
 
 def figures(run):
-    """Losses and held-out losses; an evaluation that was put off stands after its checkpoint's line."""
+    """Losses, held-out losses and what stands beside them; one put off stands after its checkpoint's line."""
     lines = [line for line in read_log(run) if line["event"] in ("train", "evaluation")]
-    return [(line["step"], line.get("loss"), line.get("eval_loss")) for line in lines]
+    names = ("step", "loss", "eval_loss", "train_loss", "learning_rate")
+    return [tuple(line.get(name) for name in names) for line in lines]
 
 
 def same_weights(ours, theirs):
@@ -145,7 +146,9 @@ def test_a_final_model_is_whole_or_not_there(small_data, tmp_path, monkeypatch):
     "place",
     [(optimizer_state, "save_file"), (checkpoints, "sha256_of_file"), (checkpoints, "write_atomically")],
 )
-def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(place, small_data, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(
+    place, small_data, tmp_path, monkeypatch, capsys
+):
     """With one checkpoint kept; and the signs of life, on the same disk, hide nothing."""
     module, name = place
     sound, write_text = getattr(module, name), heartbeat.Path.write_text
@@ -164,6 +167,10 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(place, small_data
         train(tmp_path, small_data, keep_checkpoints=1)
     assert refused.value.exit_code == 74
     assert "\n" not in str(refused.value)
+    stopped = json.loads((tmp_path / "stopped.json").read_text())
+    assert (stopped["exit_code"], stopped["step"]) == (74, 4)
+    assert capsys.readouterr().err.count("error: ") == 1
+    assert refused.value.is_said
     assert [path.name for path in sealed_checkpoints(tmp_path)] == ["checkpoint-2"]
     monkeypatch.undo()
     assert heartbeat.Path.write_text is write_text

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
 
 from modeling_foundry.settings import FoundryError
+from modeling_foundry.training import run_lock
 from modeling_foundry.training.run_lock import folder_held
 from modeling_foundry.training.session import discard_run
 
@@ -24,7 +26,8 @@ def arguments(folder, rank=0):
     return SimpleNamespace(output_dir=str(folder), process_index=rank)
 
 
-def test_a_second_start_is_refused_until_the_first_has_died(tmp_path):
+def test_a_second_start_is_refused_until_the_first_has_died(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_lock, "SECONDS_TO_WAIT", 0.3)
     run = tmp_path / "run"
     first = subprocess.Popen([sys.executable, "-c", HOLD, str(run)], stdout=subprocess.PIPE, text=True)
     try:
@@ -53,3 +56,17 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         folder_held(arguments(tmp_path / "file/run")),
     ):
         pass
+
+
+def test_a_run_that_is_just_ending_is_waited_for(tmp_path, capsys):
+    """Its launcher was killed, it saves its step, and the same command comes at once."""
+    first = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "held\n"
+    ending = threading.Timer(1.0, first.kill)
+    ending.start()
+    with folder_held(arguments(tmp_path)):
+        assert first.wait() == -9
+    ending.join()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{tmp_path} is in use by pid {first.pid} on ")
+    assert line.endswith("; waiting up to 60 s for its end")

@@ -49,6 +49,19 @@ def test_damage_inside_a_log_is_told(tmp_path, caplog):
     assert "log.jsonl:2: not a line of a run log" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "line",
+    ['{"step": 1, "loss": "x"}', '{"step": 1, "run_name": ["a"]}', '{"step": 0, "config": null}',
+     '{"step": 0, "hardware": "cpu"}', "[" * 100_000],
+    ids=["loss", "name", "config", "hardware", "depth"],
+)  # fmt: skip
+def test_other_kinds_under_known_names_are_damage(line, tmp_path):
+    """They once ended ``plot`` with a traceback."""
+    (tmp_path / "log.jsonl").write_text(f'{line}\n{{"step": 2, "loss": null}}\n')
+    with pytest.raises(FoundryError, match=r"log.jsonl:1: not a line of a run log"):
+        read_log(tmp_path)
+
+
 def test_a_run_without_a_log_is_one_line(tmp_path):
     with pytest.raises(FoundryError, match="cannot read a run log; give a run folder with log.jsonl"):
         read_log(tmp_path)

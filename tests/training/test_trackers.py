@@ -11,10 +11,12 @@ import pytest
 
 from modeling_foundry.settings import FoundryError
 from modeling_foundry.training import trackers
+from modeling_foundry.training.alignment import DPOArguments, SFTArguments
 from modeling_foundry.training.pretraining import PretrainArguments
 from modeling_foundry.training.run_log import read_log
 from tests.conftest import REPOSITORY
 
+CANARY = "canary0123456789abcdefghijklmnop"
 MEASURED = {
     "tokens_per_second",
     "step_seconds",
@@ -82,6 +84,29 @@ def test_one_line_says_which_tracker_is_on(only, monkeypatch, tmp_path):
     assert f"tensorboard, {arguments.output_dir}/tensorboard" in line
     os.environ["TRACKIO_SPACE_ID"] = "someone/space"
     assert "sent to someone/space" in trackers.tracker_line(arguments)
+
+
+def test_trackers_copy_no_credential(tmp_path, monkeypatch):
+    """Settings and command line go into the run folder with wandb and tensorboard."""
+    given = {
+        "hub_token": f"hf_{CANARY}",
+        "trackio_space_id": f"https://me:{CANARY}@host.example/a?key={CANARY}",
+    }
+    for kind in (PretrainArguments, SFTArguments, DPOArguments):
+        arguments = kind(str(tmp_path), use_cpu=True, bf16=False, report_to="none", **given)
+        for copied in (arguments.to_dict(), arguments.to_sanitized_dict(), arguments.to_json_string()):
+            assert CANARY not in str(copied)
+    words = [
+        "--hub_token",
+        f"hf_{CANARY}",
+        f"--trackio_space_id={given['trackio_space_id']}",
+        "--max_steps=4",
+    ]
+    monkeypatch.setattr(sys, "argv", ["pretrain.py", *words])
+    trackers.keep_trackers_local(arguments)
+    assert CANARY not in str(sys.argv)
+    assert sys.argv[-1] == "--max_steps=4"
+    assert arguments.hub_token == f"hf_{CANARY}", "what works with it still has it"
 
 
 def test_trackers_are_told_after_the_log():

@@ -42,8 +42,10 @@ def faulty(launch, text_file, tmp_path):
             "--config", str(REPOSITORY / "recipes/shakespeare/pretrain.yaml"), f"--text_file={text_file}",
             f"--output_dir={tmp_path}",
             f"--per_device_train_batch_size={micro_batch}", "--gradient_accumulation_steps=2",
-            "--eval_strategy=no", "--logging_steps=1", "--optimizer=adamw", *SIZES, *more,
+            "--logging_steps=1", "--optimizer=adamw", *SIZES, *more,
         ]  # fmt: skip
+        if not any(word.startswith("--eval_strategy") for word in more):
+            settings.append("--eval_strategy=no")
         return launch(
             "pretrain",
             *settings,
@@ -117,6 +119,24 @@ def test_by_default_the_run_stops_before_the_update(engine, ranks, faulty, tmp_p
     faulty(NAN, "--max_steps=4", "--save_steps=1", "--non_finite=skip", engine=engine, ranks=ranks)
     assert (tmp_path / "complete.json").exists()
     assert not (tmp_path / "stopped.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_held_out_loss_that_is_not_finite_ends_the_run_with_words(ranks, faulty, tmp_path):
+    fault = {"kind": "evaluation", "step": 2}
+    words = ("--max_steps=3", "--save_steps=1", "--eval_strategy=steps", "--eval_steps=1")
+    ended = faulty(fault, *words, ranks=ranks, check=False)
+    assert ended.returncode != 0
+    said = [line for line in ended.stderr.splitlines() if "error: " in line and "eval_loss is nan" in line]
+    assert len(said) == 1, ended.stderr
+    stopped = json.loads((tmp_path / "stopped.json").read_text())
+    assert (stopped["exit_code"], stopped["step"]) == (65, 2)
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-1"}
+    assert not (tmp_path / "model").exists()
+    # no weight comes from that loss: the policy that skips goes on behind it
+    faulty(fault, *words, "--non_finite=skip", ranks=ranks)
+    assert (tmp_path / "complete.json").exists()
 
 
 # Eight sequences a step: sample 92 is of step 12.
@@ -204,6 +224,25 @@ def test_a_rollback_never_reads_the_spike_and_changes_no_step_that_stays(size, c
     assert all(new.samples(step) == order.samples(step) for step in range(1, checkpoint + 1))
     read = {index for step in range(1, spike + 50) for index in new.samples(step)}
     assert not read & set(order.samples(spike))
+
+
+SPIKES = st.lists(
+    st.tuples(st.integers(1, 30), st.integers(0, 29), st.integers(1, 5)), min_size=2, max_size=4
+)
+
+
+@given(st.integers(1, 16), SPIKES)
+def test_a_second_rollback_to_before_the_first_brings_no_spike_back(size, spikes):
+    order, gone = SampleOrder(size), set()
+    for step, checkpoint, num_steps in spikes:
+        before, start = order, min(checkpoint, step - 1)
+        for spoiled in range(max(start + 1, step - num_steps + 1), step + 1):
+            gone |= set(order.samples(spoiled))
+        order = left_out_by(order, step, start, num_steps)
+        assert order.begins_as(before, start)
+        assert not gone & {index for step in range(1, 60) for index in order.samples(step)}
+    samples_left_out = sum(number for _, number in order.left_out)
+    assert samples_left_out == len(gone)
 
 
 def test_rollbacks_are_counted_over_restarts(tmp_path):

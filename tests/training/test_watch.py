@@ -3,10 +3,12 @@
 import errno
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -80,6 +82,8 @@ def lines_said(tmp_path):
         (signal.SIGTERM, "rank", "ddp"),
         (signal.SIGUSR2, "rank", "ddp"),
         (signal.SIGTERM, "launcher", "ddp"),
+        (signal.SIGUSR2, "launcher", "ddp"),  # it passes neither of these on
+        (signal.SIGKILL, "launcher", "ddp"),
         (signal.SIGTERM, "rank", "zero1"),
     ],
 )
@@ -89,6 +93,8 @@ def test_a_signal_to_one_rank_saves_the_same_step_on_all(number, whom, engine, s
     os.kill(beat.pid if whom == "rank" else child.pid, number)
     child.wait(60)
     assert child.returncode != 0
+    pids = [read_beat(run, rank).pid for rank in (0, 1)]
+    wait_for(lambda: not any(map(process_lives, pids)), "ranks outlive their launcher", seconds=30)
     stopped = json.loads((run / "stopped.json").read_text())
     assert stopped["exit_code"] == 75
     assert "run the same command again" in stopped["reason"]
@@ -228,11 +234,30 @@ def test_the_rank_behind_is_the_one_the_others_wait_for(tmp_path):
     assert said.startswith("rank 2 (elsewhere, pid 1) is stuck, the others waited 61 s for it")
     assert "after step 3, reading data" in said
     leave_sign(tmp_path, rank=2, step=4, num_marks=5)
-    assert "no rank made progress for 61 s (stall_timeout_seconds 60), none is behind" in heartbeat._stalled(
-        61.0
-    )
+    nobody = "no rank made progress for 61 s (stall_timeout_seconds 60), none is behind: after step 4, rank 0"
+    assert nobody in heartbeat._stalled(61.0)
     leave_sign(tmp_path, rank=2, step=4, num_marks=6)
     assert heartbeat._stalled(61.0).startswith(f"{heartbeat.mine.words()} is stuck since 61 s")
+
+
+def test_where_each_rank_is_stands_beside_a_stall_that_none_is_behind_in(tmp_path):
+    """A pass under DDP first waits for the buffers of rank 0: marks cannot tell who is stuck, functions can."""
+    heartbeat = Heartbeat(tmp_path, rank=0, num_ranks=2, timeout_seconds=60)
+    heartbeat.mark(7, "evaluating")
+    heartbeat.mine = replace(heartbeat.mine, inside="distributed.py:_sync_buffers")
+    leave_sign(tmp_path, rank=1, step=7, num_marks=1, doing="evaluating", inside="packing.py:__getitem__")
+    assert heartbeat._stalled(61.0).endswith(
+        "none is behind: after step 7, rank 0 evaluating (in distributed.py:_sync_buffers), "
+        "rank 1 evaluating (in packing.py:__getitem__)"
+    )
+
+
+def test_a_sign_of_life_says_where_the_main_thread_is(tmp_path):
+    heartbeat = Heartbeat(tmp_path, rank=0, num_ranks=1, timeout_seconds=0.5)
+    heartbeat.start()
+    wait_for(lambda: (beat := read_beat(tmp_path, 0)) and beat.num_beats > 1, "no sign")
+    heartbeat.end("test")
+    assert re.fullmatch(r"\w+\.py:\w+", read_beat(tmp_path, 0).inside)
 
 
 def test_the_lowest_rank_that_is_left_speaks(tmp_path):
