@@ -52,7 +52,7 @@ def facts_of(corpus: TokenCorpus, split: CorpusSplit, lengths: NDArray[np.int64]
     }  # fmt: skip
     if len(lengths):
         middle, most, longest = np.percentile(lengths, (50, 95, 100), method="higher")
-        facts["tokens of a document"] = f"median {middle:,}, 95 % within {most:,}, longest {longest:,}"
+        facts["tokens of a document"] = f"median {middle:,}, 95% within {most:,}, longest {longest:,}"
     for reason, count in counts["bad_rows"].items():
         facts[f"rows with {reason}"] = f"{count:,}"
     return facts

@@ -21,7 +21,7 @@ def side_by_side(train: dict[str, float], held_out: dict[str, float]) -> Rows:
 def length_percentiles(name: str, lengths: Iterable[int]) -> dict[str, float]:
     """Median, 95th percentile and maximum, as whole numbers that really occur."""
     values = np.percentile(list(lengths), PERCENTILES, method="higher")
-    labels = ("median", "95 % within", "longest")
+    labels = ("median", "95% within", "longest")
     return {f"{name}, {label}": int(value) for label, value in zip(labels, values, strict=True)}
 
 

@@ -23,7 +23,7 @@ Verdict = Literal["better", "worse", "no difference"]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score with its standard error and 95 % interval."""
+    """A score with its standard error and 95% interval."""
 
     value: float
     standard_error: float
@@ -103,7 +103,7 @@ def clustered_ratio(
 
 
 def interval(value: float, error: float, num_groups: int) -> tuple[float, float]:
-    """95 % interval by Student's t with ``num_groups - 1`` degrees of freedom."""
+    """95% interval by Student's t with ``num_groups - 1`` degrees of freedom."""
     from scipy.stats import t
 
     if num_groups < 2:

@@ -98,15 +98,16 @@ def draw_losses(stages: list[Stage]) -> Figure:
         held_out = stage.series("eval_loss")
         if held_out[0]:
             axis.plot(*held_out, color=INK, marker="o", markersize=5, linestyle="none", label="held-out")
+            away = 9 if held_out[1][-1] > losses[-1] else -16  # from the line
             axis.annotate(
-                f"{held_out[1][-1]:.2f}", (held_out[0][-1], held_out[1][-1]), xytext=(-4, 9),
+                f"{held_out[1][-1]:.2f}", (held_out[0][-1], held_out[1][-1]), xytext=(-4, away),
                 textcoords="offset points", ha="right", fontsize=10,
             )  # fmt: skip
         axis.set_title(stage.name)
         axis.set_xlabel("step")
         is_preference = bool(stage.series("rewards/margins")[0])
         axis.set_ylabel("loss (nats)" if is_preference else "loss (nats a token)")
-        axis.margins(y=0.12)  # room for the figure beside the last point
+        axis.margins(y=0.15)  # room for the figure beside the last point
         axis.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2)
     return figure
 
@@ -156,7 +157,7 @@ ERROR_BAR = {"ecolor": INK, "elinewidth": 1.4, "capsize": 4, "capthick": 1.4}
 
 
 def _reach(estimate: dict[str, Any]) -> list[list[float]] | None:
-    """Distances down and up to the ends of the 95 % interval, as matplotlib wants them."""
+    """Distances down and up to the ends of the 95% interval, as matplotlib wants them."""
     if estimate["low"] is None:
         return None
     return [[max(0.0, estimate["value"] - estimate["low"])], [max(0.0, estimate["high"] - estimate["value"])]]
@@ -169,7 +170,7 @@ def drawn_metrics(results: dict[str, Any]) -> list[str]:
 
 
 def draw_scores(results: dict[str, Any]) -> Figure:
-    """A panel a metric, a bar a model, with 95 % intervals and the level of guessing."""
+    """A panel a metric, a bar a model, with 95% intervals and the level of guessing."""
     metrics = drawn_metrics(results)
     num_columns = len(metrics) if len(metrics) <= 4 else 3
     num_rows = -(-len(metrics) // num_columns)

@@ -135,7 +135,7 @@ class RunningJob:
         with open(self.work / LOG_NAME, "rb") as log:
             log.seek(max(0, os.fstat(log.fileno()).st_size - 4096))
             found = PROGRESS.findall(log.read().decode(errors="replace"))
-        return f"{found[-1][0]} {found[-1][1]} %" if found else "loading"
+        return f"{found[-1][0]} {found[-1][1]}%" if found else "loading"
 
     def stop(self) -> None:
         """End the process without result."""

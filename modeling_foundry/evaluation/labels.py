@@ -59,7 +59,7 @@ def in_order(metrics: Any) -> list[str]:
 
 def number(value: float, is_share: bool) -> str:
     """A score: shares in percent, the rest with three digits."""
-    text = f"{100 * value:.1f}{NO_BREAK}%" if is_share else f"{value:.3f}"
+    text = f"{100 * value:.1f}%" if is_share else f"{value:.3f}"
     return text.replace("-", "−")
 
 
@@ -69,20 +69,20 @@ def with_error(estimate: dict[str, Any], is_share: bool) -> str:
     if error is None:
         return number(value, is_share)
     if is_share and error == 0:
-        return f"{100 * value:.1f} ({bound(estimate)}){NO_BREAK}%"
-    text = f"{100 * value:.1f} ± {100 * error:.1f}{NO_BREAK}%" if is_share else f"{value:.3f} ± {error:.3f}"
+        return f"{100 * value:.1f}% ({bound(estimate)})"
+    text = f"{100 * value:.1f} ± {100 * error:.1f}%" if is_share else f"{value:.3f} ± {error:.3f}"
     return text.replace("-", "−")
 
 
 def bound(estimate: dict[str, Any]) -> str:
-    """All items hit, or none: how far the true rate can be from that, in percent at 95 % confidence."""
+    """All items hit, or none: how far the true rate can be from that, in percent at 95% confidence."""
     if estimate["value"] == 1:
-        return f"> {100 * estimate['low']:.1f}"
-    return f"< {100 * estimate['high']:.1f}"
+        return f"> {100 * estimate['low']:.1f}%"
+    return f"< {100 * estimate['high']:.1f}%"
 
 
 def difference(comparison: dict[str, Any], is_share: bool) -> str:
-    """``+0.123 (+0.100 to +0.146)``: difference and 95 % interval, of shares in points."""
+    """``+0.123 (+0.100 to +0.146)``: difference and 95% interval, of shares in points."""
     scale, digits, unit = (100, 1, f"{NO_BREAK}points") if is_share else (1, 3, "")
 
     def signed(value: float | None) -> str:

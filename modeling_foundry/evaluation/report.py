@@ -17,12 +17,12 @@ SIDES = ("before", "after")
 CLASS_OF_VERDICT = {"better": "better", "worse": "worse", "no difference": "even"}
 ABOUT_ERRORS = (
     "± is one standard error, taken over families of modules (the unit by which data were held out), because "
-    "functions of one module are not independent. Where every item is a hit, or none is, the exact 95 % bound "
+    "functions of one module are not independent. Where every item is a hit, or none is, the exact 95% bound "
     "stands in its place."
 )
 ABOUT_VERDICTS = (
     "Both models answer the same items and the difference is taken item by item. A difference is claimed "
-    "only where its 95 % interval excludes 0 and, for hits and misses, the exact sign test (McNemar) has "
+    "only where its 95% interval excludes 0 and, for hits and misses, the exact sign test (McNemar) has "
     "p < 0.05; "
     "everywhere else the verdict is “no difference”. Intervals are not widened for the number of rows: about "
     "one true equality in twenty would still look like a difference."
@@ -37,7 +37,7 @@ def build_report(results: dict[str, Any], stages: list[Stage], figures: dict[str
         figures: file name -> PNG, as :func:`modeling_foundry.evaluation.figures.draw_figures` makes them.
     """
     title = f"{results['experiment']}: what was learned"
-    bars = "Scores of every model; thin lines are 95 % intervals."
+    bars = "Scores of every model; thin lines are 95% intervals."
     body = [
         f"<h1>{escape(title)}</h1>",
         _subtitle(results),
@@ -98,7 +98,7 @@ def _scores(results: dict[str, Any]) -> str:
         score, label = results["scores"][metric], label_of(metric)
         terms = "higher is better" if score["higher_is_better"] else "lower is better"
         if label.chance is not None:
-            terms += f"; guessing: {100 * label.chance:.0f} %"
+            terms += f"; guessing: {100 * label.chance:.0f}%"
         title = f"{escape(label.title)}<br><small>{escape(label.meaning)} ({terms})</small>"
         cells = [_with_error(score["models"].get(name), score["is_share"]) for name in names]
         num_items = max(estimate["num_items"] for estimate in score["models"].values())
@@ -113,7 +113,7 @@ def _with_error(estimate: dict[str, Any] | None, is_share: bool) -> str:
     if error is None:
         return number(estimate["value"], is_share)
     exact = is_share and error == 0
-    shown = f"{escape(bound(estimate))} %" if exact else f"± {number(error, is_share)}"
+    shown = escape(bound(estimate)) if exact else f"± {number(error, is_share)}"
     return f"{number(estimate['value'], is_share)}<br><small>{shown}</small>"
 
 
@@ -124,7 +124,7 @@ def _comparisons(results: dict[str, Any]) -> str:
             results["comparisons"], verdict_rows(results), strict=True
         )
     ]
-    return table(["", "stages", "difference (95 % interval)", "p", "verdict"], rows, text_columns=(0, 1, 4))
+    return table(["", "stages", "difference (95% interval)", "p", "verdict"], rows, text_columns=(0, 1, 4))
 
 
 def _p(p_value: float | None) -> str:

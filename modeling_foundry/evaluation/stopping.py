@@ -79,7 +79,8 @@ def answer_prompts(
     import modeling_foundry  # noqa: F401  (registers the Auto classes)
 
     transformers.utils.logging.disable_progress_bar()  # the bar of a load that takes no time
-    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).to(device).eval()
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32, use_safetensors=True)
+    model = model.to(device).eval()
     tokenizer = _tokenizer(model_folder)
     stops = stop_token_ids(model, tokenizer)
     texts = [_chat(tokenizer, prompt) for prompt in prompts]

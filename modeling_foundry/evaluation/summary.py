@@ -76,7 +76,7 @@ def build_markdown(results: dict[str, Any]) -> str:
     lines = ["| | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
     lines += ["| " + " | ".join(row) + " |" for row in score_rows(results)]
     lines += ["", compression_line(results), ""]
-    lines += ["| | stages | verdict | paired difference (95 % interval) |", "|---|---|---|---|"]
+    lines += ["| | stages | verdict | paired difference (95% interval) |", "|---|---|---|---|"]
     for title, stages, verdict, numbers in verdict_rows(results):
         lines.append(f"| {title} | {stages} | {VERDICT_SIGNS[verdict]} {verdict} | {numbers} |")
     return "\n".join(lines) + "\n"
@@ -91,7 +91,7 @@ def print_results(results: dict[str, Any], console: Any) -> None:
         scores.add_row(*row)
     console.print(scores)
     console.print(f"[dim]{compression_line(results)}[/dim]", end="\n\n")
-    verdicts = _table("Did it really get better?", "", "stages", "verdict", "paired (95 % interval)", gap=1)
+    verdicts = _table("Did it really get better?", "", "stages", "verdict", "paired (95% interval)", gap=1)
     for title, stages, verdict, numbers in verdict_rows(results):
         colour = STYLE_OF_VERDICT[verdict]
         verdicts.add_row(title, stages, f"[{colour}]{VERDICT_SIGNS[verdict]} {verdict}[/{colour}]", numbers)
