@@ -30,7 +30,7 @@ DEFINED = {
     ),
     "docs/pretrain.md": (
         "planner fits with 5% of", "The 36% is what", "30 seconds later", "up to 30 seconds before",
-        "there waits 60 seconds for",
+        "there waits 60 seconds for", "waits up to 60 seconds for them",
     ),
     "docs/publish.md": ("| 1 MiB |", "| 120 s |", "60 s at most"),
     "docs/quickstart.md": (),
