@@ -25,7 +25,8 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from modeling_foundry.settings import FoundryError, parse, run, write_atomically  # noqa: E402
+from modeling_foundry.files import write_atomically  # noqa: E402
+from modeling_foundry.settings import FoundryError, parse, run  # noqa: E402
 
 BACKENDS = ("eager", "sdpa", "cudnn_sdpa", "flex_attention", "flash_attention_2")
 LOSS = "linear_cross_entropy"

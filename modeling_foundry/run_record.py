@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .settings import write_atomically
+from .files import write_atomically
 
 RECORD_NAME = "run.json"
 PACKAGES = (

@@ -7,6 +7,10 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 GUARD = str(Path(__file__).parent / "offline")
+# What tests train on: some 20 KB of source.
+SOURCE_TEXT = "\n\n".join(
+    path.read_text() for path in sorted((REPOSITORY / "modeling_foundry/settings").glob("*.py"))
+)
 
 # Before any library reads them, and inherited by every process a test starts.
 os.environ["HF_HUB_OFFLINE"] = "1"

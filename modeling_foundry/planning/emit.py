@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..settings import write_atomically
+from ..files import write_atomically
 from .architecture import Architecture
 from .families import architecture_of
 from .fields import PlanError

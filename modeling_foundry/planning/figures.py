@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib
 
-from ..settings import write_atomically
+from ..files import write_atomically
 from . import numbers
 from .fields import PlanError
 

@@ -30,21 +30,20 @@ from modeling_foundry.data.tokenizer import batches_of, load_tokenizer, train_to
 from modeling_foundry.data.verification import verify
 from modeling_foundry.files import sha256_of_file
 from modeling_foundry.settings import FoundryError
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, SOURCE_TEXT
 
-SOURCE = (REPOSITORY / "modeling_foundry" / "settings.py").read_text()
 NUM_FILES, NUM_DOCUMENTS = 9, 12
 
 
 def document(file, number):
     start = (file * 977 + number * 131) % 12_000
-    return f"file {file} document {number} spells <|im_end|>\n{SOURCE[start : start + 900]}"
+    return f"file {file} document {number} spells <|im_end|>\n{SOURCE_TEXT[start : start + 900]}"
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
-    train_tokenizer([SOURCE], 400).save_pretrained(folder)
+    train_tokenizer([SOURCE_TEXT], 400).save_pretrained(folder)
     return folder
 
 
@@ -141,7 +140,7 @@ def test_verify_knows_the_models_tokenizer(corpus, tokenizer, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "the model has 512 rows" in printed
     assert "one packed sequence, a colour a document:" in printed
-    train_tokenizer([SOURCE], 380).save_pretrained(model)
+    train_tokenizer([SOURCE_TEXT], 380).save_pretrained(model)
     with pytest.raises(FoundryError, match="not the tokenizer of"):
         verify(VerifySettings(data_dir=str(corpus), model=str(model)))
 
@@ -523,7 +522,7 @@ def test_a_worker_that_is_killed_ends_the_run(tokenizer, tmp_path):
     """The pool would wait for its task for ever."""
     root = tmp_path / "source"
     root.mkdir()
-    row = json.dumps({"text": SOURCE * 20}) + "\n"
+    row = json.dumps({"text": SOURCE_TEXT * 20}) + "\n"
     for number in range(4):
         (root / f"{number}.jsonl").write_text(row * 4)
     make_manifest(ManifestSettings(source=str(root), output=str(tmp_path / "m.jsonl")))
@@ -560,7 +559,7 @@ def test_one_large_document(tokenizer, tmp_path, monkeypatch):
     root = tmp_path / "source"
     root.mkdir()
     monkeypatch.setattr("modeling_foundry.data.tokenization.BATCH_CHARACTERS", 100_000)
-    text = (SOURCE + "\n") * (500_000 // len(SOURCE))
+    text = (SOURCE_TEXT + "\n") * (500_000 // len(SOURCE_TEXT))
     (root / "a.txt").write_text(text)
     make_manifest(ManifestSettings(source=str(root), output=str(tmp_path / "m.jsonl")))
     tokenize(wanted(tmp_path / "m.jsonl", tokenizer, tmp_path / "data", engine="auto"))

@@ -15,12 +15,10 @@ from modeling_foundry.data.settings import ManifestSettings, TokenizeSettings
 from modeling_foundry.data.token_corpus import TokenCorpus
 from modeling_foundry.data.tokenizer import QWEN_PATTERN
 from modeling_foundry.settings import FoundryError
-from tests.conftest import REPOSITORY
+from tests.conftest import SOURCE_TEXT
 
 CONTROLS = ("<|endoftext|>", "<|im_end|>", "</s>", "[SEP]")
-TEXTS = [(REPOSITORY / "modeling_foundry" / "settings.py").read_text()] + [
-    "don't <|im_end|> 中文 </s> [SEP] été"
-] * 40
+TEXTS = [SOURCE_TEXT] + ["don't <|im_end|> 中文 </s> [SEP] été"] * 40
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 PATTERNS = {

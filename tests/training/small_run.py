@@ -7,14 +7,17 @@ from modeling_foundry.data.preparation import prepare
 from modeling_foundry.data.settings import DataSettings
 from modeling_foundry.training.model_settings import ModelSettings
 from modeling_foundry.training.pretraining import PretrainArguments, PretrainDataSettings, pretrain
-from tests.conftest import REPOSITORY
+from tests.conftest import SOURCE_TEXT
 
 STEPS, CUT = 6, 4  # the last step, and the checkpoint before it
 
 
-def prepare_data(folder: Path, name: str = "settings.py") -> Path:
-    """Tokens of one source file of ours, 320 ids; returns the folder."""
-    prepare(DataSettings(str(folder), text_file=str(REPOSITORY / "modeling_foundry" / name), vocab_size=320))
+def prepare_data(folder: Path, content: str = SOURCE_TEXT) -> Path:
+    """Tokens of one text, 320 ids; returns the folder."""
+    text = folder.with_name(f"{folder.name}.txt")
+    text.parent.mkdir(parents=True, exist_ok=True)
+    text.write_text(content)
+    prepare(DataSettings(str(folder), text_file=str(text), vocab_size=320))
     return folder
 
 

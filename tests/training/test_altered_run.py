@@ -13,6 +13,7 @@ from modeling_foundry.data.training_data import open_training_data
 from modeling_foundry.settings import FoundryError
 from modeling_foundry.training.checkpoints import newest_whole_checkpoint
 from modeling_foundry.training.sample_order import SampleOrder, write_order
+from tests.conftest import SOURCE_TEXT
 from tests.training.small_run import CUT, STEPS, cut, prepare_data, train
 
 CHECKPOINT = f"checkpoint-{CUT}"
@@ -100,7 +101,7 @@ def test_weights_that_were_added_later_are_not_read(run):
 
 
 def test_other_data_under_a_checkpoint_is_refused_even_without_its_record(run, again, tmp_path):
-    other = prepare_data(tmp_path / "other", "files.py")
+    other = prepare_data(tmp_path / "other", SOURCE_TEXT[::-1])
     with pytest.raises(FoundryError, match="other settings .*data"):
         train(run, other)
     edit(run / "run.json", inputs={"data": open_training_data(other).fingerprint})

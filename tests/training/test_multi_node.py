@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from modeling_foundry.training.session import read_log
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, SOURCE_TEXT
 from tests.training.test_pretraining import arguments
 
 LAUNCH = REPOSITORY / "launch"
@@ -32,7 +32,7 @@ if [[ $1 == requeue ]]; then echo "$2" > requeued; else echo localhost; fi
 @pytest.fixture
 def text_file(tmp_path):
     path = tmp_path / "input.txt"
-    path.write_text((REPOSITORY / "modeling_foundry" / "settings.py").read_text())
+    path.write_text(SOURCE_TEXT)
     return path
 
 

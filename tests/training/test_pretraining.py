@@ -11,7 +11,7 @@ import pytest
 from safetensors.torch import load_file
 
 from modeling_foundry.training.session import read_log
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, SOURCE_TEXT
 
 SIZES = [
     "--hidden_size=32", "--intermediate_size=64", "--num_hidden_layers=2", "--num_attention_heads=2",
@@ -22,8 +22,7 @@ SIZES = [
 @pytest.fixture(scope="module")
 def text_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "input.txt"
-    source = (REPOSITORY / "modeling_foundry" / "settings.py").read_text()
-    path.write_text(source)
+    path.write_text(SOURCE_TEXT)
     return path
 
 

@@ -14,7 +14,7 @@ from modeling_foundry.settings import FoundryError
 from modeling_foundry.training.commands import ReplaySettings
 from modeling_foundry.training.replay import RunOnDisk, load_model, parts_of, replay
 from modeling_foundry.training.session import read_log
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, SOURCE_TEXT
 from tests.training.test_update_guard import SIZES
 
 
@@ -43,7 +43,7 @@ def test_the_parts_are_the_documents_of_the_tokens(tmp_path_factory, shards, dat
 @pytest.mark.slow
 def test_the_losses_of_a_replayed_step_are_those_of_the_log(tmp_path, launch, capsys):
     text = tmp_path / "input.txt"
-    text.write_text((REPOSITORY / "modeling_foundry" / "settings.py").read_text())
+    text.write_text(SOURCE_TEXT)
     run = tmp_path / "run"
     launch(
         "pretrain", "--config", str(REPOSITORY / "recipes/shakespeare/pretrain.yaml"), f"--text_file={text}",

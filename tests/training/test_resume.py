@@ -18,7 +18,7 @@ from modeling_foundry.training.checkpoints import (
 )
 from modeling_foundry.training.optimizer_state import StoredState
 from modeling_foundry.training.session import read_log
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, SOURCE_TEXT
 
 SECRET = "hf_canary0123456789abcdefghijklmnop"
 STEPS, CUT = 6, 3
@@ -45,7 +45,7 @@ def unbroken(tmp_path_factory):
 
     parent = tmp_path_factory.mktemp("unbroken")
     text = parent / "input.txt"
-    text.write_text((REPOSITORY / "modeling_foundry/settings.py").read_text())
+    text.write_text(SOURCE_TEXT)
     prepare(DataSettings(str(parent / "data"), text_file=str(text), vocab_size=320))
     done: dict[str, Path] = {}
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from modeling_foundry.training.session import read_log
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, SOURCE_TEXT
 from tests.training.conftest import ACCELERATE
 from tests.training.test_pretraining import arguments
 
@@ -27,7 +27,7 @@ COMMON = [
 @pytest.fixture(scope="module")
 def text_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "input.txt"
-    path.write_text((REPOSITORY / "modeling_foundry" / "settings.py").read_text())
+    path.write_text(SOURCE_TEXT)
     return path
 
 

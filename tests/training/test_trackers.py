@@ -14,7 +14,7 @@ from modeling_foundry.training import trackers
 from modeling_foundry.training.alignment import DPOArguments, SFTArguments
 from modeling_foundry.training.pretraining import PretrainArguments
 from modeling_foundry.training.run_log import read_log
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, SOURCE_TEXT
 
 CANARY = "canary0123456789abcdefghijklmnop"
 MEASURED = {
@@ -137,7 +137,7 @@ def tiny_run(tmp_path, launch, monkeypatch):
     """Four steps with one tracker; returns the run folder."""
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     text = tmp_path / "input.txt"
-    text.write_text((REPOSITORY / "modeling_foundry" / "settings.py").read_text())
+    text.write_text(SOURCE_TEXT)
 
     def run(tracker):
         launch(

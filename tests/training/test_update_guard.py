@@ -16,7 +16,7 @@ from modeling_foundry.training.run_end import UpdateRefusedError
 from modeling_foundry.training.sample_order import SampleOrder, read_order, write_order
 from modeling_foundry.training.session import read_log
 from modeling_foundry.training.update_guard import GuardKeys, UpdateGuard, Vote
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, SOURCE_TEXT
 
 FAULTY = REPOSITORY / "tests" / "training" / "faulty_pretrain.py"
 SIZES = [
@@ -28,7 +28,7 @@ SIZES = [
 @pytest.fixture(scope="module")
 def text_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "input.txt"
-    path.write_text((REPOSITORY / "modeling_foundry" / "settings.py").read_text())
+    path.write_text(SOURCE_TEXT)
     return path
 
 

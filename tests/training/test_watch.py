@@ -18,7 +18,7 @@ from modeling_foundry.training import run_end, watch
 from modeling_foundry.training.checkpoints import fault
 from modeling_foundry.training.heartbeat import Beat, Heartbeat, beat_path, read_beat
 from modeling_foundry.training.run_end import RankLostError
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, SOURCE_TEXT
 from tests.training.conftest import launch_command, launch_environment
 from tests.training.test_update_guard import FAULTY, SIZES
 
@@ -32,7 +32,7 @@ def started(tmp_path):
 
     def start(fault, *more, engine="ddp"):
         text = tmp_path / "input.txt"
-        text.write_text((REPOSITORY / "modeling_foundry" / "settings.py").read_text())
+        text.write_text(SOURCE_TEXT)
         settings = [
             "--config", str(REPOSITORY / "recipes/shakespeare/pretrain.yaml"), f"--text_file={text}",
             f"--output_dir={tmp_path}/run", "--per_device_train_batch_size=2", "--eval_strategy=no",
