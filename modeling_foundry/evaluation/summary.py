@@ -19,6 +19,9 @@ from .labels import (
 # The comparisons that say in short whether each stage did its work, by their place in the order of training.
 HEADLINES = ((BITS_PER_BYTE, 0), (STOP_RATE, 0), (TOKEN_F1, 0), (PREFERENCE, -1))
 NUM_TURNS = 3
+RULE_OF_VERDICTS = (
+    "Better or worse: the interval excludes 0 and, for hits and misses, the exact sign test has p < 0.05 too."
+)
 STYLE_OF_VERDICT = {"better": "green", "worse": "red", "no difference": "dim"}
 
 
@@ -79,6 +82,7 @@ def build_markdown(results: dict[str, Any]) -> str:
     lines += ["| | stages | verdict | paired difference (95% interval) |", "|---|---|---|---|"]
     for title, stages, verdict, numbers in verdict_rows(results):
         lines.append(f"| {title} | {stages} | {VERDICT_SIGNS[verdict]} {verdict} | {numbers} |")
+    lines += ["", RULE_OF_VERDICTS]
     return "\n".join(lines) + "\n"
 
 
@@ -96,6 +100,7 @@ def print_results(results: dict[str, Any], console: Any) -> None:
         colour = STYLE_OF_VERDICT[verdict]
         verdicts.add_row(title, stages, f"[{colour}]{VERDICT_SIGNS[verdict]} {verdict}[/{colour}]", numbers)
     console.print(verdicts)
+    console.print(f"[dim]{RULE_OF_VERDICTS}[/dim]")
 
 
 def _table(title: str, *header: str, gap: int = 2) -> Any:

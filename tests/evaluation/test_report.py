@@ -158,6 +158,8 @@ def test_markdown_and_terminal_show_the_same(results, capsys):
     assert re.search(r"sft → dpo +(=|▲|▼) ", printed), printed
     assert max(map(len, printed.splitlines())) <= 80
     assert "A chat with dpo" in printed
+    for shown in (markdown, " ".join(printed.split())):
+        assert "the exact sign test has p < 0.05 too" in shown
 
 
 def test_results_are_json_without_nan(results):
