@@ -3,11 +3,12 @@
     python benchmarks/pretrain_speed.py                  # on a CUDA machine, about nine minutes
     python benchmarks/pretrain_speed.py --table=shapes   # other back ends, lengths and memory, about eight
     python benchmarks/pretrain_speed.py --table=start    # from launch to the first step, about one
+    python benchmarks/pretrain_speed.py --table=scaling  # ZeRO-1 on 1, 2, 4 and 8 GPUs, about two each
 
 Each variant is a process of its own with a time limit.  Ours is recipes/pretrain.py with the flagship's recipe under
 ``accelerate launch``; stock is transformers' Qwen3ForCausalLM under the same Trainer, data and optimizer; Liger is
-stock with ``use_liger_kernel``.  Tokens a second are the median of the optimizer steps after the first two; MFU is over
-the dense bf16 peak.  The start is the time from launch to the log line of the first step.  Beside each peak of ours
+stock with ``use_liger_kernel``.  Tokens a second of each GPU are the median of the optimizer steps after the first two;
+MFU is over the dense bf16 peak.  The start is the time from launch to the log line of the first step.  Beside each peak of ours
 stands the forecast that the run printed before its first step.  Two rows profile one more step, which is not counted.
 The table comes last; with OUT set in the environment the receipt goes to $OUT/pretrain_<table>.json.
 """
@@ -31,19 +32,22 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from modeling_foundry.files import write_atomically  # noqa: E402
-from modeling_foundry.planning import architecture_of, training_flops_per_token  # noqa: E402
+from modeling_foundry.planning import training_flops_per_token  # noqa: E402
+from modeling_foundry.planning.model_files import read_model  # noqa: E402
 from modeling_foundry.run_record import describe_machine, git_commit, package_versions  # noqa: E402
 from modeling_foundry.settings import FoundryError, parse, run  # noqa: E402
 
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12}
-FLAGSHIP = {
-    "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 24,
-    "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
-}  # fmt: skip
+FLAGSHIP = "qwen3_1.8b"
 WARM_STEPS = 2
 SECONDS_BETWEEN_LOOKS = 4.0  # at the GPU's clock
-RECIPE = ["--config=recipes/qwen3_1.8b/pretrain.yaml", "--logging_steps=1"]
-COMMON = ["--eval_strategy=no", "--save_strategy=no", "--warmup_steps=5", "--dataloader_num_workers=2"]
+COMMON = [
+    "--logging_steps=1",
+    "--eval_strategy=no",
+    "--save_strategy=no",
+    "--warmup_steps=5",
+    "--dataloader_num_workers=2",
+]
 QUICK = "--gradient_accumulation_steps=4"
 LAUNCHED = "PRETRAIN_SPEED_LAUNCHED"  # variable: seconds since the epoch at which a row was launched
 BEGAN = time.time()
@@ -59,6 +63,8 @@ class Variant:
     stock: bool = False
     steps: int = 6
     profiled: bool = False  # one step more, whose time does not count
+    recipe: str = FLAGSHIP
+    num_gpus: int = 1
 
 
 SPEED = {
@@ -88,22 +94,26 @@ SHAPES = {
     ),
     "ZeRO-1, loss in one piece": Variant((QUICK, "--loss_chunk_tokens=1000000"), steps=5),
     "ZeRO-1, micro-batch 4": Variant((QUICK, "--per_device_train_batch_size=4"), steps=5),
+    "ZeRO-1, llama2_1.36b": Variant((QUICK,), steps=5, recipe="llama2_1.36b"),
 }
 # The same run twice: the first compiles, the second finds the compiled kernels and Python's bytecode.
 START = {
     name: Variant(("--gradient_accumulation_steps=1",), steps=4)
     for name in ("empty compile cache", "warm compile cache")
 }
-TABLES = {"speed": SPEED, "shapes": SHAPES, "start": START}
-VARIANTS = SPEED | SHAPES | START
+# The recipe as shipped; as many rows as the machine has GPUs for.
+SCALING = {f"ZeRO-1 on {num} GPU{'s' * (num > 1)}": Variant(steps=6, num_gpus=num) for num in (1, 2, 4, 8)}
+TABLES = {"speed": SPEED, "shapes": SHAPES, "start": START, "scaling": SCALING}
+VARIANTS = SPEED | SHAPES | START | SCALING
 
 
 @dataclass
 class Settings:
     """What to run."""
 
-    table: Literal["speed", "shapes", "start"] = field(
-        default="speed", metadata={"help": "beside stock, ways to run ours, or how soon it starts"}
+    table: Literal["speed", "shapes", "start", "scaling"] = field(
+        default="speed",
+        metadata={"help": "beside stock, ways to run ours, how soon it starts, or on several GPUs"},
     )
     variants: list[str] = field(
         default_factory=list, metadata={"help": "rows of the table, all of them if not given"}
@@ -123,12 +133,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         prepare_data(Path(folder))
         rows: dict[str, Any] = {}
-        for name in settings.variants or TABLES[settings.table]:
+        for name in settings.variants or rows_for(settings.table, len(gpus())):
             rows[name] = measure_in_process(name, settings, folder)
             save(rows, settings.table)  # after each: a lent machine may be gone before the last
             print_table({name: rows[name]}, details=True)
     print_table(rows)
     return 1 if any("failure" in row for row in rows.values()) else 0
+
+
+def rows_for(table: str, num_gpus: int) -> list[str]:
+    return [name for name, variant in TABLES[table].items() if variant.num_gpus <= num_gpus]
 
 
 def prepare_data(folder: Path) -> None:
@@ -149,9 +163,10 @@ def prepare_data(folder: Path) -> None:
 
 def measure_in_process(name: str, settings: Settings, folder: str) -> dict[str, Any]:
     print(f"measuring {name} …", flush=True)
+    variant = VARIANTS[name]
     command = [
-        "accelerate", "launch", f"--config_file=accelerate_configs/{VARIANTS[name].launch}.yaml", "--num_processes=1",
-        __file__, f"--measure={name}", f"--folder={folder}",
+        "accelerate", "launch", f"--config_file=accelerate_configs/{variant.launch}.yaml",
+        f"--num_processes={variant.num_gpus}", __file__, f"--measure={name}", f"--folder={folder}",
     ]  # fmt: skip
     cache = {
         "TORCHINDUCTOR_CACHE_DIR": f"{folder}/compiled"
@@ -215,20 +230,23 @@ def run_folder(folder: str, name: str) -> Path:
 
 
 def measure(settings: Settings) -> None:
-    """One variant in this process; its row goes to ``row.json``."""
+    """One variant in this process; the first rank's row goes to ``row.json``."""
     import torch
     import yaml
 
     variant, output = VARIANTS[settings.measure], run_folder(settings.folder, settings.measure)
-    words = [*RECIPE, *COMMON, f"--data_dir={settings.folder}/data", f"--output_dir={output}"]
+    config = f"recipes/{variant.recipe}/pretrain.yaml"
+    words = [f"--config={config}", *COMMON, f"--data_dir={settings.folder}/data", f"--output_dir={output}"]
     words += [f"--max_steps={variant.steps + variant.profiled}", *variant.overrides]
     if variant.profiled:
         words.append(f"--profile_step={variant.steps + 1}")
     more: dict[str, Any] = train_stock(words) if variant.stock else train_ours(words, output)
     more["step_seconds"] = more["step_seconds"][: variant.steps - WARM_STEPS]
-    recipe = yaml.safe_load((ROOT / "recipes/qwen3_1.8b/pretrain.yaml").read_text())
+    recipe = yaml.safe_load((ROOT / config).read_text())
     recipe |= dict(word.removeprefix("--").split("=", 1) for word in variant.overrides)
     row = {
+        "recipe": variant.recipe,
+        "num_gpus": variant.num_gpus,
         "micro_batch": int(recipe["per_device_train_batch_size"]),
         "accumulation": int(recipe["gradient_accumulation_steps"]),
         "sequence_length": int(recipe["sequence_length"]),
@@ -236,7 +254,8 @@ def measure(settings: Settings) -> None:
         "gpu": torch.cuda.get_device_name(),
     }
     row |= more
-    Path(settings.folder, "row.json").write_text(json.dumps(row))
+    if int(os.environ.get("RANK", "0")) == 0:
+        Path(settings.folder, "row.json").write_text(json.dumps(row))
 
 
 def train_ours(words: list[str], output: Path) -> dict[str, Any]:
@@ -330,15 +349,15 @@ def train_stock(words: list[str]) -> dict[str, Any]:
 
 
 def rates(row: dict[str, Any]) -> tuple[float, float | None, float | None]:
-    """Tokens a second, and MFU by full and by causal attention where the GPU's dense peak is known."""
+    """Tokens a second of each GPU, and MFU by full and by causal attention where its dense peak is known."""
     tokens = row["micro_batch"] * row["accumulation"] * row["sequence_length"]
     speed = tokens / statistics.median(row["step_seconds"])
     peak = next((value for name, value in PEAK_FLOPS.items() if name in row["gpu"]), None)
     if peak is None:
         return speed, None, None
-    flagship = architecture_of(FLAGSHIP | {"model_type": "foundry"})
+    model = read_model(ROOT / "recipes" / row.get("recipe", FLAGSHIP) / "pretrain.yaml").architecture
     full, causal = (
-        speed * training_flops_per_token(flagship, row["sequence_length"], convention) / peak
+        speed * training_flops_per_token(model, row["sequence_length"], convention) / peak
         for convention in ("full", "causal")
     )
     return speed, full, causal
@@ -363,6 +382,12 @@ def save(rows: dict[str, Any], table: str) -> None:
 def gpu_state() -> str:
     """Name, driver, power limit and temperature, as the driver reports them."""
     return ", ".join(query_gpu("name,driver_version,power.limit,power.draw,temperature.gpu,clocks.max.sm"))
+
+
+def gpus() -> list[str]:
+    """A line a GPU, as the driver lists them."""
+    command = ["nvidia-smi", "--list-gpus"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def query_gpu(names: str, *options: str) -> list[str]:

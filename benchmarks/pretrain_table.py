@@ -15,12 +15,11 @@ from benchmarks.pretrain_speed import VARIANTS, rates
 
 SHIPPED, FLOAT8 = "ours, as shipped (ZeRO-1)", "ours, fp8"
 COLD, WARM = "empty compile cache", "warm compile cache"
-FOUR_GPUS = "ours, ZeRO-1 on 4 GPUs"
+ONE_GPU, FOUR_GPUS = "ZeRO-1 on 1 GPU", "ZeRO-1 on 4 GPUs"
 STOCK, STOCK_COMPILED = "stock, eager", "stock, compiled"
 LABELS = {
     SHIPPED: "the recipe: bf16, ZeRO-1",
     FLOAT8: "`--float8=true`, ZeRO-1",
-    FOUR_GPUS: "the recipe on 4 GPUs, each",
     "ours, bf16 parameters, no ZeRO": "bf16 parameters, no ZeRO",
     "ours, fp32 parameters, no ZeRO": "fp32 parameters, no ZeRO",
     STOCK: "transformers' Qwen3, eager",
@@ -33,19 +32,29 @@ GOAL_FOUR_GPUS, GOAL_START_SECONDS, GOAL_LOSS = 0.98, 20, 0.005
 
 
 def speed_section(
-    speed: dict[str, Any], shapes: dict[str, Any], start: dict[str, Any], parity: dict[str, Any]
+    speed: dict[str, Any],
+    shapes: dict[str, Any],
+    start: dict[str, Any],
+    parity: dict[str, Any],
+    scaling: dict[str, Any] | None = None,
 ) -> str:
-    """What ran beside stock, the goals, where a step goes, other ways to run the recipe, and where a start goes."""
+    """What ran beside stock, the goals, where a step goes, other ways to run the recipe, and where a start goes.
+
+    Args:
+        scaling: several GPUs beside one; None where no machine with several was to be had.
+    """
     rows, starts = measured_rows(speed), measured_rows(start)
+    ranks = measured_rows(scaling) if scaling else {}
     parts = [
         [introduction(speed, "pretrain_speed", f"every row in the same call, {MEDIANS}")],
         speed_rows(rows),
         failed_rows(speed),
-        goal_rows(rows, measured_row(start, WARM), parity),
+        goal_rows(rows, measured_row(start, WARM), parity, ranks),
         kernel_rows(rows),
         [introduction(shapes, "pretrain_shapes", f"four micro-batches a step, {MEDIANS}", speed)],
         speed_rows(measured_rows(shapes), beside_shipped=False),
         failed_rows(shapes),
+        scaling_rows(scaling, ranks, speed) if scaling else [],
         [introduction(start, "pretrain_start", "one micro-batch a step, twice in turn", speed)],
         start_rows(starts),
     ]
@@ -145,11 +154,27 @@ def speed_rows(rows: dict[str, dict[str, Any]], beside_shipped: bool = True) -> 
     return lines
 
 
-def goal_rows(rows: dict[str, dict[str, Any]], start: dict[str, Any], parity: dict[str, Any]) -> list[str]:
+def scaling_rows(
+    scaling: dict[str, Any], rows: dict[str, dict[str, Any]], speed: dict[str, Any]
+) -> list[str]:
+    """Rates of each GPU, beside one alone."""
+    words = f"as shipped, rates of each GPU, {MEDIANS}"
+    lines = speed_rows(rows, beside_shipped=False)
+    shares = [f" {rates(row)[0] / rates(rows[ONE_GPU])[0]:.1%} |" for row in rows.values()]
+    lines = [line + more for line, more in zip(lines, [" of one alone |", "---:|", *shares], strict=True)]
+    return [introduction(scaling, "pretrain_scaling", words, speed), "", *lines, *failed_rows(scaling)]
+
+
+def goal_rows(
+    rows: dict[str, dict[str, Any]],
+    start: dict[str, Any],
+    parity: dict[str, Any],
+    ranks: dict[str, dict[str, Any]],
+) -> list[str]:
     """The goals of this stage, what was reached, and by how much a goal was missed (never rounded away)."""
     speed, mfu, _ = rates(rows[SHIPPED])
     float8 = rates(rows[FLOAT8])[0] if FLOAT8 in rows else None
-    scaling = rates(rows[FOUR_GPUS])[0] / speed if FOUR_GPUS in rows else None
+    scaling = rates(ranks[FOUR_GPUS])[0] / rates(ranks[ONE_GPU])[0] if FOUR_GPUS in ranks else None
     loss = max(map(abs, loss_changes(parity, "fp8")))
     return [
         "| goal | aim | measured | |",

@@ -281,7 +281,9 @@ def kernel_quotes(attention: dict[str, Any]) -> Iterator[Quote]:
 
 def sections() -> dict[tuple[str, str], str]:
     """(page, marker) -> what stands between ``<!-- marker -->`` and ``<!-- /marker -->``."""
-    names = ("pretrain_speed", "pretrain_shapes", "pretrain_start", "float8_parity")
+    names = ["pretrain_speed", "pretrain_shapes", "pretrain_start", "float8_parity"]
+    if (RECEIPTS / "pretrain_scaling.json").exists():  # needs a machine with several GPUs
+        names.append("pretrain_scaling")
     return {
         ("README.md", "quickstart"): readme_section(receipt("quickstart")),
         ("docs/pretrain.md", "pretrain_speed"): table.speed_section(*(receipt(name) for name in names)),

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from benchmarks import data_examples, pretrain_table, quoted_numbers
+from benchmarks import data_examples, pretrain_speed, pretrain_table, quoted_numbers
 from benchmarks.pretrain_speed import rates
 from modeling_foundry.planning import find_gpu
 from tests.conftest import REPOSITORY
@@ -141,7 +141,7 @@ def test_float8_is_judged_by_both_losses_and_by_the_worse():
         "gpu": "H200",
     }
     assert "| 2.00% | **missed by 300.0%** |" in "".join(
-        pretrain_table.goal_rows({pretrain_table.SHIPPED: shipped}, {"start_seconds": 20.0}, parity)
+        pretrain_table.goal_rows({pretrain_table.SHIPPED: shipped}, {"start_seconds": 20.0}, parity, {})
     )
 
 
@@ -182,6 +182,24 @@ def test_other_shapes_have_a_table_of_their_own():
     assert text.count("The same machine and versions: ") == 2
     other = shapes | {"gpu_state": shapes["gpu_state"].replace("H200", "H100")}
     assert "One NVIDIA H100 (" in pretrain_table.speed_section(speed, other, start, parity)
+
+
+def test_several_gpus_stand_beside_one():
+    names = ("pretrain_speed", "pretrain_shapes", "pretrain_start", "float8_parity")
+    speed, shapes, start, parity = (quoted_numbers.receipt(name) for name in names)
+    assert "| ≥ 98.0% | not measured | |" in pretrain_table.speed_section(speed, shapes, start, parity)
+    one = speed["rows"][pretrain_table.SHIPPED]
+    four = one | {"num_gpus": 4, "step_seconds": [seconds / 0.97 for seconds in one["step_seconds"]]}
+    scaling = speed | {"rows": {pretrain_table.ONE_GPU: one, pretrain_table.FOUR_GPUS: four}}
+    text = pretrain_table.speed_section(speed, shapes, start, parity, scaling)
+    assert "| ≥ 98.0% | 97.0% | **missed by 1.1%** |" in text
+    assert re.search(r"\| ZeRO-1 on 4 GPUs \| 16 × 16 × 2,048 \| [\d,]+ \| .* \| 97\.0% \|", text)
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 3, 4, 8])
+def test_the_scaling_table_has_the_rows_that_the_machine_has_gpus_for(gpus):
+    counts = [pretrain_speed.VARIANTS[name].num_gpus for name in pretrain_speed.rows_for("scaling", gpus)]
+    assert counts == [number for number in (1, 2, 4, 8) if number <= gpus]
 
 
 @pytest.mark.parametrize("page", PAGES)
