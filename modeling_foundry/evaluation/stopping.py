@@ -74,13 +74,11 @@ def answer_prompts(
     """Greedy answers in the order of the prompts, in left-padded batches of about equal length."""
     import torch
     import transformers
-    from transformers import AutoModelForCausalLM
 
-    import modeling_foundry  # noqa: F401  (registers the Auto classes)
+    from ..saved_model import load_model
 
     transformers.utils.logging.disable_progress_bar()  # the bar of a load that takes no time
-    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32, use_safetensors=True)
-    model = model.to(device).eval()
+    model: Any = load_model(model_folder, dtype=torch.float32).to(device)
     tokenizer = _tokenizer(model_folder)
     stops = stop_token_ids(model, tokenizer)
     texts = [_chat(tokenizer, prompt) for prompt in prompts]
@@ -152,11 +150,9 @@ def _generate(
 
 
 def _tokenizer(model: Path) -> Any:
-    from transformers import AutoTokenizer
+    from ..saved_model import load_tokenizer
 
-    import modeling_foundry  # noqa: F401
-
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = load_tokenizer(model)
     if tokenizer.chat_template is None:
         raise FoundryError(f"{model}: its tokenizer has no chat template")
     return tokenizer

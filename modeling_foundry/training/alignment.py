@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from datasets import Dataset, load_dataset
-from datasets.exceptions import DatasetGenerationError
+from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedTokenizerBase, Trainer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-import modeling_foundry  # noqa: F401  (registers the Auto classes)
-
 from ..configuration_foundry import attention_implementation
-from ..data.chat_linter import UnlikeSampleError, lint_samples, read_rows
-from ..files import sha256_of_file
+from ..saved_model import load_model, load_tokenizer, require_checkpoint
 from ..settings import FoundryError
+from .alignment_samples import hash_of_samples, lint_on_main, load_samples
 from .guarded_trainer import GuardedUpdates
 from .model_settings import AttentionBackend, refuse_backend_without_gpu
 from .ranges import check_length, check_ranges
@@ -28,7 +25,6 @@ from .trackers import AUTO, MaskedArguments, choose_trackers, keep_trackers_loca
 from .update_guard import GuardKeys, UpdateGuard
 
 END_OF_TURN = "<|im_end|>"
-NUM_LINTED_SAMPLES = 200  # a second or two; prepare_data.py lint reads as many as it is told
 
 
 @dataclass
@@ -105,7 +101,7 @@ def sft_alone(settings: AlignmentSettings, arguments: SFTArguments) -> Path:
     if complete:
         return session.model_folder
     model, tokenizer = load_model_and_tokenizer(settings, arguments.device.type)
-    train, held_out = load_samples(settings, arguments.seed, ("messages",))
+    train, held_out = both_sides(settings, arguments.seed, ("messages",))
     lint_on_main(settings.train_file, tokenizer, arguments, "sft")
     trainer = FoundrySFTTrainer(
         model=model, args=arguments, train_dataset=train, eval_dataset=held_out, processing_class=tokenizer,
@@ -130,7 +126,7 @@ def dpo_alone(settings: AlignmentSettings, arguments: DPOArguments) -> Path:
     model, tokenizer = load_model_and_tokenizer(settings, arguments.device.type)
     # The reference is the same checkpoint, loaded here: TRL would look it up by name.
     reference = None if settings.lora_rank else load_model_and_tokenizer(settings, arguments.device.type)[0]
-    train, held_out = load_samples(settings, arguments.seed, ("prompt", "chosen", "rejected"))
+    train, held_out = both_sides(settings, arguments.seed, ("prompt", "chosen", "rejected"))
     lint_on_main(settings.train_file, tokenizer, arguments, "preference")
     trainer = FoundryDPOTrainer(
         model=model, ref_model=reference, args=arguments, train_dataset=train, eval_dataset=held_out,
@@ -144,11 +140,16 @@ def open_session(stage: str, settings: AlignmentSettings, arguments: Any) -> tup
     """The run folder of a stage, and whether it is complete for these settings and inputs."""
     check_ranges(settings, arguments)
     check_length(arguments, in_steps=False)
+    if settings.eval_file is None and arguments.eval_strategy != "no":
+        raise FoundryError(
+            f"eval_file: missing; eval_strategy: {arguments.eval_strategy.value} needs held-out samples"
+        )
     keep_trackers_local(arguments)
+    require_checkpoint(Path(settings.model))
     inputs = {"model": model_hash(settings.model)}
     for path in (settings.train_file, settings.eval_file):
         if path is not None:
-            inputs[Path(path).name] = file_hash(path)
+            inputs[Path(path).name] = hash_of_samples(path)
     session = TrainingSession(
         Path(arguments.output_dir), {"alignment": settings, "training": arguments}, inputs, stage
     )
@@ -161,50 +162,27 @@ def open_session(stage: str, settings: AlignmentSettings, arguments: Any) -> tup
     return session, complete
 
 
-def file_hash(path: str | Path) -> str:
-    try:
-        return sha256_of_file(path)[:16]
-    except OSError as error:
-        raise FoundryError(
-            f"{path}: cannot read the samples ({error.strerror}); run `make data` first"
-        ) from error
-
-
 def load_model_and_tokenizer(
     settings: AlignmentSettings, device_type: str
 ) -> tuple[Any, PreTrainedTokenizerBase]:
     """The checkpoint through the Auto classes; a Foundry one needs no remote code."""
     refuse_backend_without_gpu(settings.attention_backend, device_type)
-    model = AutoModelForCausalLM.from_pretrained(
-        settings.model, attn_implementation=attention_implementation(settings.attention_backend),
-        use_safetensors=True,
-    )  # fmt: skip
-    tokenizer = AutoTokenizer.from_pretrained(settings.model)
+    attention = attention_implementation(settings.attention_backend)
+    model = load_model(settings.model, attn_implementation=attention)
+    tokenizer = load_tokenizer(settings.model)
     if END_OF_TURN not in tokenizer.get_vocab() or tokenizer.chat_template is None:
         raise FoundryError(f"{settings.model}: its tokenizer has no {END_OF_TURN} or no chat template")
     return model, tokenizer
 
 
-def load_samples(
+def both_sides(
     settings: AlignmentSettings, seed: int, columns: tuple[str, ...]
 ) -> tuple[Dataset, Dataset | None]:
-    """Train and held-out samples with exactly the columns TRL reads, shuffled by the seed."""
-
-    def load(path: str, limit: int | None) -> Dataset:
-        try:
-            samples = load_dataset("json", data_files=path, split="train")
-        except (DatasetGenerationError, ValueError) as error:
-            reason = " ".join(str(error.__cause__ or error).split())[:200]
-            raise FoundryError(f"{path}: not JSON lines that can be read ({reason})") from error
-        missing = [name for name in columns if name not in samples.column_names]
-        if missing:
-            raise FoundryError(f"{path}: every line needs {', '.join(columns)}; missing {', '.join(missing)}")
-        samples = samples.select_columns(list(columns)).shuffle(seed=seed)
-        return samples.select(range(min(limit, len(samples)))) if limit else samples
-
-    train = load(settings.train_file, settings.max_train_samples)
-    held_out = load(settings.eval_file, settings.max_eval_samples) if settings.eval_file else None
-    return train, held_out
+    """Samples to train on, and held-out ones where there are any."""
+    train = load_samples(settings.train_file, columns, settings.max_train_samples, seed)
+    if settings.eval_file is None:
+        return train, None
+    return train, load_samples(settings.eval_file, columns, settings.max_eval_samples, seed)
 
 
 def lora(settings: AlignmentSettings) -> LoraConfig | None:
@@ -232,30 +210,6 @@ def assert_stop_is_learned(trainer: SFTTrainer, tokenizer: PreTrainedTokenizerBa
             f"sft: {END_OF_TURN} is in no label; the chat template must close "
             "{% generation %} after it, and max_length must not cut every answer"
         )
-
-
-def lint_on_main(
-    train_file: str, tokenizer: PreTrainedTokenizerBase, arguments: Any, kind: Literal["sft", "preference"]
-) -> None:
-    """The chat linter over samples of the whole file, by one process, before any other renders the template.
-
-    Raises:
-        FoundryError: the first check that fails; ``prepare_data.py lint`` shows all of them.
-    """
-    with arguments.main_process_first(desc="chat linter"):
-        if arguments.process_index != 0:
-            return
-        numbers, samples = zip(*read_rows(train_file, NUM_LINTED_SAMPLES), strict=True)
-        length = arguments.max_length or tokenizer.model_max_length
-        try:
-            checks = lint_samples(samples, tokenizer, length, kind, numbers=numbers).checks
-        except UnlikeSampleError as error:
-            raise FoundryError(f"{train_file}: {error}") from error
-        failed = next((check for check in checks if check.status == "FAIL"), None)
-        if failed is not None:
-            raise FoundryError(
-                f"{train_file}: {failed.name}: {failed.detail}; prepare_data.py lint shows all checks"
-            )
 
 
 def run(session: TrainingSession, trainer: GuardedUpdates, settings: AlignmentSettings) -> None:

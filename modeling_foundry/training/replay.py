@@ -11,9 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-import modeling_foundry  # noqa: F401  (registers the Auto classes)
 
 from ..data.mixture import MixedDataset
 from ..data.packing import PackedDataset
@@ -21,6 +18,7 @@ from ..data.shards import TokenShard
 from ..data.token_corpus import CorpusSplit, TokenSource
 from ..data.training_data import TrainingData, open_mixture, open_training_data
 from ..run_record import RECORD_NAME
+from ..saved_model import load_model, load_tokenizer
 from ..settings import FoundryError
 from .commands import ReplaySettings
 from .sample_order import ORDER_NAME, SampleOrder, read_order
@@ -138,7 +136,7 @@ def replay(settings: ReplaySettings) -> None:
     console = Console(highlight=False, soft_wrap=True, markup=False)
     run = RunOnDisk.open(Path(settings.run_dir))
     samples, words = samples_of(run, settings)
-    tokenizer = AutoTokenizer.from_pretrained(run.data.tokenizer_folder)
+    tokenizer = load_tokenizer(run.data.tokenizer_folder)
     model = None if settings.checkpoint is None else load_model(settings.checkpoint)
     shown = samples[: settings.max_sequences or None]
     console.print(f"{settings.run_dir}, {words}", style="bold")
@@ -171,16 +169,6 @@ def samples_of(run: RunOnDisk, settings: ReplaySettings) -> tuple[Sequence[int],
         raise FoundryError(f"step: {settings.run_dir} has {run.max_steps} steps, found {settings.step}")
     read = run.order.samples(settings.step)
     return read, f"step {settings.step}: samples {read.start} to {read.stop - 1}"
-
-
-def load_model(folder: str) -> torch.nn.Module:
-    """A checkpoint in evaluation mode, on the GPU where there is one."""
-    if not (Path(folder) / "config.json").is_file():
-        raise FoundryError(f"checkpoint: {folder} holds no model (config.json is missing)")
-    if not any(Path(folder).glob("*.safetensors")):  # transformers would take a pickle in their place
-        raise FoundryError(f"checkpoint: {folder} holds no weights (*.safetensors)")
-    model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True).eval()
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @torch.no_grad()

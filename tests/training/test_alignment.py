@@ -31,7 +31,7 @@ def sft_trainer(tiny_checkpoint, samples, tmp_path, tokenizer=None):
     arguments = alignment.SFTArguments(
         str(tmp_path), use_cpu=True, bf16=False, gradient_checkpointing=False, max_length=64, max_steps=1
     )
-    train, _ = alignment.load_samples(settings, 0, ("messages",))
+    train, _ = alignment.both_sides(settings, 0, ("messages",))
     return SFTTrainer(
         model=model, args=arguments, train_dataset=train, processing_class=tokenizer or own_tokenizer
     )
@@ -160,3 +160,33 @@ def test_dpo_with_an_adapter_gives_a_plain_checkpoint(tiny_checkpoint, samples, 
     assert merged.keys() == start.keys()
     assert any(not torch.equal(merged[name], start[name]) for name in start)
     assert AutoModelForCausalLM.from_pretrained(out / "model").generation_config.eos_token_id
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("", "holds no samples; every line needs messages"),
+        ("\n\n", "holds no samples; every line needs messages"),
+        ('{"messages": [', "not JSON lines that can be read"),
+        ('{"text": "a"}\n', "every line needs messages; missing messages"),
+    ],
+)
+def test_samples_that_are_none_are_one_line(tmp_path, content, expected):
+    from modeling_foundry.training.alignment_samples import load_samples
+
+    path = tmp_path / "train.jsonl"
+    path.write_text(content)
+    with pytest.raises(FoundryError, match=f"train.jsonl: {expected}") as error:
+        load_samples(str(path), ("messages",), None, 0)
+    assert "\n" not in str(error.value)
+
+
+def test_evaluation_without_held_out_samples_is_refused(tiny_checkpoint, samples, tmp_path):
+    from modeling_foundry.training import alignment
+
+    settings = alignment.AlignmentSettings(str(tiny_checkpoint), str(samples / "sft.jsonl"))
+    arguments = alignment.SFTArguments(
+        str(tmp_path / "run"), use_cpu=True, bf16=False, max_steps=1, eval_strategy="steps", eval_steps=1
+    )
+    with pytest.raises(FoundryError, match="eval_file: missing; eval_strategy: steps needs"):
+        alignment.sft(settings, arguments)

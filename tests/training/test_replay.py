@@ -12,7 +12,7 @@ from modeling_foundry.data.shards import write_shard
 from modeling_foundry.data.token_corpus import CorpusSplit, ShardEntry
 from modeling_foundry.settings import FoundryError
 from modeling_foundry.training.commands import ReplaySettings
-from modeling_foundry.training.replay import RunOnDisk, load_model, parts_of, replay
+from modeling_foundry.training.replay import RunOnDisk, parts_of, replay
 from modeling_foundry.training.session import read_log
 from tests.conftest import REPOSITORY, SOURCE_TEXT
 from tests.training.test_update_guard import SIZES
@@ -80,10 +80,3 @@ def test_what_is_no_run_is_named(tmp_path):
         RunOnDisk.open(tmp_path)
     with pytest.raises(FoundryError, match="step: expected at least 1, found 0"):
         ReplaySettings(str(tmp_path), step=0)
-
-
-def test_weights_in_a_pickle_are_refused(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "pytorch_model.bin").write_bytes(b"a pickle")
-    with pytest.raises(FoundryError, match=r"holds no weights \(\*\.safetensors\)"):
-        load_model(str(tmp_path))
