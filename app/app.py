@@ -36,7 +36,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--host", default="0.0.0.0" if ON_A_SPACE else "127.0.0.1",
         help="another address than this machine's needs APP_USER and APP_PASSWORD in the environment",
     )  # fmt: skip
-    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--port", type=_port, default=7860)
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     parser.add_argument(
         "--trust-remote-code", action="store_true", default=own.get("trust_remote_code", False),
@@ -46,6 +46,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     if arguments.model is None:
         parser.error("--model: give a checkpoint folder or a Hub repository (or set CHECKPOINT)")
     return arguments
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"expected 1 to 65535, found {text!r}")
+    return int(text)
 
 
 def find_credentials(host: str) -> tuple[str, str] | None:

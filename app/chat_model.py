@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from sampling import BusyError, RequestError, Sampling
 from transformers import (
     AutoModelForCausalLM,
@@ -59,7 +60,7 @@ class ChatModel:
         self.name = _display_name(checkpoint)
         self.tokenizer = AutoTokenizer.from_pretrained(checkpoint, **options)
         probe_template(self.tokenizer)
-        self.model = AutoModelForCausalLM.from_pretrained(checkpoint, **options).to(self.device).eval()
+        self.model = _whole_model(checkpoint, options).to(self.device).eval()
         self.num_parameters: int = self.model.num_parameters()
         self.max_positions: int = self.model.config.max_position_embeddings
         self.end_ids = _end_ids(self.model, self.tokenizer)
@@ -101,6 +102,19 @@ class ChatModel:
     def generate(self, ids: torch.Tensor, sampling: Sampling) -> Generation:
         """An answer to iterate over; raises RequestError for sampling values that make no sense."""
         return Generation(self, ids, sampling.checked())
+
+
+def _whole_model(checkpoint: str, options: dict[str, Any]) -> Any:
+    """The model; raises ValueError where transformers would draw what is missing at random."""
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            checkpoint, use_safetensors=True, output_loading_info=True, **options
+        )
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"weights that cannot be read: {error}") from error
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(f"the weights lack {', '.join(missing[:3])}")
+    return model
 
 
 class _Stop(StoppingCriteria):

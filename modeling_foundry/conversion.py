@@ -19,6 +19,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_foundry import FoundryConfig
 from .modeling_foundry import FoundryForCausalLM
+from .saved_model import load_model, require_checkpoint
 from .settings import FoundryError
 
 # Everything of a checkpoint folder but weights, config and custom code.
@@ -213,12 +214,11 @@ def _convert_folder(
     checkpoint, output = Path(checkpoint), Path(output)
     if output.exists() and any(output.iterdir()):
         raise FoundryError(f"{output}: not empty; name a new folder")
-    if not (checkpoint / "config.json").is_file():
-        raise FoundryError(f"{checkpoint}: no config.json; name a checkpoint folder")
+    require_checkpoint(checkpoint)
     output.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
-        converted = convert(source_class.from_pretrained(checkpoint))
+        converted = convert(load_model(checkpoint, source_class))
         converted.save_pretrained(staging)
         for name in COMPANION_FILES:
             if (checkpoint / name).is_file():
@@ -232,8 +232,8 @@ def _convert_folder(
 
 
 def _gate(checkpoint: Path, staging: Path, source_class: Any, target_class: Any) -> Parity:
-    original = source_class.from_pretrained(checkpoint, dtype=torch.float32)
-    parity = measure_parity(original, target_class.from_pretrained(staging, dtype=torch.float32))
+    original = load_model(checkpoint, source_class, dtype=torch.float32)
+    parity = measure_parity(original, load_model(staging, target_class, dtype=torch.float32))
     if parity.max_logit_difference != 0 or not parity.greedy_tokens_equal:
         raise FoundryError(f"{checkpoint}: the converted model differs from the original: {parity}")
     return parity

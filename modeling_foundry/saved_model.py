@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from .settings import FoundryError
 
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 
 
-def load_model(folder: str | Path, **options: Any) -> PreTrainedModel:
-    """The model of a checkpoint folder through the Auto classes, in evaluation mode.
+def load_model(folder: str | Path, kind: Any = AutoModelForCausalLM, **options: Any) -> Any:
+    """The model of a checkpoint folder, in evaluation mode.
 
     Args:
-        options: of ``from_pretrained``.
+        kind: the class that loads it.
+        options: of its ``from_pretrained``.
 
     Raises:
         FoundryError: no such folder, a file missing or damaged, or weights that are not the configuration's, for which
@@ -26,7 +27,7 @@ def load_model(folder: str | Path, **options: Any) -> PreTrainedModel:
     folder = Path(folder)
     require_checkpoint(folder)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, found = kind.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )  # mismatched sizes are refused below, by name
     except UNREADABLE as error:

@@ -58,6 +58,8 @@ def _read_config(settings: PublishSettings) -> FoundryConfig:
         raise FoundryError(
             f"{folder}: no checkpoint here (config.json, *.safetensors); run the stage that makes it first"
         )
+    if not (folder / "tokenizer.json").is_file():
+        raise FoundryError(f"{folder}: no tokenizer here (tokenizer.json); copy that of the stage before")
     model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if model_type != "foundry":
         raise FoundryError(f"{folder}: model_type is {model_type!r}; expected a checkpoint of LLM Foundry")

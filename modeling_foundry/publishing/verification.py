@@ -45,8 +45,9 @@ def verify(checkpoint: Path, export: Path, family: str) -> dict[str, Any]:
     from safetensors.torch import save_file
 
     from ..modeling_foundry import FoundryForCausalLM
+    from ..saved_model import load_model
 
-    original = FoundryForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    original = load_model(checkpoint, FoundryForCausalLM, dtype=torch.float32)
     shape = (PROBE_SHAPE[0], min(PROBE_SHAPE[1], original.config.max_position_embeddings))
     tokens = torch.randint(0, original.config.vocab_size, shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

@@ -5,6 +5,7 @@ import http.client
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.app.conftest import start
 from tests.conftest import REPOSITORY
@@ -220,6 +222,11 @@ def test_other_machines_need_credentials(chat_checkpoint):
         (["--model", "nope"], "error: --model nope: no such folder, and as a Hub repository: "),
         (["--model", "nope", "--host", "0.0.0.0"], "error: --host 0.0.0.0: lets other machines in"),
         ([], "error: --model: give a checkpoint folder or a Hub repository"),
+        (
+            ["--model", "nope", "--port", "80000"],
+            "error: argument --port: expected 1 to 65535, found '80000'",
+        ),
+        (["--model", "nope", "--port", "http"], "error: argument --port: expected 1 to 65535, found 'http'"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(words, message):
@@ -229,3 +236,26 @@ def test_what_cannot_be_served_is_one_line(words, message):
     assert done.stdout == ""
     last = done.stderr.strip().splitlines()[-1]
     assert message in last
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:1000]), "weights that cannot be read"),
+        (lambda path: path.unlink(), "model.safetensors"),
+        (lambda path: lose_a_tensor(path), "the weights lack model.norm.weight"),
+    ],
+)
+def test_a_checkpoint_that_is_not_whole_is_not_served(damage, message, chat_checkpoint, tmp_path):
+    from chat_model import ChatModel
+
+    folder = shutil.copytree(chat_checkpoint, tmp_path / "model")
+    damage(folder / "model.safetensors")
+    with pytest.raises((ValueError, OSError), match=message):
+        ChatModel(str(folder), "cpu")
+
+
+def lose_a_tensor(path):
+    tensors = load_file(path)
+    tensors.pop("model.norm.weight")
+    save_file(tensors, path, {"format": "pt"})

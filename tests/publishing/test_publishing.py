@@ -118,6 +118,27 @@ def test_an_interrupted_export_leaves_nothing_half_written(checkpoint, tmp_path,
     assert [path.name for path in tmp_path.iterdir()] == ["out"], "what the interrupted one left is gone"
 
 
+@pytest.mark.parametrize("format", ["auto", "foundry"])
+def test_weights_that_lack_a_tensor_are_no_export(format, checkpoint, tmp_path):
+    """Loaded twice, a norm that is missing is twice the same: equal logits of a model that nobody trained."""
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("model.norm.weight")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(FoundryError, match=r"missing keys: model\.norm\.weight"):
+        publish(settings(folder, tmp_path / "publish", format=format))
+    assert not (tmp_path / "publish").exists()
+
+
+def test_a_model_without_its_tokenizer_is_not_published(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(FoundryError, match=r"no tokenizer here \(tokenizer\.json\)"):
+        publish(settings(folder, tmp_path / "publish"))
+
+
 def test_published_once_is_published(checkpoint, exported, tmp_path, capsys):
     before = (exported / "model" / "model.safetensors").stat().st_mtime_ns
     publish(settings(checkpoint, exported))
@@ -314,7 +335,7 @@ def test_the_app_imports_nothing_that_a_space_lacks():
     folder = REPOSITORY / "app"
     neighbours = {path.stem for path in folder.glob("*.py")}
     allowed = neighbours | set(sys.stdlib_module_names)
-    allowed |= {"torch", "transformers", "gradio", "fastapi", "pydantic", "uvicorn"}
+    allowed |= {"torch", "transformers", "safetensors", "gradio", "fastapi", "pydantic", "uvicorn"}
     for path in folder.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
