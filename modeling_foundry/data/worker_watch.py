@@ -11,10 +11,12 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 from ..settings import FoundryError
 
 CHECK_SECONDS = 1.0
+SECONDS_TO_END = 10.0
 
 
 @contextlib.contextmanager
@@ -28,7 +30,7 @@ def task_noted(folder: str | Path, rank: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lost_workers_noticed(folder: str | Path) -> Iterator[None]:
-    """In the process that waits for the tasks noted in ``folder``.
+    """In the main thread of the process that waits for the tasks noted in ``folder``.
 
     Raises:
         FoundryError: a process ended without ending its task.
@@ -39,25 +41,36 @@ def lost_workers_noticed(folder: str | Path) -> Iterator[None]:
         while not done.wait(CHECK_SECONDS):
             lost[:] = _ended(folder)
             # Asked twice: when a task fails, the pool ends the others' processes itself and run() returns.
-            if lost and not done.wait(CHECK_SECONDS):
+            while lost and not done.wait(CHECK_SECONDS):
                 signal.pthread_kill(waiting, signal.SIGINT)
-                return
+                if done.wait(
+                    SECONDS_TO_END
+                ):  # else once more: ending a pool can wait for the lost worker, too
+                    return
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        if lost:
+            raise FoundryError(
+                f"worker process {lost[0]} was ended from outside (often by the kernel, when memory runs out); "
+                "run the same command again, with fewer --workers if it was memory"
+            )
+        if callable(
+            before
+        ):  # not where a shell started us with SIGINT ignored, as it does behind nohup and &
+            before(number, frame)
+        elif before is signal.SIG_DFL:
+            raise KeyboardInterrupt
 
     waiting = threading.get_ident()
+    before = signal.signal(signal.SIGINT, interrupted)
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield
-    except KeyboardInterrupt:
-        if not lost:
-            raise
-        raise FoundryError(
-            f"worker process {lost[0]} was ended from outside (often by the kernel, when memory runs out); "
-            "run the same command again, with fewer --workers if it was memory"
-        ) from None
     finally:
         done.set()
         thread.join()
+        signal.signal(signal.SIGINT, before)
 
 
 def _ended(folder: str | Path) -> list[int]:

@@ -17,13 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..files import sha256_of_file, sync_folder, write_atomically
 from ..run_record import masked
 from ..settings import FoundryError
+from .ranks import wait_for_all_ranks
 from .run_end import SaveFailedError
 
 MANIFEST_NAME = "manifest.json"
@@ -107,11 +107,6 @@ def save_failures(output_dir: Path) -> Iterator[None]:
             f"{output_dir}: a checkpoint could not be written, or an older one removed ({reason}); the last whole one "
             "is still there: free some space (torn-checkpoint-* can go) and run the same command again"
         ) from error
-
-
-def wait_for_all_ranks() -> None:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from transformers import Trainer
 
 from ..data.training_data import TrainingData
 from ..settings import FoundryError
-from .checkpoints import wait_for_all_ranks
 from .forecast import RunForecast
 from .model_settings import ModelSettings
 from .preflight_checks import (
@@ -26,6 +25,7 @@ from .preflight_checks import (
     check_rows,
     check_tokenizer,
 )
+from .ranks import leave_at_exit, wait_for_all_ranks
 
 
 @dataclass
@@ -110,6 +110,7 @@ def said(faults: list[Finding], num_checks: int, is_main: bool) -> PreflightErro
     if is_main:
         print(f"error: {error}", file=sys.stderr, flush=True)
     error.is_said = True
+    leave_at_exit()
     wait_for_all_ranks()  # a launcher kills the others as soon as one has ended
     return error
 

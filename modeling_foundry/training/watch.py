@@ -16,9 +16,9 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..run_record import masked
-from .checkpoints import wait_for_all_ranks
 from .guarded_trainer import GuardedUpdates
 from .heartbeat import FINISHED, FOLDER_NAME, LOST, Heartbeat
+from .ranks import leave_at_exit, wait_for_all_ranks
 from .run_end import STOPPED_NAME, PreemptedError, RankLostError, RunStoppedError, SaveFailedError, say
 from .update_guard import UpdateGuard
 
@@ -50,6 +50,7 @@ def train_watched(
                 raise preempted(output_dir, trainer.state.global_step, getattr(arguments, "overwrite", False))
             heartbeat.mark(trainer.state.global_step, "writing the final model")
             finish()
+            leave_at_exit()
         except RunStoppedError as end:
             end_together(end, output_dir, trainer.is_world_process_zero())
             raise
@@ -117,6 +118,7 @@ def end_together(end: RunStoppedError, output_dir: Path, is_main: bool) -> None:
     if is_main:
         say(output_dir, end)
     end.is_said = True
+    leave_at_exit()
     wait_for_all_ranks()
 
 

@@ -518,8 +518,11 @@ def test_a_full_disk_is_one_line(manifest, tokenizer, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed_ends_the_run(tokenizer, tmp_path):
-    """The pool would wait for its task for ever."""
+@pytest.mark.parametrize(
+    "started", [[], ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]], ids=["", "as-nohup"]
+)
+def test_a_worker_that_is_killed_ends_the_run(started, tokenizer, tmp_path):
+    """The pool would wait for its task for ever; a shell's background jobs ignore SIGINT."""
     root = tmp_path / "source"
     root.mkdir()
     row = json.dumps({"text": SOURCE_TEXT * 20}) + "\n"
@@ -530,7 +533,7 @@ def test_a_worker_that_is_killed_ends_the_run(tokenizer, tmp_path):
         sys.executable, "recipes/prepare_data.py", "tokenize", f"--manifest={tmp_path / 'm.jsonl'}",
         f"--output_dir={tmp_path / 'data'}", f"--tokenizer={tokenizer}", "--workers=2", "--engine=reference",
     ]  # fmt: skip
-    child = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen([*started, *command], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
     try:
         while not (writing := list((tmp_path / "data").glob("train/.*.tmp"))) and child.poll() is None:
             time.sleep(0.02)
