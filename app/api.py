@@ -1,73 +1,19 @@
-"""The HTTP side: health, plain generation, and the chat completions that OpenAI-compatible clients speak."""
+"""The HTTP side: health and plain generation here, what OpenAI's and TGI's clients speak beside it, and refusals."""
 
 from __future__ import annotations
 
 import base64
-import json
 import secrets
-import time
-import uuid
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
-from chat_model import ChatModel, Generation
+from chat_model import ChatModel
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi.responses import JSONResponse
+from openai_routes import make_openai_routes
+from pydantic import BaseModel
 from sampling import BusyError, RequestError, Sampling
-
-# Fields of OpenAI's request that change the answer and that this server does not honour, with the values that
-# ask for nothing.  Refused rather than ignored; fields outside this list and ChatRequest change nothing.
-NOT_HONOURED: dict[str, tuple[Any, ...]] = {
-    "n": (None, 1), "stop": (None, [], ""), "tools": (None, []), "functions": (None, []),
-    "response_format": (None, {"type": "text"}), "logprobs": (None, False), "logit_bias": (None, {}),
-    "presence_penalty": (None, 0), "frequency_penalty": (None, 0),
-}  # fmt: skip
-
-
-class TextPart(BaseModel):
-    type: Literal["text"]
-    text: str
-
-
-class Message(BaseModel):
-    role: Literal["system", "user", "assistant"]
-    content: str | list[TextPart]
-
-    def plain(self) -> dict[str, str]:
-        """Role and text, as chat templates take them."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": self.role, "content": text}
-
-
-class ChatRequest(BaseModel):
-    """The part of OpenAI's chat completion request that this server honours; ``top_k`` and
-    ``repetition_penalty`` are vLLM's additions to it."""
-
-    model_config = ConfigDict(extra="allow")
-    messages: list[Message] = Field(min_length=1, max_length=200)
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    repetition_penalty: float | None = None
-    seed: int | None = None
-    stream: bool = False
-    stream_options: dict[str, bool] | None = None
-
-    def sampling(self) -> Sampling:
-        """Raises RequestError for a field that this server does not honour."""
-        for name, neutral in NOT_HONOURED.items():
-            if (self.model_extra or {}).get(name) not in neutral:
-                raise RequestError(f"{name}: not supported by this server")
-        length = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        given = {
-            "max_new_tokens": length, "temperature": self.temperature, "top_p": self.top_p,
-            "top_k": self.top_k, "repetition_penalty": self.repetition_penalty, "seed": self.seed,
-        }  # fmt: skip
-        return Sampling(**{name: value for name, value in given.items() if value is not None})
+from text_generation import make_text_generation
 
 
 class GenerateRequest(BaseModel):
@@ -104,11 +50,7 @@ def make_api(chat: ChatModel, credentials: tuple[str, str] | None = None) -> Fas
             "parameters_billions": billions,
         }
 
-    @api.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [{"id": chat.name, "object": "model", "owned_by": "llm-foundry"}]}
-
-    # Plain functions: FastAPI runs them in threads, so the event loop stays free while the model works.
+    # A plain function: FastAPI runs it in a thread, so the event loop stays free while the model works.
     @api.post("/generate")
     def generate(body: GenerateRequest) -> dict[str, Any]:
         generation = chat.generate(chat.text_ids(body.prompt), body.sampling())
@@ -118,20 +60,8 @@ def make_api(chat: ChatModel, credentials: tuple[str, str] | None = None) -> Fas
             "tokens_generated": generation.num_tokens,
         }  # fmt: skip
 
-    @api.post("/v1/chat/completions", response_model=None)
-    def chat_completions(body: ChatRequest) -> dict[str, Any] | StreamingResponse:
-        sampling = body.sampling()
-        generation = chat.generate(chat.chat_ids([message.plain() for message in body.messages]), sampling)
-        if not body.stream:
-            return _completion(chat.name, "".join(generation), generation)
-        pieces = iter(generation)
-        first = next(pieces, "")  # a full line answers 429 here, before the stream has begun
-        with_usage = bool((body.stream_options or {}).get("include_usage"))
-        events = _events(chat.name, first, pieces, generation, with_usage)
-        return StreamingResponse(
-            events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
-        )
-
+    api.include_router(make_openai_routes(chat))
+    api.include_router(make_text_generation(chat))
     return api
 
 
@@ -163,50 +93,14 @@ def _refuse_with_words(api: FastAPI) -> None:
     async def busy(request: Request, error: BusyError) -> JSONResponse:
         return answer(429, str(error), "overloaded")
 
+    @api.exception_handler(HTTPException)
+    async def not_here(request: Request, error: HTTPException) -> JSONResponse:
+        response = answer(error.status_code, str(error.detail))
+        response.headers.update(error.headers or {})
+        return response
+
     @api.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
         return answer(422, f"{where}: {first['msg']}")
-
-
-def _head(name: str, kind: str) -> dict[str, Any]:
-    return {
-        "id": f"chatcmpl-{uuid.uuid4().hex[:24]}",
-        "object": kind,
-        "created": int(time.time()),
-        "model": name,
-    }
-
-
-def _usage(generation: Generation) -> dict[str, int]:
-    prompt_tokens = generation.ids.shape[1]
-    return {
-        "prompt_tokens": prompt_tokens, "completion_tokens": generation.num_tokens,
-        "total_tokens": prompt_tokens + generation.num_tokens,
-    }  # fmt: skip
-
-
-def _completion(name: str, text: str, generation: Generation) -> dict[str, Any]:
-    message = {"role": "assistant", "content": text}
-    choice = {"index": 0, "message": message, "finish_reason": generation.finish_reason}
-    return {**_head(name, "chat.completion"), "choices": [choice], "usage": _usage(generation)}
-
-
-def _events(
-    name: str, first: str, pieces: Iterator[str], generation: Generation, with_usage: bool
-) -> Iterator[str]:
-    """Server-sent events of one answer, OpenAI's chunks."""
-    head = _head(name, "chat.completion.chunk")
-
-    def event(delta: dict[str, str], finish: str | None = None) -> str:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish}
-        return f"data: {json.dumps({**head, 'choices': [choice]})}\n\n"
-
-    yield event({"role": "assistant", "content": first})
-    for piece in pieces:
-        yield event({"content": piece})
-    yield event({}, generation.finish_reason)
-    if with_usage:
-        yield f"data: {json.dumps({**head, 'choices': [], 'usage': _usage(generation)})}\n\n"
-    yield "data: [DONE]\n\n"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from sampling import BusyError, RequestError, Sampling
+from stop_strings import StopStrings, before_stop
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -82,13 +84,17 @@ class ChatModel:
         )["input_ids"]
         return self._fitting("messages", ids)
 
-    def text_ids(self, prompt: str) -> torch.Tensor:
-        """Prompt ids (1, length) of plain text; raises RequestError where it is empty or too long."""
+    def text_ids(self, prompt: str, num_last: int | None = None) -> torch.Tensor:
+        """Prompt ids (1, length) of plain text, or its last ones; raises RequestError where it is empty or too long."""
         if len(prompt) > MAX_PROMPT_CHARACTERS:
             raise RequestError(f"prompt: at most {MAX_PROMPT_CHARACTERS} characters")
         ids = self.tokenizer(prompt, return_tensors="pt")["input_ids"]
         if ids.shape[1] == 0:
             raise RequestError("prompt: expected some text")
+        if num_last is not None:
+            if num_last < 1:
+                raise RequestError("truncate: expected 1 or more")
+            ids = ids[:, -num_last:]
         return self._fitting("prompt", ids)
 
     def _fitting(self, name: str, ids: torch.Tensor) -> torch.Tensor:
@@ -122,6 +128,10 @@ class _Stop(StoppingCriteria):
 
     def __init__(self) -> None:
         self.reader_left = threading.Event()
+        self.deadline = math.inf
+
+    def begin(self) -> None:
+        """The time runs from here, where the waiting in line is over."""
         self.deadline = time.monotonic() + MAX_GENERATION_SECONDS
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
@@ -130,58 +140,74 @@ class _Stop(StoppingCriteria):
 
 
 class Generation:
-    """One answer.  Iterating makes it and yields its text in pieces; after that the two facts are known.
+    """One answer.  Iterating makes it and yields its text in pieces; after that the facts are known.
 
     Attributes:
-        num_tokens: tokens made, the one that ends the answer included.
-        finish_reason: ``stop`` where the model ended its answer, ``length`` where it was cut.
+        tokens: ids made, those that end the answer included.
+        end: what ended it: the model's own end of text, a string of ``Sampling.stop``, or its length or time.
     """
 
     def __init__(self, chat: ChatModel, ids: torch.Tensor, sampling: Sampling) -> None:
         self.chat, self.ids, self.sampling = chat, ids, sampling
-        self.num_tokens = 0
-        self.finish_reason = "length"
+        self._stop = _Stop()
+        self.tokens: list[int] = []
+        self.end: Literal["end_of_text", "stop_string", "length"] = "length"
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def finish_reason(self) -> str:
+        """OpenAI's word for the end."""
+        return "length" if self.end == "length" else "stop"
+
+    def leave(self) -> None:
+        """Nobody reads on: the answer ends with its next token."""
+        self._stop.reader_left.set()
 
     def __iter__(self) -> Iterator[str]:
         """Pieces of text; raises BusyError where the line is full or moves too slowly."""
         if not self.chat.places.acquire(blocking=False):
             raise BusyError("too many requests are waiting; try again in a moment")
-        try:
-            if not self.chat.one_at_a_time.acquire(timeout=MAX_WAITING_SECONDS):
-                raise BusyError("the requests before this one take too long; try again later")
-            try:
-                yield from self._pieces()
-            finally:
-                self.chat.one_at_a_time.release()
-        finally:
+        if not self.chat.one_at_a_time.acquire(timeout=MAX_WAITING_SECONDS):
             self.chat.places.release()
-
-    def _pieces(self) -> Iterator[str]:
+            raise BusyError("the requests before this one take too long; try again later")
+        self._stop.begin()
         streamer = TextIteratorStreamer(self.chat.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        stop = _Stop()
         failure: list[BaseException] = []
 
         def work() -> None:
+            # It gives the place back itself: a reader that is gone may never be told to close.
             try:
-                self._generate(streamer, stop)
+                self._generate(streamer)
             except BaseException as error:  # raised again below, in the thread of the reader
                 failure.append(error)
                 streamer.end()
+            finally:
+                self.chat.one_at_a_time.release()
+                self.chat.places.release()
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         try:
-            yield from (piece for piece in streamer if piece)
+            pieces = (piece for piece in streamer if piece)
+            yield from before_stop(pieces, self.sampling.stop)
         finally:
-            stop.reader_left.set()
-            thread.join()
+            self.leave()
+            if thread is not threading.current_thread():  # the garbage collector closes this in any thread
+                thread.join()
         if failure:
             raise failure[0]
 
-    def _generate(self, streamer: TextIteratorStreamer, stop: _Stop) -> None:
+    def _generate(self, streamer: TextIteratorStreamer) -> None:
         if self.sampling.seed is not None:
             torch.manual_seed(self.sampling.seed)  # generations never overlap
-        room = self.chat.max_positions - self.ids.shape[1]
+        prompt_tokens = self.ids.shape[1]
+        room = self.chat.max_positions - prompt_tokens
+        criteria: list[StoppingCriteria] = [self._stop]
+        if self.sampling.stop:
+            criteria.append(StopStrings(self.chat.tokenizer, self.sampling.stop, prompt_tokens))
         with torch.inference_mode():
             output = self.chat.model.generate(
                 input_ids=self.ids,
@@ -191,12 +217,14 @@ class Generation:
                 pad_token_id=self.chat.tokenizer.pad_token_id,
                 use_cache=True,
                 streamer=streamer,
-                stopping_criteria=StoppingCriteriaList([stop]),
+                stopping_criteria=StoppingCriteriaList(criteria),
                 **self.sampling.for_generate(),
             )
-        made = output[0, self.ids.shape[1] :].tolist()
-        self.num_tokens = len(made)
-        self.finish_reason = "stop" if made and made[-1] in self.chat.end_ids else "length"
+        self.tokens = output[0, prompt_tokens:].tolist()
+        if self.tokens and self.tokens[-1] in self.chat.end_ids:
+            self.end = "end_of_text"
+        elif any(isinstance(each, StopStrings) and each.is_found for each in criteria):
+            self.end = "stop_string"
 
 
 def _model_type(checkpoint: str, revision: str | None) -> str:

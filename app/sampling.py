@@ -1,4 +1,4 @@
-"""How the next token is drawn, and what is said to who asks for something else."""
+"""How the next token is drawn, where an answer ends, and what is said to who asks for something else."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 MAX_NEW_TOKENS = 2048
+MAX_STOPS, MAX_STOP_CHARACTERS = 4, 200
 
 
 class RequestError(ValueError):
@@ -19,7 +20,7 @@ class BusyError(RuntimeError):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn.  Temperature 0 is greedy; top_k 0 is off."""
+    """How the next token is drawn.  Temperature 0 is greedy; top_k 0 is off; ``stop`` are strings that end it."""
 
     max_new_tokens: float = 128
     temperature: float = 0.7
@@ -27,6 +28,7 @@ class Sampling:
     top_k: float = 0
     repetition_penalty: float = 1.0
     seed: int | None = None
+    stop: tuple[str, ...] = ()
 
     def checked(self) -> Sampling:
         """The same within bounds: a length is clamped.
@@ -49,6 +51,10 @@ class Sampling:
             raise RequestError("repetition_penalty: expected 1 to 2")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise RequestError("seed: expected 0 to 2^63 - 1")
+        if len(self.stop) > MAX_STOPS or not all(1 <= len(stop) <= MAX_STOP_CHARACTERS for stop in self.stop):
+            raise RequestError(
+                f"stop: expected at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters"
+            )
         tokens = min(max(1, int(self.max_new_tokens)), MAX_NEW_TOKENS)
         return replace(self, max_new_tokens=tokens, top_k=min(int(self.top_k), 2**31))
 

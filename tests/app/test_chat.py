@@ -3,8 +3,11 @@
 import json
 import math
 import threading
+from itertools import pairwise
 
 import pytest
+import torch
+from hypothesis import given, strategies
 
 MESSAGES = [{"role": "user", "content": "def add(left, right):"}]
 
@@ -92,6 +95,58 @@ def test_lengths_are_clamped():
     assert Sampling(-5).checked().max_new_tokens == 1
 
 
+@given(
+    text=strategies.text("abcd", max_size=30),
+    stops=strategies.lists(strategies.text("abcd", min_size=1, max_size=5), max_size=4),
+    cuts=strategies.sets(strategies.integers(0, 30)),
+)
+def test_what_comes_before_a_stop_is_all_that_is_said(text, stops, cuts):
+    from stop_strings import before_stop
+
+    places = [0, *sorted(place for place in cuts if place < len(text)), len(text)]
+    pieces = [text[begin:end] for begin, end in pairwise(places)]
+    ends = [place for stop in stops if (place := text.find(stop)) >= 0]
+    said = list(before_stop(pieces, stops))
+    assert "".join(said) == text[: min(ends, default=len(text))]
+    assert all(said)
+
+
+def test_nothing_is_held_back_that_is_no_beginning_of_a_stop():
+    from stop_strings import before_stop
+
+    assert next(before_stop(iter(["abc", "d"]), ["xy", "cab"])) == "ab"
+    assert next(before_stop(iter(["abc", "d"]), [])) == "abc"
+
+
+def test_a_stop_of_many_bytes_is_found(chat):
+    """Of the tokens that complete it, each may be a byte."""
+    from stop_strings import StopStrings
+
+    prompt, text = [5] * 7, "sum of é中🙂é中🙂 both"
+    ids = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
+    found = StopStrings(chat.tokenizer, ["中🙂é中🙂"], len(prompt))
+    ends = [
+        end
+        for end in range(1, len(ids) + 1)
+        if found(torch.tensor([[*prompt, *ids[:end]]]), torch.empty(0)).item()
+    ]
+    assert chat.tokenizer.decode(ids[: ends[0]]).endswith("中🙂é中🙂")
+
+
+def test_an_answer_closed_by_the_collector_in_its_own_thread(chat, monkeypatch):
+    """Joining oneself raises; the place must be given back all the same."""
+    from sampling import Sampling
+
+    pieces = iter(chat.generate(chat.chat_ids(MESSAGES), Sampling(200, temperature=0)))
+    next(pieces)
+    worker = next(thread for thread in threading.enumerate() if "work" in thread.name)
+    monkeypatch.setattr(threading, "current_thread", lambda: worker)
+    pieces.close()
+    monkeypatch.undo()
+    worker.join(timeout=20)
+    assert not chat.one_at_a_time.locked()
+
+
 def test_credentials_guard_every_route(chat):
     from api import make_api
     from fastapi.testclient import TestClient
@@ -102,7 +157,8 @@ def test_credentials_guard_every_route(chat):
         assert client.get(path).status_code == 401
     for path in ("/docs", "/openapi.json"):
         assert client.get(path).status_code == 404
-    assert client.post("/generate", json={"prompt": "x"}).status_code == 401
+    for path in ("/generate", "/", "/v1/completions", "/v1/elsewhere"):
+        assert client.post(path, json={"prompt": "x", "inputs": "x"}).status_code == 401
     for header in ("Bearer wrong", "Basic YTpi", "Bearer", "Digest canary-password"):
         wrong = client.post("/v1/chat/completions", json=body, headers={"Authorization": header})
         assert wrong.status_code == 401

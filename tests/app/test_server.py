@@ -77,10 +77,115 @@ def test_hugging_faces_own_client(server):
     assert finished.returncode == 0, finished.stderr
 
 
+TEXT_GENERATION = """
+from huggingface_hub import InferenceClient
+from huggingface_hub.errors import ValidationError
+client = InferenceClient(model=URL)
+given = {"max_new_tokens": 12}
+whole = client.text_generation("def add", **given, details=True)
+assert whole.details.finish_reason == "length" and whole.details.generated_tokens == 12, whole
+assert len(whole.details.tokens) == 12 and all(token.logprob is None for token in whole.details.tokens)
+assert "".join(client.text_generation("def add", **given, stream=True)) == whole.generated_text
+events = list(client.text_generation("def add", **given, stream=True, details=True))
+assert events[-1].generated_text == whole.generated_text
+assert events[-1].details.generated_tokens == 12 and events[0].details is None
+assert client.text_generation("def add", **given, return_full_text=True) == "def add" + whole.generated_text
+stop = whole.generated_text[2:5]
+cut = client.text_generation("def add", **given, stop=[stop], details=True)
+assert cut.generated_text == whole.generated_text.partition(stop)[0], (cut, whole)
+assert cut.details.finish_reason == "stop_sequence"
+drawn = [client.text_generation("def add", **given, do_sample=True, temperature=1.5, seed=seed) for seed in (7, 7, 8)]
+assert drawn[0] == drawn[1] != drawn[2], drawn
+last = client.text_generation("left def add", **given, truncate=1, details=True)
+assert last.details.input_length == 1
+for wrong in ({"best_of": 2}, {"temperature": 9.0}, {"truncate": 0}, {"grammar": {"type": "json", "value": {}}}):
+    try:
+        client.text_generation("def add", **given, **wrong)
+    except ValidationError as error:
+        assert str(error).startswith(next(iter(wrong)) + ": "), error
+    else:
+        raise AssertionError(wrong)
+"""
+
+
+def test_hugging_faces_text_generation(server):
+    environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
+    code = TEXT_GENERATION.replace("URL", repr(server))
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert finished.returncode == 0, finished.stderr
+
+
+def events_of(text):
+    return [
+        json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: {")
+    ]
+
+
+def test_stop_strings_end_an_answer_and_stay_out_of_it(server):
+    body = {"messages": CHAT, "max_tokens": 30, "temperature": 0}
+    _, whole = post(server, "/v1/chat/completions", body)
+    text = whole["choices"][0]["message"]["content"]
+    stop = text[4:7]
+    _, cut = post(server, "/v1/chat/completions", body | {"stop": [stop, "never said"]})
+    choice = cut["choices"][0]
+    assert choice["message"]["content"] == text.partition(stop)[0]
+    assert choice["finish_reason"] == "stop"
+    assert cut["usage"]["completion_tokens"] < 30
+    connection = http.client.HTTPConnection(urlsplit(server).netloc, timeout=60)
+    connection.request(
+        "POST", "/v1/chat/completions", json.dumps(body | {"stop": stop, "stream": True}),
+        {"Content-Type": "application/json"},
+    )  # fmt: skip
+    events = events_of(connection.getresponse().read().decode())
+    streamed = "".join(event["choices"][0]["delta"].get("content", "") for event in events)
+    assert streamed == choice["message"]["content"]
+    assert events[-1]["choices"][0]["finish_reason"] == "stop"
+
+
 def test_models(server):
     status, text = get(server, "/v1/models")
     assert status == 200
     assert json.loads(text)["data"][0]["id"] == "tiny-chat"
+    assert json.loads(get(server, "/v1/models/tiny-chat")[1]) == json.loads(text)["data"][0]
+    for path in ("/v1/models/gpt-9", "/v1/embeddings"):
+        status, text = get(server, path)
+        assert status == 404
+        assert json.loads(text)["error"]["message"]
+
+
+def test_plain_completions_and_the_developers_role(server):
+    body = {"prompt": "def add", "max_tokens": 6, "temperature": 0}
+    _, ours = post(server, "/generate", {"prompt": "def add", "max_new_tokens": 6, "temperature": 0})
+    _, answer = post(server, "/v1/completions", body)
+    assert answer["object"] == "text_completion"
+    assert answer["choices"][0]["text"] == ours["generated_text"]
+    assert answer["usage"]["completion_tokens"] == 6
+    answers = [
+        post(server, "/v1/chat/completions", {
+            "messages": [{"role": role, "content": "Be brief."}, *CHAT], "max_tokens": 6, "temperature": 0,
+        })[1]["choices"]
+        for role in ("system", "developer")
+    ]  # fmt: skip
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": CHAT, "stream": True, "max_tokens": 200}),
+        ("/", {"inputs": "def", "stream": True, "parameters": {"max_new_tokens": 200}}),
+    ],
+)
+def test_clients_that_leave_at_once_block_nobody(server, path, body):
+    """The answer of one of them was once never closed, and every later request waited for it and got 429."""
+    data = json.dumps(body).encode()
+    for seconds in (0, 0, 0.01, 0.05, 0.2, 0):
+        connection = http.client.HTTPConnection(urlsplit(server).netloc, timeout=20)
+        connection.request("POST", path, data, {"Content-Type": "application/json"})
+        time.sleep(seconds)
+        connection.close()
+    status, answer = post(server, "/generate", {"prompt": "def", "max_new_tokens": 3}, timeout=30)
+    assert status == 200, answer
 
 
 def test_the_page_streams_and_remembers(server):
@@ -137,7 +242,10 @@ def test_plain_generation_and_its_bounds(server):
         ("/v1/chat/completions", {"messages": CHAT, "top_p": 7}, "top_p: expected"),
         ("/v1/chat/completions", {"messages": CHAT, "top_p": 7, "stream": True}, "top_p: expected"),
         ("/v1/chat/completions", {"messages": CHAT, "n": 2}, "n: not supported"),
-        ("/v1/chat/completions", {"messages": CHAT, "stop": ["x"]}, "stop: not supported"),
+        ("/v1/chat/completions", {"messages": CHAT, "stop": ["x"] * 5}, "stop: expected at most 4 strings"),
+        ("/v1/chat/completions", {"messages": CHAT, "stop": "x" * 201}, "stop: expected at most 4 strings"),
+        ("/v1/completions", {"prompt": "def", "echo": True}, "echo: not supported"),
+        ("/v1/completions", {"prompt": ["def"]}, "prompt: Input should be a valid string"),
         ("/v1/chat/completions", {"messages": [{**CHAT[0], "content": "x" * 999_999}]}, "messages: at most"),
         ("/v1/chat/completions", {"messages": [{**CHAT[0], "role": "root"}]}, "messages.0.role: "),
         ("/v1/chat/completions", {"messages": []}, "messages: "),
