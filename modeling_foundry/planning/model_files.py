@@ -62,7 +62,8 @@ def _refuse_near_misses(fields: Fields) -> None:
 
 
 def _recipe_architecture(fields: Fields, path: Path) -> Architecture:
-    if not any(key in fields for key in RECIPE_ARCHITECTURE_KEYS):
+    # A recipe for data has vocab_size too.
+    if not any(key in fields for key in RECIPE_ARCHITECTURE_KEYS - {"vocab_size"}):
         raise PlanError(
             f"{path}: describes no model; expected hidden_size, num_hidden_layers, … or a config.json"
         )

@@ -111,6 +111,7 @@ def test_jsonc_comments_are_read_and_strings_kept(write_config):
         ("- a\n- b\n", "expected `key: value` lines"),
         ("a: [1, 2\n", "not valid YAML"),
         ("output_dir: x\n", "describes no model"),
+        ("vocab_size: 2048\noutput_dir: x\n", "describes no model"),
         ("a: &a [1, 2]\nb: [*a, *a]\n", "uses an alias"),
         ("[" * 100_000, "nested too deeply"),
         ('{"a":' * 100_000, "nested too deeply"),
