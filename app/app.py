@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -90,6 +91,23 @@ def make_application(arguments: argparse.Namespace, credentials: tuple[str, str]
     return application
 
 
+def bound_socket(host: str, port: int) -> socket.socket:
+    """The address, taken before a model is loaded for it; nobody can connect until the server listens.
+
+    Raises:
+        ValueError: it cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise ValueError(f"--host {host} --port {port}: {error.strerror or error}; give another") from error
+    return bound
+
+
 def give_up(reason: str) -> NoReturn:
     print(f"error: {reason}", file=sys.stderr)
     raise SystemExit(2)
@@ -99,6 +117,7 @@ def main() -> None:
     arguments = parse_arguments()
     try:
         credentials = find_credentials(arguments.host)
+        address = bound_socket(arguments.host, arguments.port)
     except ValueError as error:
         give_up(str(error))
     try:
@@ -114,13 +133,8 @@ def main() -> None:
         flush=True,
     )
     # An open page keeps a connection: do not wait for it when told to stop.
-    uvicorn.run(
-        application,
-        host=arguments.host,
-        port=arguments.port,
-        log_level="warning",
-        timeout_graceful_shutdown=2,
-    )
+    settings = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=2)
+    uvicorn.Server(settings).run(sockets=[address])
 
 
 if __name__ == "__main__":

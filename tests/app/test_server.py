@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -344,6 +345,16 @@ def test_what_cannot_be_served_is_one_line(words, message):
     assert done.stdout == ""
     last = done.stderr.strip().splitlines()[-1]
     assert message in last
+
+
+def test_a_port_that_is_taken_is_one_line_before_the_model_is_loaded():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "app/app.py", "--model", "nope", "--port", str(port)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 2
+    assert done.stderr == f"error: --host 127.0.0.1 --port {port}: Address already in use; give another\n"
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize(
