@@ -10,7 +10,16 @@ Imports neither torch nor transformers: the planner answers in less time than th
 
 from .errors import FoundryError, SettingsError
 from .loader import parse, parse_command, setting
-from .program import run
+from .program import run, skip_teardown
 from .written import read_yaml
 
-__all__ = ["FoundryError", "SettingsError", "parse", "parse_command", "read_yaml", "run", "setting"]
+__all__ = [
+    "FoundryError",
+    "SettingsError",
+    "parse",
+    "parse_command",
+    "read_yaml",
+    "run",
+    "setting",
+    "skip_teardown",
+]

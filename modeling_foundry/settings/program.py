@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import NoReturn
 
 from ..launcher import end_with_launcher
 from .errors import FoundryError
+
+_skips_teardown = threading.Event()
+
+
+def skip_teardown() -> None:
+    """Let :func:`run` end the process without taking Python down, after all that ``atexit`` knows has run.
+
+    For a process whose libraries hold threads of their own: one that wants Python's lock while Python is taken down
+    aborts the process, and whoever waits for it sees signal 6 in place of the exit code.
+    """
+    _skips_teardown.set()
+
+
+def _end(code: int) -> NoReturn:
+    if not _skips_teardown.is_set():
+        sys.exit(code)
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.current_thread():
+            thread.join()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
@@ -22,4 +48,4 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on from the last checkpoint", file=sys.stderr)
         code = 130
-    sys.exit(code)
+    _end(code)
