@@ -21,6 +21,11 @@ NOT_HONOURED: dict[str, tuple[Any, ...]] = {
     "n": (None, 1), "tools": (None, []), "functions": (None, []), "best_of": (None, 1), "echo": (None, False),
     "suffix": (None, ""), "response_format": (None, {"type": "text"}), "logprobs": (None, False),
     "logit_bias": (None, {}), "presence_penalty": (None, 0), "frequency_penalty": (None, 0),
+    "modalities": (None, ["text"]),
+    # vLLM's additions
+    "min_p": (None, 0), "min_tokens": (None, 0), "ignore_eos": (None, False), "stop_token_ids": (None, []),
+    "guided_json": (None,), "guided_regex": (None,), "guided_choice": (None,), "guided_grammar": (None,),
+    "structured_outputs": (None,), "prompt_logprobs": (None,),
 }  # fmt: skip
 
 
@@ -59,7 +64,10 @@ class Request(BaseModel):
     def sampling(self) -> Sampling:
         """Raises RequestError for a field that this server does not honour."""
         for name, neutral in NOT_HONOURED.items():
-            if (self.model_extra or {}).get(name) not in neutral:
+            value = (self.model_extra or {}).get(name)
+            # 0 equals False, but asks for the log-probability of each drawn token
+            asks_for_drawn = name == "logprobs" and value == 0 and value is not False
+            if value not in neutral or asks_for_drawn:
                 raise RequestError(f"{name}: not supported by this server")
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         given = {

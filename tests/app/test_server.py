@@ -378,3 +378,16 @@ def lose_a_tensor(path):
     tensors = load_file(path)
     tensors.pop("model.norm.weight")
     save_file(tensors, path, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"min_p": 0.5}, {"min_tokens": 5}, {"ignore_eos": True}, {"stop_token_ids": [5]}, {"guided_json": {"a": 1}},
+     {"structured_outputs": {"json": {}}}, {"logprobs": 0}, {"prompt_logprobs": 0}, {"modalities": ["audio"]}],
+)  # fmt: skip
+def test_what_vllm_would_honour_is_refused_rather_than_ignored(field):
+    from openai_routes import CompletionRequest
+    from sampling import RequestError
+
+    with pytest.raises(RequestError, match=next(iter(field))):
+        CompletionRequest(prompt="a", **field).sampling()
