@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from sampling import BusyError, RequestError, Sampling
+from sampling import BusyError, RequestError, Sampling, check_text
 from stop_strings import StopStrings, before_stop
 from transformers import (
     AutoModelForCausalLM,
@@ -79,6 +79,8 @@ class ChatModel:
             raise RequestError("this model has no chat template: use /generate")
         if sum(len(message["content"]) for message in messages) > MAX_PROMPT_CHARACTERS:
             raise RequestError(f"messages: at most {MAX_PROMPT_CHARACTERS} characters")
+        for message in messages:
+            check_text("messages", message["content"])
         ids = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )["input_ids"]
@@ -88,6 +90,7 @@ class ChatModel:
         """Prompt ids (1, length) of plain text, or its last ones; raises RequestError where it is empty or too long."""
         if len(prompt) > MAX_PROMPT_CHARACTERS:
             raise RequestError(f"prompt: at most {MAX_PROMPT_CHARACTERS} characters")
+        check_text("prompt", prompt)
         ids = self.tokenizer(prompt, return_tensors="pt")["input_ids"]
         if ids.shape[1] == 0:
             raise RequestError("prompt: expected some text")

@@ -18,6 +18,14 @@ class BusyError(RuntimeError):
     """Too many requests are waiting."""
 
 
+def check_text(name: str, text: str) -> None:
+    """Raise RequestError for text that is none: JSON can hold half of a surrogate pair, UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{name}: not text that UTF-8 can hold (character {error.start})") from error
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is drawn.  Temperature 0 is greedy; top_k 0 is off; ``stop`` are strings that end it."""
@@ -55,6 +63,8 @@ class Sampling:
             raise RequestError(
                 f"stop: expected at most {MAX_STOPS} strings of 1 to {MAX_STOP_CHARACTERS} characters"
             )
+        for stop in self.stop:
+            check_text("stop", stop)
         tokens = min(max(1, int(self.max_new_tokens)), MAX_NEW_TOKENS)
         return replace(self, max_new_tokens=tokens, top_k=min(int(self.top_k), 2**31))
 
