@@ -63,7 +63,7 @@ def test_the_losses_of_a_replayed_step_are_those_of_the_log(tmp_path, launch, ca
 
     with pytest.raises(FoundryError, match="step: .* has 3 steps, found 4"):
         replay(ReplaySettings(str(run), step=4))
-    with pytest.raises(FoundryError, match="holds no model"):
+    with pytest.raises(FoundryError, match="no model here"):
         replay(ReplaySettings(str(run), step=1, checkpoint=str(tmp_path)))
     record = json.loads((run / "run.json").read_text())
     record["inputs"]["data"] = "other"
