@@ -101,6 +101,8 @@ def scan(
         entries = system.find(path, detail=True)
     except (OSError, ValueError, ImportError) as error:
         raise FoundryError(f"{root}: cannot be listed ({' '.join(str(error).split())})") from error
+    if not entries and not system.exists(path):
+        raise FoundryError(f"{root}: no such folder")
     files, left_out = [], Counter[str]()
     for name in sorted(entries, key=_natural):
         relative = PurePosixPath(name).relative_to(PurePosixPath(path.rstrip("/") or "/"))

@@ -92,6 +92,9 @@ def _instances(
     namespace, unknown = parser.parse_known_args(list(argv), argparse.Namespace())
     if unknown:
         name = unknown[0].split("=", 1)[0]
+        if not name.startswith("--") and name.lstrip("-") in annotations:
+            meant = "--" + unknown[0].lstrip("-")
+            raise SettingsError(f"command line: {unknown[0]}: needs two dashes before it: {meant}")
         raise SettingsError(f"command line: {name}: unknown key{suggestion(name.lstrip('-'), annotations)}")
     given = vars(namespace)
     path = given.pop("config", None)

@@ -170,8 +170,15 @@ def load_model_and_tokenizer(
     attention = attention_implementation(settings.attention_backend)
     model = load_model(settings.model, attn_implementation=attention)
     tokenizer = load_tokenizer(settings.model)
-    if END_OF_TURN not in tokenizer.get_vocab() or tokenizer.chat_template is None:
-        raise FoundryError(f"{settings.model}: its tokenizer has no {END_OF_TURN} or no chat template")
+    if tokenizer.chat_template is None:
+        raise FoundryError(
+            f"{settings.model}: no chat template; put a ChatML one with {{% generation %}} there as "
+            "chat_template.jinja (prepare_data.py's tokenizers have one)"
+        )
+    if END_OF_TURN not in tokenizer.get_vocab():
+        raise FoundryError(
+            f"{settings.model}: its tokenizer has no token {END_OF_TURN}, which ends a turn; give a base that has"
+        )
     return model, tokenizer
 
 

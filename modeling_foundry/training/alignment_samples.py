@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Literal
 
 from datasets import Dataset, load_dataset
@@ -41,6 +42,8 @@ def load_samples(path: str, columns: tuple[str, ...], limit: int | None, seed: i
     try:
         samples = load_dataset("json", data_files=path, split="train")
     except (DatasetGenerationError, ValueError) as error:
+        for _ in read_rows(path, sys.maxsize):  # names the line; pyarrow's row is counted from 0 in a block
+            pass
         reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise FoundryError(f"{path}: not JSON lines that can be read ({reason})") from error
     missing = [name for name in columns if name not in samples.column_names]

@@ -221,7 +221,7 @@ def test_the_snapshot_that_main_points_to_is_taken(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("/nonexistent-folder", "no .jsonl"), ("nonsense://x", "cannot be listed")],
+    [("/nonexistent-folder", "no such folder"), ("nonsense://x", "cannot be listed")],
 )
 def test_what_holds_nothing_is_refused(source, message, tmp_path):
     with pytest.raises(FoundryError, match=message):

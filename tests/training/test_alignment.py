@@ -102,7 +102,7 @@ def test_a_hostile_template_is_stopped_before_the_trainer_renders_it(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"messages": [', r"rows.jsonl: not JSON lines that can be read"),
+        ('{"messages": [', r"rows.jsonl, line 33: not JSON \("),
         ('{"text": "other"}', r"rows.jsonl: row 33: messages: expected a list of messages"),
         ('{"messages": []}', r"rows.jsonl: row 33: messages: expected a list of messages"),
     ],
@@ -167,7 +167,6 @@ def test_dpo_with_an_adapter_gives_a_plain_checkpoint(tiny_checkpoint, samples, 
     [
         ("", "holds no samples; every line needs messages"),
         ("\n\n", "holds no samples; every line needs messages"),
-        ('{"messages": [', "not JSON lines that can be read"),
         ('{"text": "a"}\n', "every line needs messages; missing messages"),
     ],
 )
@@ -179,6 +178,38 @@ def test_samples_that_are_none_are_one_line(tmp_path, content, expected):
     with pytest.raises(FoundryError, match=f"train.jsonl: {expected}") as error:
         load_samples(str(path), ("messages",), None, 0)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"messages": [', "line 1: not JSON"),
+        ('{"messages": []}\n\n{"messages": []}}\n', "line 3: not JSON"),
+        ("{\n", "line 1: not JSON"),
+    ],
+)
+def test_a_line_that_is_no_json_is_named_by_its_number(tmp_path, content, expected):
+    """pyarrow says a row, counted from 0 in its own block of the file."""
+    from modeling_foundry.training.alignment_samples import load_samples
+
+    path = tmp_path / "train.jsonl"
+    path.write_text(content)
+    with pytest.raises(FoundryError, match=f"train.jsonl, {expected}") as error:
+        load_samples(str(path), ("messages",), None, 0)
+    assert "\n" not in str(error.value)
+
+
+def test_a_base_without_a_chat_template_says_where_to_put_one(tiny_checkpoint, samples, tmp_path):
+    from modeling_foundry.training import alignment
+
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, checkpoint)
+    (checkpoint / "chat_template.jinja").unlink()
+    settings = alignment.AlignmentSettings(str(checkpoint), str(samples / "sft.jsonl"))
+    with pytest.raises(
+        FoundryError, match=r"checkpoint: no chat template; put a ChatML .*chat_template\.jinja"
+    ):
+        alignment.load_model_and_tokenizer(settings, "cpu")
 
 
 def test_evaluation_without_held_out_samples_is_refused(tiny_checkpoint, samples, tmp_path):
