@@ -138,4 +138,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # uvicorn raises it again when it has shut down; it may come while loading, too
+        raise SystemExit(130) from None

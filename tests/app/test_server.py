@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -358,6 +359,21 @@ def test_a_port_that_is_taken_is_one_line_before_the_model_is_loaded():
     assert done.returncode == 2
     assert done.stderr == f"error: --host 127.0.0.1 --port {port}: Address already in use; give another\n"
     assert done.stdout == ""
+
+
+def test_ctrl_c_ends_the_app_without_a_traceback(chat_checkpoint):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "app/app.py", "--model", str(chat_checkpoint), "--port", str(port)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # its address: the model is loaded
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(
