@@ -366,8 +366,9 @@ def test_ctrl_c_ends_the_app_without_a_traceback(chat_checkpoint):
         port = free.getsockname()[1]
     command = [sys.executable, "app/app.py", "--model", str(chat_checkpoint), "--port", str(port)]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY
-    ) as process:
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where CI is a background job
+    ) as process:  # fmt: skip
         assert process.stdout is not None
         process.stdout.readline()  # its address: the model is loaded
         process.send_signal(signal.SIGINT)
