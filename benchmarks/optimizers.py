@@ -1,15 +1,15 @@
 """AdamW and Muon after the same training time on real text: the held-out loss of each.
 
-    python benchmarks/optimizers.py --models=[110m]                       # one GPU, under ten minutes
+    python benchmarks/optimizers.py --models=[110m] --seconds=45          # one GPU, under ten minutes
     python benchmarks/optimizers.py --models=[0.6b] --seconds=120         # one GPU, about twelve
     python benchmarks/optimizers.py --models=[tiny] --seconds=5 --use_cpu=true
 
 The text is the running Python's standard library, whole module families held out: 1.5 million tokens, which a GPU has
-soon read many times.  ``data_dir`` is another, prepared by recipes/prepare_data.py.  Each run is recipes/pretrain.py in
-a process of its own with a time limit.  A short run first measures the seconds of a step; then each optimizer gets as
-many steps as fit in ``seconds`` and a cosine schedule over just those, at every learning rate of ``MODELS``.  Runs
-under ``folder`` that are complete are read, not repeated, so an interrupted benchmark goes on; after a change of the
-code remove the folder.  The table comes last; with OUT set the receipt goes to $OUT/optimizers.json, after each run.
+soon read many times.  ``data_dir`` is another; ``recipes/prepare_data.py --include_tests=true`` prepares four times as
+many.  Each run is recipes/pretrain.py in a process of its own with a time limit.  A short run first measures the seconds
+of a step; then each optimizer gets as many steps as fit in ``seconds`` and a cosine schedule over just those, at every
+learning rate of ``MODELS``.  Runs under ``folder`` that are complete are read, not repeated, so an interrupted benchmark
+goes on; after a change of the code remove the folder.  The table comes last; with OUT set the receipt goes to $OUT/optimizers.json, after each run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ MODELS = {
         "--hidden_size=768 --intermediate_size=2048 --num_hidden_layers=14 --num_attention_heads=12 "
         "--num_key_value_heads=4 --head_dim=64 --sequence_length=1024 --per_device_train_batch_size=64 "
         "--max_eval_sequences=256",
-        (1e-3, 3e-3), ((0.02, 3e-3), (0.01, 3e-3)),
+        (6e-4, 1e-3, 3e-4, 3e-3), ((0.02, 3e-3), (0.02, 1e-3), (0.01, 3e-3)),
     ),
     "0.6b": Model(
         "--hidden_size=1280 --intermediate_size=3840 --num_hidden_layers=26 --num_attention_heads=16 "
@@ -126,14 +126,15 @@ def main() -> int:
 def rows_of(name: str, settings: Settings) -> Iterator[dict[str, Any]]:
     """One row a run: both optimizers at their first learning rates, then at their next ones."""
     model, folder = MODELS[name], Path(settings.folder)
-    data = Path(settings.data_dir or folder / (f"data_{name}" if name == "tiny" else "data"))
+    data = data_of(name, settings)
     if not settings.data_dir:
         call([f"recipes/prepare_data.py --output_dir={data}", model.data], settings.limit_seconds)
     words = [model.words, COMMON, f"--data_dir={data}", "--use_cpu=true" if settings.use_cpu else GPU]
     adamw = [("adamw", {"learning_rate": rate}) for rate in settings.adamw or model.adamw]
     muon = [("muon", {"learning_rate": rest, "muon_learning_rate": rate}) for rate, rest in model.muon]
     num_steps = dict.fromkeys(("adamw", "muon"), settings.steps) if settings.steps else {}
-    for optimizer, rates in adamw if settings.adamw else chain.from_iterable(zip(adamw, muon, strict=True)):
+    in_turn = adamw if settings.adamw else filter(None, chain.from_iterable(zip_longest(adamw, muon)))
+    for optimizer, rates in in_turn:
         row = {"model": name, "optimizer": optimizer, **rates}
         chosen = [*words, f"--optimizer={optimizer}", *(f"--{key}={value}" for key, value in rates.items())]
         started = time.perf_counter()
@@ -147,6 +148,21 @@ def rows_of(name: str, settings: Settings) -> Iterator[dict[str, Any]]:
         except FoundryError as error:
             row["failure"] = str(error)
         yield row | {"process_seconds": round(time.perf_counter() - started, 1)}
+
+
+def data_of(name: str, settings: Settings) -> Path:
+    return Path(settings.data_dir or Path(settings.folder, f"data_{name}" if name == "tiny" else "data"))
+
+
+def described(data: Path) -> dict[str, Any]:
+    """How the data was prepared, and its tokens and SHA-256; nothing where that file is not ours."""
+    made = data / "data.json"
+    splits = {split: json.loads((data / f"{split}.ds.json").read_text()) for split in ("train", "heldout")}
+    return {
+        "prepared": json.loads(made.read_text())["settings"] if made.is_file() else None,
+        **{f"{split}_tokens": about["num_tokens"] for split, about in splits.items()},
+        **{f"{split}_sha256": about["tokens_sha256"] for split, about in splits.items()},
+    }
 
 
 def measured_step_seconds(words: list[str], output: Path, settings: Settings) -> float:
@@ -215,6 +231,7 @@ def save(rows: list[dict[str, Any]], settings: Settings) -> None:
         "versions": package_versions(),
         "convention": "seconds = steps x median step; held_out = nats a token of held-out modules, by step",
         "models": {name: vars(MODELS[name]) for name in settings.models},
+        "data": {name: described(data_of(name, settings)) for name in settings.models},
         "rows": rows,
     }
     write_atomically(Path(os.environ["OUT"], "optimizers.json"), json.dumps(receipt, indent=1) + "\n")
