@@ -284,22 +284,18 @@ def train_ours(words: list[str], output: Path) -> dict[str, Any]:
     heard(start, "forecast_run", "forecast")
     heard(pretraining, "before_first_step", "preflight")
     sys.argv = ["recipes/pretrain.py", *words]
-    try:
-        runpy.run_path("recipes/pretrain.py", run_name="__main__")
-    except SystemExit as error:
-        if error.code:
-            raise
+    runpy.run_path("recipes/pretrain.py")["main"]()  # as a script it would end this process
     lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "step_seconds" in line and line["step"] > WARM_STEPS]
-    memory = forecasts[0].memory
     found: dict[str, Any] = {
         "step_seconds": [line["step_seconds"] for line in steps],
         "data_wait_seconds": [line.get("data_wait_seconds") for line in steps],
-        "forecast_bytes": memory.peak,
-        "forecast_terms": memory.terms,
-        "forecast_moment": memory.fullest_moment,
         "seconds_since_launch": {moment: round(seconds, 2) for moment, seconds in moments.items()},
     }
+    if memory := forecasts[0].memory:  # of a GPU; there is none of a CPU
+        found["forecast_bytes"] = memory.peak
+        found["forecast_terms"] = memory.terms
+        found["forecast_moment"] = memory.fullest_moment
     for path in output.glob("profile-step-*.json"):
         found["profile"] = json.loads(path.read_text())
     return found
