@@ -131,6 +131,12 @@ def optimizer_quotes(optimizers: dict[str, Any]) -> Iterator[Quote]:
             f"{adamw['seconds']:.0f}",
         ),
     )
+    corpus = optimizers["data"]["110m"]["train_tokens"]
+    yield Quote(
+        "docs/pretrain.md",
+        "The corpus holds {} million tokens, so AdamW read it {} times and Muon {} times",
+        (f"{corpus / 1e6:.1f}", *(f"{row['tokens'] / corpus:.1f}" for row in (adamw, muon))),
+    )
 
 
 def quickstart_quotes(quickstart: dict[str, Any]) -> Iterator[Quote]:
