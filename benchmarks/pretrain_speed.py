@@ -3,7 +3,7 @@
     python benchmarks/pretrain_speed.py                  # on a CUDA machine, about nine minutes
     python benchmarks/pretrain_speed.py --table=shapes   # other back ends, lengths and memory, about eight
     python benchmarks/pretrain_speed.py --table=start    # from launch to the first step, about one
-    python benchmarks/pretrain_speed.py --table=scaling  # ZeRO-1 on 1, 2, 4 and 8 GPUs, about two each
+    python benchmarks/pretrain_speed.py --table=scaling  # on 1, 2, 4 and 8 GPUs, about two minutes a row
 
 Each variant is a process of its own with a time limit.  Ours is recipes/pretrain.py with the flagship's recipe under
 ``accelerate launch``; stock is transformers' Qwen3ForCausalLM under the same Trainer, data and optimizer; Liger is
@@ -102,7 +102,12 @@ START = {
     for name in ("empty compile cache", "warm compile cache")
 }
 # The recipe as shipped; as many rows as the machine has GPUs for.
-SCALING = {f"ZeRO-1 on {num} GPU{'s' * (num > 1)}": Variant(steps=6, num_gpus=num) for num in (1, 2, 4, 8)}
+SCALING = {
+    f"ZeRO-1 on {num} GPU{'s' * (num > 1)}": Variant(steps=6, num_gpus=num) for num in (1, 2, 4, 8)
+} | {
+    "DDP on 2 GPUs": Variant(launch="ddp", steps=5, num_gpus=2),
+    "FSDP2 on 2 GPUs": Variant(launch="fsdp2", steps=5, num_gpus=2),
+}
 TABLES = {"speed": SPEED, "shapes": SHAPES, "start": START, "scaling": SCALING}
 VARIANTS = SPEED | SHAPES | START | SCALING
 

@@ -1,0 +1,318 @@
+"""Runs on GPUs that are killed, signalled, stuck or go on with fewer ranks, beside one that nothing happened to.
+
+    python benchmarks/pretrain_recovery.py                  # all GPUs of the machine, about four minutes
+    python benchmarks/pretrain_recovery.py --num_ranks=1
+    python benchmarks/pretrain_recovery.py --use_cpu=true   # two CPU ranks
+
+The recipe is recipes/pretrain.py with a small model, layers compiled, in bf16.  Under each topology the same run is made
+whole, whole again (does the hardware repeat itself?), and with something done to one of its ranks at a random step:
+SIGKILL, SIGUSR2, SIGSTOP; each is then started again with the same command.  One more goes on from its middle on a single
+rank.  The topologies run side by side, so nothing here is a speed.  The table comes last; with OUT set the receipt goes to
+$OUT/pretrain_recovery.json.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.pretrain_speed import gpu_state, gpus, prepare_data, python_path  # noqa: E402
+from modeling_foundry.files import write_atomically  # noqa: E402
+from modeling_foundry.run_record import describe_machine, git_commit, package_versions  # noqa: E402
+from modeling_foundry.settings import parse, run  # noqa: E402
+
+STEPS, SAVED_EACH = 24, 8
+GLOBAL_SEQUENCES = 8
+# The other ranks of a stuck one end after so long.
+STALL_SECONDS = 30
+SMALL = [
+    "--hidden_size=512", "--intermediate_size=1536", "--num_hidden_layers=6", "--num_attention_heads=4",
+    "--num_key_value_heads=2", "--head_dim=128", "--vocab_size=4096", "--sequence_length=512",
+    "--loss_chunk_tokens=1024", f"--global_batch_tokens={GLOBAL_SEQUENCES * 512}", "--warmup_steps=4",
+    f"--max_steps={STEPS}", f"--save_steps={SAVED_EACH}", "--keep_checkpoints=10", "--logging_steps=1",
+    "--eval_strategy=no", "--dataloader_num_workers=2", f"--stall_timeout_seconds={STALL_SECONDS}",
+    "--per_device_train_batch_size=2", "--report_to=none",
+]  # fmt: skip
+CPU = [
+    "--use_cpu=true",
+    "--bf16=false",
+    "--compile_layers=false",
+    "--hidden_size=64",
+    "--num_hidden_layers=2",
+]
+DROPOUT = "--attention_dropout=0.1"
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A file of accelerate_configs, and what the recipe is told beside."""
+
+    file: str
+    words: tuple[str, ...] = ()
+
+
+TOPOLOGIES = {
+    "ZeRO-1": Topology("zero1"),
+    "DDP": Topology("ddp"),
+    "DDP, dropout": Topology("ddp", (DROPOUT,)),
+    "FSDP2": Topology("fsdp2"),
+}
+ON_CPU = {"DDP": Topology("cpu_ddp"), "DDP, dropout": Topology("cpu_ddp", (DROPOUT,))}
+
+
+@dataclass
+class Settings:
+    """What to run."""
+
+    topologies: list[str] = field(
+        default_factory=list, metadata={"help": f"of {', '.join(TOPOLOGIES)}; default all"}
+    )
+    num_ranks: int = field(default=0, metadata={"help": "ranks of a run, default one a GPU"})
+    use_cpu: bool = field(default=False, metadata={"help": "two ranks on the CPU"})
+    seed: int = field(default=0, metadata={"help": "of the steps and ranks at which something is done"})
+    limit_seconds: int = field(default=150, metadata={"help": "time one start may take"})
+
+
+@dataclass
+class Runs:
+    """The runs of one topology, in folders of their own."""
+
+    folder: Path
+    topology: Topology
+    num_ranks: int
+    settings: Settings
+    random: random.Random
+
+    def start(self, name: str, num_ranks: int | None = None) -> subprocess.Popen:
+        """The recipe under its launcher; what it prints goes to ``name.txt``."""
+        command = [
+            "accelerate", "launch", f"--config_file=accelerate_configs/{self.topology.file}.yaml",
+            f"--num_processes={num_ranks or self.num_ranks}", "--main_process_port=0", "recipes/pretrain.py",
+            "--config=recipes/qwen3_1.8b/pretrain.yaml", f"--data_dir={self.folder.parent}/data",
+            f"--output_dir={self.folder / name}", *SMALL, *self.topology.words,
+            *(CPU if self.settings.use_cpu else ()),
+        ]  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": python_path(), "HF_HUB_OFFLINE": "1"}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        with open(self.folder / f"{name}.txt", "a") as output:
+            return subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+            )
+
+    def end(self, process: subprocess.Popen) -> int:
+        """The launcher's exit code; 124 where it took longer than it may, and all its ranks are killed."""
+        try:
+            return process.wait(self.settings.limit_seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return 124
+
+    def finish(self, name: str, num_ranks: int | None = None) -> int:
+        return self.end(self.start(name, num_ranks))
+
+    def await_step(self, name: str, process: subprocess.Popen) -> int:
+        """Wait until the log holds a random step after the first checkpoint; returns the step."""
+        step = self.random.randint(SAVED_EACH + 1, STEPS - 4)
+        until = time.monotonic() + self.settings.limit_seconds
+        while newest_step(self.folder / name) < step and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.005)
+        return step
+
+    def compared(self, name: str) -> dict[str, Any]:
+        """The finished run beside the whole one."""
+        if not (self.folder / name / "complete.json").exists():
+            return {"failure": last_line(self.folder / f"{name}.txt")}
+        ours, theirs = (losses(self.folder / each) for each in (name, "whole"))
+        apart = [abs(loss / theirs[step] - 1) for step, loss in ours.items()]
+        ends = [self.folder / each / f"checkpoint-{STEPS}" for each in (name, "whole")]
+        return {
+            "steps_in_log": len(ours),
+            "equal_losses": ours == theirs,
+            "largest_loss_difference": max(apart),
+            "equal_weights": len({digest(end.glob("model*.safetensors")) for end in ends}) == 1,
+            "equal_optimizer": len({digest(end.glob("optimizer*.safetensors")) for end in ends}) == 1,
+        }
+
+
+def main() -> int:
+    (settings,) = parse(Settings, description=__doc__.splitlines()[0])
+    known = ON_CPU if settings.use_cpu else TOPOLOGIES
+    num_ranks = settings.num_ranks or (2 if settings.use_cpu else len(gpus()))
+    chosen = {name: known[name] for name in settings.topologies or known}
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_data(Path(folder))
+        with ThreadPoolExecutor(1 if settings.use_cpu else len(chosen)) as pool:
+            made = {
+                name: pool.submit(rows_of, name, topology, num_ranks, Path(folder), settings)
+                for name, topology in chosen.items()
+            }
+            rows = [row for future in made.values() for row in future.result()]
+    save(rows, settings)
+    print_table(rows)
+    return 1 if any("failure" in row for row in rows) else 0
+
+
+def rows_of(
+    name: str, topology: Topology, num_ranks: int, parent: Path, settings: Settings
+) -> list[dict[str, Any]]:
+    """Every scenario of one topology, in turn."""
+    folder = parent / name.replace(", ", "_")
+    folder.mkdir()
+    runs = Runs(folder, topology, num_ranks, settings, random.Random(f"{settings.seed} {name}"))
+    if code := runs.finish("whole"):
+        failure = f"exit {code}: {last_line(folder / 'whole.txt')}"
+        return [{"topology": name, "scenario": "whole", "failure": failure}]
+    rows = []
+    for scenario, happens in SCENARIOS.items():
+        if num_ranks > 1 or scenario not in FOR_SEVERAL_RANKS:
+            row = {"topology": name, "num_ranks": num_ranks, "scenario": scenario, **happens(runs)}
+            print(f"{name}, {scenario}: {row.get('failure') or 'done'}", flush=True)
+            rows.append(row)
+    return rows
+
+
+def whole_again(runs: Runs) -> dict[str, Any]:
+    runs.finish("again")
+    return runs.compared("again")
+
+
+def signalled(number: signal.Signals) -> Callable[[Runs], dict[str, Any]]:
+    """One random rank gets a signal at a random step; the same command then goes on to the end."""
+
+    def happens(runs: Runs) -> dict[str, Any]:
+        name = number.name
+        process = runs.start(name)
+        step, rank = runs.await_step(name, process), runs.random.randrange(runs.num_ranks)
+        sign = json.loads((runs.folder / name / "heartbeats" / f"rank-{rank}.json").read_text())
+        os.kill(sign["pid"], number)
+        sent = time.monotonic()
+        code = runs.end(process)
+        seconds = time.monotonic() - sent
+        if number == signal.SIGSTOP and Path(f"/proc/{sign['pid']}").exists():
+            os.kill(sign["pid"], signal.SIGKILL)
+        stopped = runs.folder / name / "stopped.json"
+        said = json.loads(stopped.read_text()) if stopped.exists() else {}
+        runs.finish(name)
+        return {
+            "at_step": step,
+            "to_rank": rank,
+            "launcher_exit_code": code,
+            "seconds_to_end": round(seconds, 1),
+            "stopped": said | {"reason": said.get("reason", "").replace(str(runs.folder), "…")},
+            "went_on_from": went_on_from(runs.folder / f"{name}.txt"),
+            **runs.compared(name),
+        }
+
+    return happens
+
+
+def on_one_rank(runs: Runs) -> dict[str, Any]:
+    """The middle of the whole run, gone on with on a single rank: the same samples, summed in another order."""
+    target = runs.folder / "one_rank"
+    shutil.copytree(runs.folder / "whole", target)
+    for path in (target / "model", *(target / f"checkpoint-{step}" for step in (2 * SAVED_EACH, STEPS))):
+        shutil.rmtree(path)
+    (target / "complete.json").unlink()
+    runs.finish("one_rank", num_ranks=1)
+    return {"went_on_from": went_on_from(runs.folder / "one_rank.txt"), **runs.compared("one_rank")}
+
+
+SCENARIOS: dict[str, Callable[[Runs], dict[str, Any]]] = {
+    "whole again": whole_again,
+    "SIGKILL": signalled(signal.SIGKILL),
+    "SIGUSR2": signalled(signal.SIGUSR2),
+    "SIGSTOP": signalled(signal.SIGSTOP),
+    "on one rank": on_one_rank,
+}
+FOR_SEVERAL_RANKS = ("SIGSTOP", "on one rank")
+
+
+def newest_step(run_folder: Path) -> int:
+    """The step of the log's last whole line, 0 before there is one."""
+    log = run_folder / "log.jsonl"
+    lines = log.read_text().rpartition("\n")[0].splitlines() if log.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def losses(run_folder: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (run_folder / "log.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if line["event"] == "train"}
+
+
+def digest(paths: Any) -> str:
+    """SHA-256 over files in the order of their names."""
+    found = hashlib.sha256()
+    for path in sorted(paths):
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def went_on_from(output: Path) -> str | None:
+    """The last checkpoint that a start said it goes on from."""
+    words = output.read_text().split("going on from ")
+    return words[-1].split()[0].rstrip(",:;.") if len(words) > 1 else None
+
+
+def last_line(output: Path) -> str:
+    lines = [line for line in output.read_text().splitlines() if line.strip()]
+    errors = [line for line in lines if "rror" in line]
+    return (errors or lines or ["no output"])[-1].strip()[:300]
+
+
+def save(rows: list[dict[str, Any]], settings: Settings) -> None:
+    receipt = {
+        "command": "python benchmarks/pretrain_recovery.py" + (" --use_cpu=true" if settings.use_cpu else ""),
+        "commit": git_commit(),
+        "machine": describe_machine(),
+        "versions": package_versions(),
+        "gpu_state": None if settings.use_cpu else gpu_state(),
+        "convention": "differences of losses are relative to the whole run's, the largest of all steps",
+        "rows": rows,
+    }
+    if os.environ.get("OUT"):
+        path = Path(os.environ["OUT"], "pretrain_recovery.json")
+        write_atomically(path, json.dumps(receipt, indent=1) + "\n")
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    print(
+        f"\n{'':14} {'':12} {'step':>4} {'rank':>4} {'code':>4} {'s':>5} {'goes on from':14} {'losses':>8} "
+        f"{'weights':>8} {'optimizer':>9}"
+    )
+    for row in rows:
+        if "failure" in row:
+            print(f"{row['topology']:14} {row['scenario']:12} failed: {row['failure']}")
+            continue
+        stopped = row.get("stopped", {})
+        equal = ("equal" if row[f"equal_{what}"] else "differ" for what in ("losses", "weights", "optimizer"))
+        shown_losses, weights, optimizer = equal
+        if shown_losses == "differ":
+            shown_losses = f"{row['largest_loss_difference']:.1e}"
+        print(
+            f"{row['topology']:14} {row['scenario']:12} {row.get('at_step', ''):>4} {row.get('to_rank', ''):>4} "
+            f"{stopped.get('exit_code', ''):>4} {row.get('seconds_to_end', ''):>5} "
+            f"{row.get('went_on_from') or '':14} {shown_losses:>8} {weights:>8} {optimizer:>9}"
+        )
+        if stopped.get("reason"):
+            print(f"    {stopped['reason']}")
+
+
+if __name__ == "__main__":
+    run(main)
