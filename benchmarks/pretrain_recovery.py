@@ -41,21 +41,19 @@ STEPS, SAVED_EACH = 24, 8
 GLOBAL_SEQUENCES = 8
 # The other ranks of a stuck one end after so long.
 STALL_SECONDS = 30
-SMALL = [
-    "--hidden_size=512", "--intermediate_size=1536", "--num_hidden_layers=6", "--num_attention_heads=4",
-    "--num_key_value_heads=2", "--head_dim=128", "--vocab_size=4096", "--sequence_length=512",
-    "--loss_chunk_tokens=1024", f"--global_batch_tokens={GLOBAL_SEQUENCES * 512}", "--warmup_steps=4",
-    f"--max_steps={STEPS}", f"--save_steps={SAVED_EACH}", "--keep_checkpoints=10", "--logging_steps=1",
-    "--eval_strategy=no", "--dataloader_num_workers=2", f"--stall_timeout_seconds={STALL_SECONDS}",
-    "--per_device_train_batch_size=2", "--report_to=none",
-]  # fmt: skip
-CPU = [
-    "--use_cpu=true",
-    "--bf16=false",
-    "--compile_layers=false",
-    "--hidden_size=64",
-    "--num_hidden_layers=2",
-]
+SMALL = {
+    "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 128, "vocab_size": 4096, "sequence_length": 512,
+    "loss_chunk_tokens": 1024, "global_batch_tokens": GLOBAL_SEQUENCES * 512, "warmup_steps": 4,
+    "max_steps": STEPS, "save_steps": SAVED_EACH, "keep_checkpoints": 10, "logging_steps": 1,
+    "eval_strategy": "no", "dataloader_num_workers": 2, "stall_timeout_seconds": STALL_SECONDS,
+    "per_device_train_batch_size": 2, "report_to": "none",
+    "gradient_accumulation_steps": 1,  # takes the recipe's away: it follows from global_batch_tokens
+}  # fmt: skip
+CPU = {
+    "use_cpu": "true", "bf16": "false", "compile_layers": "false", "hidden_size": 64, "num_hidden_layers": 2,
+    "intermediate_size": 128, "head_dim": 32, "sequence_length": 64, "global_batch_tokens": GLOBAL_SEQUENCES * 64,
+}  # fmt: skip
 DROPOUT = "--attention_dropout=0.1"
 
 
@@ -105,8 +103,8 @@ class Runs:
             "accelerate", "launch", f"--config_file=accelerate_configs/{self.topology.file}.yaml",
             f"--num_processes={num_ranks or self.num_ranks}", "--main_process_port=0", "recipes/pretrain.py",
             "--config=recipes/qwen3_1.8b/pretrain.yaml", f"--data_dir={self.folder.parent}/data",
-            f"--output_dir={self.folder / name}", *SMALL, *self.topology.words,
-            *(CPU if self.settings.use_cpu else ()),
+            f"--output_dir={self.folder / name}", *self.topology.words,
+            *(f"--{key}={value}" for key, value in (SMALL | (CPU if self.settings.use_cpu else {})).items()),
         ]  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": python_path(), "HF_HUB_OFFLINE": "1"}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -159,12 +157,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         prepare_data(Path(folder))
         with ThreadPoolExecutor(1 if settings.use_cpu else len(chosen)) as pool:
-            made = {
-                name: pool.submit(rows_of, name, topology, num_ranks, Path(folder), settings)
+            made = [
+                pool.submit(rows_of, name, topology, num_ranks, Path(folder), settings)
                 for name, topology in chosen.items()
-            }
-            rows = [row for future in made.values() for row in future.result()]
-    save(rows, settings)
+            ]
+            rows: list[dict[str, Any]] = []
+            for future in made:
+                rows += future.result()
+                save(rows, settings)
     print_table(rows)
     return 1 if any("failure" in row for row in rows) else 0
 
@@ -182,10 +182,17 @@ def rows_of(
     rows = []
     for scenario, happens in SCENARIOS.items():
         if num_ranks > 1 or scenario not in FOR_SEVERAL_RANKS:
-            row = {"topology": name, "num_ranks": num_ranks, "scenario": scenario, **happens(runs)}
+            row = {"topology": name, "num_ranks": num_ranks, "scenario": scenario, **tried(happens, runs)}
             print(f"{name}, {scenario}: {row.get('failure') or 'done'}", flush=True)
             rows.append(row)
     return rows
+
+
+def tried(happens: Callable[[Runs], dict[str, Any]], runs: Runs) -> dict[str, Any]:
+    try:
+        return happens(runs)
+    except (OSError, ValueError, KeyError) as error:  # a file that the run should have left
+        return {"failure": repr(error)[:300]}
 
 
 def whole_again(runs: Runs) -> dict[str, Any]:
@@ -272,8 +279,8 @@ def went_on_from(output: Path) -> str | None:
 
 def last_line(output: Path) -> str:
     lines = [line for line in output.read_text().splitlines() if line.strip()]
-    errors = [line for line in lines if "rror" in line]
-    return (errors or lines or ["no output"])[-1].strip()[:300]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors or [line for line in lines if "Error: " in line] or lines or ["no output"])[-1][:300]
 
 
 def save(rows: list[dict[str, Any]], settings: Settings) -> None:
