@@ -38,7 +38,8 @@ class Comparison:
     """``after`` minus ``before`` on the same items.
 
     Args:
-        p_value: exact sign test on the items that changed (McNemar), for hits and misses; else None.
+        p_value: exact sign test on the items that changed (McNemar), for hits and misses; on the groups where
+            all changed by the same; else None.
     """
 
     difference: float
@@ -82,6 +83,8 @@ def compare(before: Outcomes, after: Outcomes) -> Comparison:
             error = 0.0
             low, high = _exact_change(differences)
         low, high = max(-1.0, low), min(1.0, high)
+    elif _is_without_spread(error) and value != 0:  # two items that changed alike are two, whatever the width
+        p_value = sign_test(np.full(num_groups, value))
     verdict = judge(low, high, p_value, after.higher_is_better)
     return Comparison(value, error, low, high, p_value, len(differences), num_groups, verdict)
 
@@ -126,7 +129,7 @@ def sign_test(differences: np.ndarray) -> float:
 
 
 def judge(low: float, high: float, p_value: float | None, higher_is_better: bool) -> Verdict:
-    """A difference is claimed only where its interval excludes 0 and, for hits and misses, p < 0.05."""
+    """A difference is claimed only where its interval excludes 0 and p, where there is one, is below 0.05."""
     excludes_zero = low > 0 or high < 0  # False for NaN: one group proves nothing
     if not excludes_zero or (p_value is not None and p_value >= SIGNIFICANT_P):
         return "no difference"

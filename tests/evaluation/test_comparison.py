@@ -217,6 +217,18 @@ def test_an_f1_of_all_zeros_is_no_rate():
     assert estimate(zeros).high == 0
 
 
+@pytest.mark.parametrize(
+    ("num_items", "verdict"), [(2, "no difference"), (5, "no difference"), (6, "better")]
+)
+def test_a_score_that_changes_alike_everywhere_needs_enough_families(num_items, verdict):
+    """No spread, no width: how many families there are decides, as for hits and misses."""
+    names = tuple("abcdef"[:num_items])
+    before, after = (
+        Outcomes(np.full(num_items, f1), np.ones(num_items), names, names, is_rate=False) for f1 in (0.1, 0.3)
+    )
+    assert compare(before, after).verdict == verdict
+
+
 def test_models_measured_on_different_items_are_not_compared():
     other = Outcomes(np.zeros(2), np.ones(2), ("a", "b"), ("x", "y"))
     with pytest.raises(FoundryError, match="different items"):
