@@ -38,7 +38,8 @@ class Comparison:
     """``after`` minus ``before`` on the same items.
 
     Args:
-        p_value: exact sign test on the items that changed (McNemar), for hits and misses; else None.
+        p_value: exact sign test on the items that changed (McNemar), for hits and misses; on the groups where
+            all changed by the same; else None.
     """
 
     difference: float
@@ -52,11 +53,13 @@ class Comparison:
 
 
 def estimate(outcomes: Outcomes) -> Estimate:
-    """Score of one model.  Where every item is a hit, or none is, the interval is the exact binomial one."""
+    """Score of one model.  Where all groups have the same share of hits, the interval is the exact binomial one."""
     value, error, num_groups = clustered_ratio(outcomes.totals, outcomes.weights, outcomes.groups)
     low, high = interval(value, error, num_groups)
     if outcomes.is_binary:
-        if value in (0.0, 1.0):
+        if _is_without_spread(error):
+            error = 0.0
+        if value in (0.0, 1.0) or error == 0:
             low, high = _exact_interval(int(outcomes.totals.sum()), len(outcomes.totals))
         low, high = max(0.0, low), min(1.0, high)
     return Estimate(value, error, low, high, len(outcomes.totals), num_groups)
@@ -76,9 +79,12 @@ def compare(before: Outcomes, after: Outcomes) -> Comparison:
     p_value = None
     if before.is_binary and after.is_binary:
         p_value = sign_test(differences)
-        if error == 0:
+        if _is_without_spread(error):
+            error = 0.0
             low, high = _exact_change(differences)
         low, high = max(-1.0, low), min(1.0, high)
+    elif _is_without_spread(error) and value != 0:  # two items that changed alike are two, whatever the width
+        p_value = sign_test(np.full(num_groups, value))
     verdict = judge(low, high, p_value, after.higher_is_better)
     return Comparison(value, error, low, high, p_value, len(differences), num_groups, verdict)
 
@@ -123,20 +129,29 @@ def sign_test(differences: np.ndarray) -> float:
 
 
 def judge(low: float, high: float, p_value: float | None, higher_is_better: bool) -> Verdict:
-    """A difference is claimed only where its interval excludes 0 and, for hits and misses, p < 0.05."""
+    """A difference is claimed only where its interval excludes 0 and p, where there is one, is below 0.05."""
     excludes_zero = low > 0 or high < 0  # False for NaN: one group proves nothing
     if not excludes_zero or (p_value is not None and p_value >= SIGNIFICANT_P):
         return "no difference"
     return "better" if (low > 0) == higher_is_better else "worse"
 
 
+def _is_without_spread(error: float) -> bool:
+    """Whether all groups have the same share of hits or of changes; sums in floating point leave up to 1e-16."""
+    return error < 1e-9  # False for NaN
+
+
 def _exact_change(differences: np.ndarray) -> tuple[float, float]:
-    """Interval where all items changed the same way, or none did: a width of 0 would claim too much."""
-    num_changed = int(np.abs(differences).sum())
-    low, high = _exact_interval(num_changed, len(differences))
-    if num_changed == 0:
+    """Interval where nothing varies between groups, and a width of 0 would claim too much: gains minus losses."""
+    num_gains, num_losses = int((differences > 0).sum()), int((differences < 0).sum())
+    if num_gains + num_losses == 0:
+        high = _exact_interval(0, len(differences))[1]
         return -high, high
-    return (low, high) if differences[0] > 0 else (-high, -low)
+    gains, losses = (
+        _exact_interval(number, len(differences)) if number else (0.0, 0.0)
+        for number in (num_gains, num_losses)
+    )
+    return gains[0] - losses[1], gains[1] - losses[0]
 
 
 def _exact_interval(num_hits: int, num_items: int) -> tuple[float, float]:

@@ -75,10 +75,11 @@ def with_error(estimate: dict[str, Any], is_share: bool) -> str:
 
 
 def bound(estimate: dict[str, Any]) -> str:
-    """All items hit, or none: how far the true rate can be from that, in percent at 95% confidence."""
+    """Without spread, as where all items are hit or none: how far the true rate can be, at 95% confidence."""
+    low, high = 100 * estimate["low"], 100 * estimate["high"]
     if estimate["value"] == 1:
-        return f"> {100 * estimate['low']:.1f}%"
-    return f"< {100 * estimate['high']:.1f}%"
+        return f"> {low:.1f}%"
+    return f"< {high:.1f}%" if estimate["value"] == 0 else f"{low:.1f} to {high:.1f}%"
 
 
 def difference(comparison: dict[str, Any], is_share: bool) -> str:

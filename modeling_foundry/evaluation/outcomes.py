@@ -53,8 +53,10 @@ def read_outcomes(folder: Path) -> dict[str, Outcomes]:
         raise _spoiled(results, folder)
     outcomes: dict[str, Outcomes] = {}
     for task in sorted(tasks):
-        path = _only(folder, f"samples_{task}_[0-9]*.jsonl")
-        samples = [_parsed(path, line) for line in path.read_text(encoding="utf-8").splitlines()]
+        # With a year: samples_mbpp_64_... is another task's.
+        path = _only(folder, f"samples_{task}_[0-9][0-9][0-9][0-9]-*.jsonl")
+        with open(path, encoding="utf-8") as lines:  # not splitlines: an answer may hold U+0085 or U+2028
+            samples = [_parsed(path, line) for line in lines]
         try:
             outcomes |= _outcomes_of_task(task, samples, better[task])
         except (KeyError, TypeError, IndexError) as error:

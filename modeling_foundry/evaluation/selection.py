@@ -29,7 +29,8 @@ def read_items(data_dir: str | Path, name: str) -> list[dict[str, Any]]:
     """
     path = Path(data_dir) / name
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with open(path, encoding="utf-8") as file:  # not splitlines: a text may hold U+0085 or U+2028
+            lines = list(file)
     except OSError as error:
         raise FoundryError(f"{path}: cannot read it ({error.strerror}); run `make data` first") from error
     items = []

@@ -37,7 +37,9 @@ class EvaluationSettings:
     )
     limits: dict[str, int] = field(
         default_factory=dict,
-        metadata={"help": "task: items at most, drawn by the seed; all where none is given"},
+        metadata={
+            "help": "task: items at most, drawn by the seed (lm-eval's own: the first); all without one"
+        },
     )
     max_text_bytes: int = setting(
         "bits per byte: whole documents, this many bytes in all, by the seed", 300_000

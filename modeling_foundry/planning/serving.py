@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from .architecture import Architecture
 from .hardware import Gpu
 from .parameters import count_parameters
 
 BYTES_OF_DTYPE = {"fp32": 4.0, "bf16": 2.0, "fp8": 1.0, "int4": 0.5}
-
-
-@dataclass(frozen=True)
-class ServingForecast:
-    """Bytes on the GPUs that serve a model together."""
-
-    weights: int
-    cache: int
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.cache
 
 
 def weight_bytes(architecture: Architecture, dtype: str = "bf16") -> int:

@@ -7,12 +7,11 @@ import dataclasses
 import difflib
 import enum
 import sys
-import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Union, get_args, get_origin
+from typing import Any, NoReturn
 
-from .conversion import describe_type, takes_only_lists
+from .conversion import arms_of, describe_type, takes_only_lists
 from .errors import SettingsError
 
 
@@ -83,7 +82,7 @@ def _metavar(name: str, annotation: Any) -> str:
 
 def _help_line(field: dataclasses.Field[Any], annotation: Any) -> str:
     """What the setting is, what it takes, and its default as it would be written in YAML."""
-    arms = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    arms = arms_of(annotation)
     accepted = " or ".join(dict.fromkeys(describe_type(arm) for arm in arms if arm is not type(None)))
     default = field.default
     if field.default_factory is not dataclasses.MISSING:

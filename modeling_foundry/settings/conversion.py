@@ -152,5 +152,12 @@ def _untyped(written: Written) -> Any:
 
 
 def takes_only_lists(annotation: Any) -> bool:
-    arms = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    return all(arm is type(None) or get_origin(arm) is list or arm is list for arm in arms)
+    return all(arm is type(None) or get_origin(arm) is list or arm is list for arm in arms_of(annotation))
+
+
+def takes_bool(annotation: Any) -> bool:
+    return bool in arms_of(annotation)
+
+
+def arms_of(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)

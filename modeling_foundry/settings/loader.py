@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .command_line import Parser, build_parser, suggestion
-from .conversion import MismatchError, convert, describe_type, takes_only_lists
+from .conversion import MismatchError, convert, describe_type, takes_bool, takes_only_lists
 from .errors import SettingsError
 from .written import Written, WrittenList, WrittenScalar, read_yaml, shown
 
@@ -98,8 +98,10 @@ def _instances(
         raise SettingsError(f"command line: {name}: unknown key{suggestion(name.lstrip('-'), annotations)}")
     given = vars(namespace)
     path = given.pop("config", None)
+    if path == "":
+        raise SettingsError("command line: config: expected a file, found ''")
     written = read_yaml(path) if path else {}
-    written |= {name: _from_command_line(values) for name, values in given.items()}
+    written |= {name: _from_command_line(name, values, annotations[name]) for name, values in given.items()}
     arguments: dict[type, dict[str, Any]] = {kind: {} for kind in kinds}
     for name, value in written.items():
         if name not in annotations:
@@ -108,8 +110,10 @@ def _instances(
     return tuple(_instance(kind, arguments[kind], path) for kind in kinds)
 
 
-def _from_command_line(values: list[str]) -> Written:
+def _from_command_line(name: str, values: list[str], annotation: Any) -> Written:
     where = "command line"
+    if not values and not takes_bool(annotation):
+        raise SettingsError(f"{where}: {name}: expected {describe_type(annotation)}, found nothing")
     if not values:
         return WrittenScalar("true", where)  # a bare --flag
     if len(values) == 1:

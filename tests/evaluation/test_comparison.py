@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from modeling_foundry.evaluation.comparison import clustered_ratio, compare, estimate, judge, sign_test
+from modeling_foundry.evaluation.labels import with_error
 from modeling_foundry.evaluation.outcomes import Outcomes
 from modeling_foundry.settings import FoundryError
 
@@ -61,6 +62,41 @@ def test_a_claimed_difference_has_an_interval_that_excludes_zero_and_a_small_p(r
     if result.verdict != "no difference":
         assert not result.low <= 0 <= result.high
         assert result.p_value < 0.05
+
+
+@given(hits)
+def test_the_interval_of_a_change_holds_it_and_the_verdict_has_its_sign(rows):
+    first, second, groups = zip(*rows, strict=True)
+    result = compare(outcomes(first, groups=groups), outcomes(second, groups=groups))
+    assert result.low <= result.difference <= result.high
+    if result.verdict != "no difference":
+        assert (result.verdict == "better") == (result.difference > 0)
+
+
+@pytest.mark.parametrize("family", [[0, 1], [1, 0], [0, 0, 1], [0, 1, 0, 0, 1, 0, 0]])
+def test_families_that_all_gain_alike_are_better_not_worse(family):
+    """No spread between families: the exact interval decides, whichever item of a family stands first."""
+    groups = np.repeat(np.arange(9), len(family))
+    before, after = outcomes([0] * len(groups), groups=groups), outcomes(family * 9, groups=groups)
+    result = compare(before, after)
+    num_gains = 9 * sum(family)
+    exact = stats.binomtest(num_gains, len(groups)).proportion_ci(0.95, method="exact")
+    assert (result.low, result.high) == pytest.approx((exact.low, exact.high))
+    assert result.verdict == "better"
+    assert compare(after, before).verdict == "worse"
+    alone = estimate(after)
+    assert (alone.low, alone.high) == pytest.approx((exact.low, exact.high))
+    shown = f"({100 * exact.low:.1f} to {100 * exact.high:.1f}%)"
+    assert with_error(vars(alone), is_share=True).endswith(shown)
+
+
+def test_as_many_gains_as_losses_in_every_family_are_no_difference():
+    groups = np.repeat(np.arange(9), 2)
+    result = compare(outcomes([0, 1] * 9, groups=groups), outcomes([1, 0] * 9, groups=groups))
+    assert result.difference == 0
+    assert result.low == pytest.approx(-result.high)
+    assert result.low < 0
+    assert result.verdict == "no difference"
 
 
 @given(scores, st.integers(1, 5))
@@ -179,6 +215,18 @@ def test_an_f1_of_all_zeros_is_no_rate():
     zeros = Outcomes(np.zeros(9), np.ones(9), tuple("abcdefghi"), tuple("abcdefghi"), is_rate=False)
     assert compare(zeros, zeros).p_value is None
     assert estimate(zeros).high == 0
+
+
+@pytest.mark.parametrize(
+    ("num_items", "verdict"), [(2, "no difference"), (5, "no difference"), (6, "better")]
+)
+def test_a_score_that_changes_alike_everywhere_needs_enough_families(num_items, verdict):
+    """No spread, no width: how many families there are decides, as for hits and misses."""
+    names = tuple("abcdef"[:num_items])
+    before, after = (
+        Outcomes(np.full(num_items, f1), np.ones(num_items), names, names, is_rate=False) for f1 in (0.1, 0.3)
+    )
+    assert compare(before, after).verdict == verdict
 
 
 def test_models_measured_on_different_items_are_not_compared():

@@ -1,5 +1,7 @@
 """Settings and the choice of items."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,3 +66,10 @@ def test_missing_and_torn_data_are_one_line(tmp_path):
     (tmp_path / "heldout.jsonl").write_text('{"text": "a"}\n{"tex')
     with pytest.raises(FoundryError, match=r"heldout\.jsonl:2: not a JSON object"):
         read_items(tmp_path, "heldout.jsonl")
+
+
+def test_a_text_with_unicodes_own_line_ends_is_one_line(tmp_path):
+    texts = ["a\u2028b\x85c", "d"]
+    rows = [json.dumps({"module": "x", "text": text}, ensure_ascii=False) + "\n" for text in texts]
+    (tmp_path / "heldout.jsonl").write_text("".join(rows), encoding="utf-8")
+    assert [item["text"] for item in read_items(tmp_path, "heldout.jsonl")] == texts

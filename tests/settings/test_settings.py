@@ -95,7 +95,10 @@ def test_command_line_wins_over_the_file(read):
         ("", ["--options={a: 1"], "command line:1: not valid YAML"),
         ("", ["--options={a: 1, a: 2}"], "command line:1: a: given twice"),
         ("", ["--names=[a"], "command line:1: not valid YAML"),
-        ("", ["--steps"], "command line: steps: expected a whole number, found 'true'"),
+        ("", ["--steps"], "command line: steps: expected a whole number, found nothing"),
+        ("", ["--name"], "command line: name: expected text, found nothing"),
+        ("", ["--names"], "command line: names: expected a list (text), found nothing"),
+        ("", ["--limit"], "command line: limit: expected a whole number or null, found nothing"),
         ("", ["--steps=1", "--steps=2"], "command line: steps: given twice"),
         ("", ["--stps=1"], "command line: --stps: unknown key; did you mean steps?"),
         ("", ["steps=1"], "command line: steps=1: needs two dashes before it: --steps=1"),
@@ -115,6 +118,8 @@ def test_a_mistake_is_one_line_with_file_line_and_key(read, text, argv, message)
 def test_missing_key_and_missing_file_are_named(read, tmp_path):
     with pytest.raises(SettingsError, match="path: missing; expected text"):
         read("", kinds=(Required,))
+    with pytest.raises(SettingsError, match="command line: config: expected a file, found ''"):
+        settings.parse(Example, argv=["--config", ""])  # --config "$UNSET"
     with pytest.raises(SettingsError, match="absent.yaml: cannot read"):
         settings.parse(Example, argv=["--config", str(tmp_path / "absent.yaml")])
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
