@@ -183,6 +183,7 @@ def test_binary_and_missing_files(tmp_path):
     assert "not UTF-8 text" in refusal(tmp_path / "weights.bin")
     assert "No such file" in refusal(tmp_path / "nowhere.json")
     assert "No such file" in refusal(tmp_path)  # a folder without config.json
+    assert "File name too long" in refusal(tmp_path / ("long" * 80))
     (tmp_path / "huge.json").write_bytes(b" " * 10_000_001)
     assert "larger than" in refusal(tmp_path / "huge.json")
 
@@ -291,6 +292,8 @@ def test_vocabulary_comes_from_where_the_training_script_looks(tmp_path):
     assert read_model(path).architecture.vocab_size == 384
     (tokenizer / "tokenizer.json").write_text("{}")
     assert "not a tokenizer file" in refusal(path)
+    path.write_text(text + f"data_dir: {'long' * 80}\n")  # no folder can have this name
+    assert read_model(path).architecture.vocab_size == 384
 
 
 @pytest.mark.parametrize("key", ["num_hidden_layer", "qk_nrom", "hiden_size", "normalisation"])
