@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ def write_experiment(
         "dpo.yaml": _dpo(name, schedule, data, use_cpu),
     }
     for file in texts:
-        if (target / file).exists():
+        if os.path.exists(target / file):
             raise PlanError(f"emit: {target / file} exists already; choose another folder or remove it")
     try:
         for file, text in texts.items():

@@ -25,23 +25,30 @@ def architecture_of(values: dict[str, Any], source: str = "configuration") -> Ar
 
 
 def _family(fields: Fields) -> str:
-    family = fields.values.get("model_type")
+    family, names = fields.values.get("model_type"), fields.strings("architectures") or []
     if family is None:
-        names = fields.strings("architectures") or [""]
-        by_class = {_class_name(name): name for name in FAMILIES}
-        family = by_class.get(names[0].removesuffix("ForCausalLM").removesuffix("LMHeadModel").lower())
+        by_class = {_language_model(name).lower(): name for name in FAMILIES}
+        family = by_class.get(names[0].lower()) if names else None
         if family is None:
-            fields.fail("architectures", f"{names[0][:60]!r} is not known; give model_type")
+            fields.fail("architectures", f"{''.join(names[:1])[:60]!r} is not known; give model_type")
     if not isinstance(family, str) or family not in FAMILIES:
         known = ", ".join(FAMILIES)
         fields.fail(
             "model_type", f"{str(family)[:60]!r} is not an architecture this planner knows; known: {known}"
         )
+    if names and names[0].lower() != _language_model(family).lower():
+        fields.fail(
+            "architectures",
+            f"{names[0][:60]!r} is not {_language_model(family)}: another head or other layers, not counted here",
+        )
     return family
 
 
-def _class_name(family: str) -> str:
-    return family.replace("_", "")
+def _language_model(family: str) -> str:
+    """The class that transformers builds: a classifier has another head, a custom class whatever it likes."""
+    if family == "gpt2":
+        return "GPT2LMHeadModel"
+    return "".join(word.capitalize() for word in family.split("_")) + "ForCausalLM"
 
 
 # --------------------------------------------------------------------------------------- the families

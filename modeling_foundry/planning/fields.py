@@ -7,6 +7,7 @@ else is a recipe.  Numbers that are no numbers (``NaN``), keys given twice and w
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, NoReturn
@@ -111,7 +112,7 @@ def read_mapping(path: str | Path) -> tuple[dict[str, Any], bool]:
         PlanError: the file cannot be read, or is neither a JSON object nor ``key: value`` lines.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # Path.is_dir raises where a name is too long
         path = path / "config.json"
     text = _read_text(path)
     bare = _without_comments(text, path)

@@ -22,16 +22,18 @@ def fit_report(command: FitCommand) -> dict[str, Any]:
     memory = command.needed_memory_bytes()
     sequence = resolve_sequence(command.sequence_length, file)
     ranks = resolve_ranks(command, file.recipe)
-    base = resolve_setup(command, file.recipe, sequence, ranks)
+    recipe = file.recipe and replace(file.recipe, micro_batch=1)  # the largest is what is looked for
+    base = resolve_setup(command, recipe, sequence, ranks)
     check_precision(command, base)
     batch_tokens = quantity("global_batch_tokens", command.global_batch_tokens, 1, 1e12)
+    fixed = None if recipe is None else recipe.global_batch_tokens
     if batch_tokens is not None and base.accumulation == 1:
         base = replace(base, accumulation=2)  # gradients outlive a forward pass unless one pass is the batch
     available = memory * (1 - command.margin)
     rows = [_row(file.architecture, setup, available) for setup in _ways(command, base)]
     best = next((row for row in rows if row["micro_batch"]), None)
     if best is not None:
-        best = best | _split(best["micro_batch"], batch_tokens, sequence, ranks)
+        best = best | _split(best["micro_batch"], batch_tokens, fixed, sequence, ranks)
         chosen = replace(base, **{name: best[name] for name in ("sharding", "checkpointing", "micro_batch")})
         best["device_bytes"] = forecast_memory(file.architecture, chosen).device_bytes
     return {
@@ -104,15 +106,27 @@ def largest_micro_batch(architecture: Architecture, setup: TrainingSetup, availa
     return min(low, LARGEST_MICRO_BATCH)
 
 
-def _split(largest: int, batch_tokens: float | None, sequence: int, ranks: int) -> dict[str, int]:
-    """A global batch in equal micro-batches: the fewest passes that fit, then the least padding."""
-    if batch_tokens is None:
+def _split(
+    largest: int, batch_tokens: float | None, fixed_tokens: int | None, sequence: int, ranks: int
+) -> dict[str, Any]:
+    """A global batch in equal micro-batches: the fewest passes that fit, then the least padding.
+
+    Args:
+        fixed_tokens: the recipe's own, of which training takes no part and no more; another that was asked
+            for is rounded.
+    """
+    wanted = batch_tokens or fixed_tokens
+    if wanted is None:
         return {}
-    per_rank = max(1, round(batch_tokens / sequence / ranks))
-    accumulation = -(-per_rank // largest)
-    micro_batch = -(-per_rank // accumulation)
+    per_rank = max(1, round(wanted / sequence / ranks))
+    if batch_tokens is None:
+        micro_batch = next(size for size in range(min(largest, per_rank), 0, -1) if per_rank % size == 0)
+    else:
+        micro_batch = -(-per_rank // -(-per_rank // largest))
+    accumulation = -(-per_rank // micro_batch)
     return {
         "micro_batch": micro_batch,
         "accumulation": accumulation,
         "batch_tokens": micro_batch * accumulation * ranks * sequence,
+        "counts_in_tokens": fixed_tokens is not None,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def _prepared_vocabulary(fields: Fields) -> int | None:
     if not isinstance(folder, str):
         return None
     tokenizer = Path(folder) / "tokenizer" / "tokenizer.json"
-    if not tokenizer.is_file():
+    if not os.path.isfile(tokenizer):  # a name too long is no prepared folder
         return None
     try:
         content: dict[str, Any] = json.loads(tokenizer.read_text(encoding="utf-8"))

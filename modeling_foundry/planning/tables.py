@@ -225,7 +225,9 @@ def _fit_style(row: dict[str, Any], best: dict[str, Any] | None) -> str | None:
 def _fit_advice(best: dict[str, Any]) -> str:
     words = f"--per_device_train_batch_size={best['micro_batch']}"
     if "accumulation" in best:
-        words += f" --gradient_accumulation_steps={best['accumulation']}"
+        by_tokens = f" --global_batch_tokens={best['batch_tokens']}"  # a recipe takes one of them
+        by_passes = f" --gradient_accumulation_steps={best['accumulation']}"
+        words += by_tokens if best["counts_in_tokens"] else by_passes
         words += f"   ({best['batch_tokens']:,} tokens a step)"
     if best["checkpointing"]:
         words += " --gradient_checkpointing=true"

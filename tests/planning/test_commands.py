@@ -10,7 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modeling_foundry.planning import GPUS, PlanError, TrainingSetup, architecture_of, find_gpu, gpu_of_device
+from modeling_foundry.planning import (
+    GPUS,
+    PlanError,
+    TrainingSetup,
+    architecture_of,
+    find_gpu,
+    gpu_of_device,
+    read_model,
+)
 from modeling_foundry.planning.commands import COMMANDS, main
 from modeling_foundry.planning.fit import fit_report
 from modeling_foundry.planning.forward import model_report
@@ -176,6 +184,27 @@ def test_fit_splits_a_global_batch(capsys):
     assert best["batch_tokens"] == pytest.approx(4_194_304, rel=0.02)
     assert best["sharding"] == "zero1"
     assert best["checkpointing"] is False
+
+
+def test_fit_keeps_the_global_batch_of_a_recipe(write_config, capsys):
+    """The largest micro-batch on an H100 is 17, of which 4,194,304 tokens are no multiple: training refuses it."""
+    text = (REPOSITORY / "recipes/qwen3_1.8b/pretrain.yaml").read_text()
+    text = re.sub(r"(?m)^gradient_accumulation_steps:.*$", "global_batch_tokens: 4194304", text)
+    path = write_config(text, "pretrain.yaml")
+    for ranks in (8, 1024):  # the recipe's own micro-batch of 16 is too large for 1,024
+        arguments = ["fit", "--model", str(path), "--gpu=H100", f"--num_gpus={ranks}"]
+        answer = report(capsys, *arguments)
+        best, recipe = answer["best"], read_model(path).recipe
+        assert best["micro_batch"] < answer["ways"][0]["micro_batch"]
+        accumulation = recipe.accumulation_of(best["micro_batch"], ranks, 2048)  # what training computes
+        assert accumulation == best["accumulation"]
+        assert best["batch_tokens"] == 4_194_304
+        main(arguments)
+        shown = capsys.readouterr().out
+        assert "--global_batch_tokens=4194304" in shown
+        assert "--gradient_accumulation_steps" not in shown  # training takes one of them
+    other = report(capsys, *arguments[:4], "--num_gpus=8", "--global_batch_tokens=2M")["best"]
+    assert other["batch_tokens"] == pytest.approx(2e6, rel=0.05)
 
 
 def test_a_split_batch_does_not_change_the_table_of_what_fits(capsys):

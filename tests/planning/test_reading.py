@@ -12,7 +12,7 @@ from modeling_foundry.planning import PlanError, architecture_of, count_paramete
 from modeling_foundry.planning.families import FAMILIES as KNOWN
 from modeling_foundry.planning.fields import read_mapping
 from tests.conftest import REPOSITORY
-from tests.planning.conftest import FAMILIES, REAL, SMALL, transformers_config
+from tests.planning.conftest import FAMILIES, REAL, SMALL, build_model, transformers_config
 
 RECIPE = """
 # a model
@@ -54,6 +54,22 @@ def test_a_configuration_the_library_saved_is_read_the_same(family, tmp_path):
     saved = read_model(tmp_path)  # the folder, as people have it
     total = count_parameters(saved.architecture).total
     assert total == count_parameters(architecture_of(SMALL[family])).total
+
+
+@pytest.mark.parametrize(
+    "architectures", [None, [], ["LlamaForCausalLM"], ["LLaMAForCausalLM"]], ids=lambda names: str(names)
+)
+def test_the_class_of_the_family_or_none_is_read(architectures):
+    assert architecture_of(REAL["llama"] | {"architectures": architectures}).family == "llama"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_class_alone_names_the_family(family):
+    """A configuration that the library saved holds the class; without model_type it is still known."""
+    values = {k: v for k, v in SMALL[family].items() if k != "model_type"}
+    name = type(build_model(SMALL[family], device="meta")).__name__
+    assert architecture_of(values | {"architectures": [name]}) == architecture_of(SMALL[family])
+    assert architecture_of(SMALL[family] | {"architectures": [name]}) == architecture_of(SMALL[family])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -105,6 +121,13 @@ def test_jsonc_comments_are_read_and_strings_kept(write_config):
         ('{"model_type": 7}', "'7' is not an architecture"),
         ('{"architectures": ["T5ForConditionalGeneration"]}', "not known"),
         ('{"architectures": "LlamaForCausalLM"}', "expected a list of words"),
+        (
+            '{"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}',
+            "not LlamaForCausalLM",
+        ),
+        ('{"model_type": "gpt2", "architectures": ["GPT2LMHeadCustomModel"]}', "not GPT2LMHeadModel"),
+        ('{"model_type": "mistral", "architectures": ["MistralModel"]}', "not MistralForCausalLM"),
+        ('{"model_type": "qwen3_moe", "architectures": [3]}', "expected a list of words"),
         ("", "empty"),
         ("   \n", "empty"),
         ("just words", "expected `key: value` lines"),
@@ -160,6 +183,7 @@ def test_binary_and_missing_files(tmp_path):
     assert "not UTF-8 text" in refusal(tmp_path / "weights.bin")
     assert "No such file" in refusal(tmp_path / "nowhere.json")
     assert "No such file" in refusal(tmp_path)  # a folder without config.json
+    assert "File name too long" in refusal(tmp_path / ("long" * 80))
     (tmp_path / "huge.json").write_bytes(b" " * 10_000_001)
     assert "larger than" in refusal(tmp_path / "huge.json")
 
@@ -268,6 +292,8 @@ def test_vocabulary_comes_from_where_the_training_script_looks(tmp_path):
     assert read_model(path).architecture.vocab_size == 384
     (tokenizer / "tokenizer.json").write_text("{}")
     assert "not a tokenizer file" in refusal(path)
+    path.write_text(text + f"data_dir: {'long' * 80}\n")  # no folder can have this name
+    assert read_model(path).architecture.vocab_size == 384
 
 
 @pytest.mark.parametrize("key", ["num_hidden_layer", "qk_nrom", "hiden_size", "normalisation"])

@@ -279,6 +279,8 @@ def test_emitting_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(PlanError, match="emit: cannot write"):
         search_report(SearchCommand(flops="1e20", emit=str(tmp_path / "file" / "model")))
+    with pytest.raises(PlanError, match="emit: cannot write .*File name too long"):
+        search_report(SearchCommand(flops="1e20", emit=str(tmp_path / ("long" * 80))))
 
 
 @pytest.mark.slow
