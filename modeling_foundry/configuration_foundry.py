@@ -55,6 +55,14 @@ FOREIGN_FIELDS = {
     "tie_embeddings": "tie_word_embeddings",
     "partial_rotary_factor": "no field: every head dimension is rotated",
     "sliding_window": "no field: attention is full",
+    "use_sliding_window": "no field: attention is full",
+    "layer_types": "no field: attention is full in every layer",  # generate() would make a sliding cache of it
+    "attention_chunk_size": "no field: attention is full",
+    "no_rope_layers": "no field: every layer has the same positions",
+    "use_qk_norm": "qk_norm",
+    "qkv_bias": "attention_bias",
+    "resid_pdrop": "no field: only attention_dropout",
+    "embd_pdrop": "no field: only attention_dropout",
     "num_experts": "no field: the FFN is dense",
     "final_logit_softcapping": "no field: logits are not capped",
 }

@@ -5,6 +5,7 @@ weights move unchanged.  Published as stock ``model_type: qwen3`` (or ``llama``)
 llama.cpp and ``transformers serve`` without remote code.
 """
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -193,7 +194,11 @@ def _from_stock(model: PreTrainedModel, family: str) -> FoundryForCausalLM:
             f"cannot become a foundry model: it has no gated FFN with hidden_act={config.hidden_act}"
         )
     fields = {name: getattr(config, name) for name in (*SHARED_FIELDS, *source.own_fields)}
-    return _rebuild(model, FoundryForCausalLM, FoundryConfig(**_copied({**source.components, **fields})))
+    try:
+        ours = FoundryConfig(**_copied({**source.components, **fields}))
+    except ValueError as error:
+        raise FoundryError(f"cannot become a foundry model: {error}") from error
+    return _rebuild(model, FoundryForCausalLM, ours)
 
 
 def _copied(fields: dict[str, Any]) -> dict[str, Any]:
@@ -215,6 +220,7 @@ def _convert_folder(
     if output.exists() and any(output.iterdir()):
         raise FoundryError(f"{output}: not empty; name a new folder")
     require_checkpoint(checkpoint)
+    _require_kind(checkpoint, source_class.config_class.model_type)
     output.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
@@ -229,6 +235,23 @@ def _convert_folder(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return parity
+
+
+def _require_kind(checkpoint: Path, model_type: str) -> None:
+    """Refuse a folder of another architecture: Mistral's and Granite's tensors have Llama's names and shapes too."""
+    try:
+        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FoundryError(f"{checkpoint / 'config.json'}: not JSON ({error})") from error
+    if config.get("model_type") != model_type:
+        raise FoundryError(
+            f"{checkpoint / 'config.json'}: model_type {config.get('model_type')!r} is not {model_type!r}, "
+            "whose arithmetic its weights would get"
+        )
+    if config.get("quantization_config"):
+        raise FoundryError(
+            f"{checkpoint / 'config.json'}: quantization_config; convert the checkpoint it was quantized from"
+        )
 
 
 def _gate(checkpoint: Path, staging: Path, source_class: Any, target_class: Any) -> Parity:

@@ -96,7 +96,11 @@ def linear_cross_entropy(
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Loss and gradients in one pass over the chunks; backward only multiplies by the incoming scalar."""
+    """Loss and gradients in one pass over the chunks; backward only multiplies by a scalar.
+
+    The gradients are kept times the power of two next to ``denominator``: divided by a million tokens already,
+    most would be zero in fp16 before a GradScaler's factor reaches them.  In other dtypes the result is the same.
+    """
 
     @staticmethod
     def forward(
@@ -114,6 +118,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         head = weight.to(compute_dtype)
         head_bias = None if bias is None else bias.to(compute_dtype)
         gradients = _GradientBuffers(hidden_states, weight, bias, ctx.needs_input_grad)
+        mantissa, _ = torch.frexp(denominator)
         loss = torch.zeros((), dtype=_fp32_or_wider(compute_dtype), device=hidden_states.device)
         z_loss = torch.zeros_like(loss)
         for start in range(0, labels.numel(), chunk_tokens):
@@ -122,7 +127,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             total, z_total, logits_gradient = _chunk_loss(
                 F.linear(chunk, head, head_bias),
                 labels[rows],
-                denominator,
+                mantissa,
                 ignore_index,
                 z_loss_weight,
                 gradients.wanted,
@@ -132,16 +137,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if logits_gradient is not None:
                 gradients.add(rows, chunk, head, logits_gradient)
             del logits_gradient  # or it would live while the next chunk's logits are made
-        ctx.save_for_backward(*gradients.tensors())
+        ctx.save_for_backward(*gradients.tensors(), denominator / mantissa)
         ctx.mark_non_differentiable(z_loss)
         return loss, z_loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, loss_gradient, _):
+        *gradients, power = ctx.saved_tensors
+        factor = loss_gradient / power
         scaled = [
-            None if gradient is None else gradient * loss_gradient.to(gradient.dtype)
-            for gradient in ctx.saved_tensors
+            None if gradient is None else gradient * factor.to(gradient.dtype) for gradient in gradients
         ]
         return (*scaled, None, None, None, None, None, None)
 
@@ -187,17 +193,17 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 def _chunk_loss(
     logits: Tensor,
     labels: Tensor,
-    denominator: Tensor,
+    divisor: Tensor,
     ignore_index: int,
     z_loss_weight: float,
     wants_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Summed loss of one chunk, its z-loss part, and the gradient of its logits divided by ``denominator``.
+    """Summed loss of one chunk, its z-loss part, and the gradient of its logits over ``divisor``.
 
     With p = softmax(z) and L = logsumexp(z): loss = L - z[label] + w L², gradient = (1 + 2 w L) p - onehot.
     """
     counts = labels != ignore_index
-    targets, scale = torch.where(counts, labels, 0), counts / denominator
+    targets, scale = torch.where(counts, labels, 0), counts / divisor
     if softmax_kernels_serve(logits):
         losses, normalizers = softmax_cross_entropy_(logits, targets, scale, z_loss_weight, wants_gradient)
         gradient = logits if wants_gradient else None
@@ -233,7 +239,8 @@ def _softmax_part(
 def _denominator(labels: Tensor, num_items_in_batch: Tensor | int | None, ignore_index: int) -> Tensor:
     if num_items_in_batch is None:
         return (labels != ignore_index).sum().to(torch.float32)
-    return torch.as_tensor(num_items_in_batch, device=labels.device, dtype=torch.float32)
+    count = torch.as_tensor(num_items_in_batch, device=labels.device, dtype=torch.float32)
+    return count.reshape(())  # DataParallel gives every replica its count as (1, 1)
 
 
 def _fp32_or_wider(dtype: torch.dtype) -> torch.dtype:

@@ -376,7 +376,7 @@ class FoundryForCausalLM(FoundryPreTrainedModel, GenerationMixin):
         )
         hidden_states = slice_positions(outputs.last_hidden_state, logits_to_keep)
         if shift_labels is None and labels is not None:
-            shift_labels = shift_labels_left(labels)
+            shift_labels = shift_labels_left(labels, loss_options.get("ignore_index", IGNORE_INDEX))
         logits, (loss, z_loss) = self.logits_and_loss(hidden_states, shift_labels, skip_logits, loss_options)
         return FoundryOutput(
             loss=loss,

@@ -4,7 +4,15 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from modeling_foundry import conversion
 from modeling_foundry.conversion import export_stock, from_llama, from_qwen3, import_stock, to_llama, to_qwen3
@@ -90,6 +98,28 @@ def test_stock_models_foundry_cannot_honour_are_refused():
         from_llama(gelu)
     with pytest.raises(FoundryError, match="LlamaForCausalLM is not Qwen3ForCausalLM"):
         from_qwen3(gelu)
+
+
+def test_a_folder_of_another_architecture_is_refused_though_its_tensors_fit(tmp_path):
+    """A window wider than the gate's probe would pass the gate and be lost."""
+    MistralForCausalLM(MistralConfig(**STOCK, sliding_window=4096)).save_pretrained(tmp_path / "mistral")
+    with pytest.raises(FoundryError, match=r"config.json: model_type 'mistral' is not 'llama'"):
+        import_stock(tmp_path / "mistral", tmp_path / "foundry", family="llama")
+
+
+def test_a_quantized_folder_is_refused(tmp_path):
+    folder = tmp_path / "llama"
+    LlamaForCausalLM(LlamaConfig(**STOCK)).save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(FoundryError, match=r"config.json: quantization_config"):
+        import_stock(folder, tmp_path / "foundry", family="llama")
+
+
+def test_a_field_foundry_cannot_honour_is_one_line():
+    with pytest.raises(FoundryError, match="cannot become a foundry model: pad_token_id=-1"):
+        from_llama(LlamaForCausalLM(LlamaConfig(**STOCK, pad_token_id=-1)))
 
 
 def test_unknown_family_and_bad_folders_are_refused(build, tmp_path):

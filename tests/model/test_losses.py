@@ -180,6 +180,29 @@ def test_autocast_runs_the_products_in_bf16_and_keeps_fp32_gradients():
     assert all(gradient.dtype == torch.float32 for gradient in gradients(loss, hidden, weight, bias))
 
 
+@pytest.mark.parametrize("num_items", [None, 1_000_000])
+def test_fp16_gradients_under_a_loss_scale_are_as_good_as_the_plain_ones(num_items):
+    """GradScaler starts at 65,536, which fp16 cannot hold, for gradients that are too small without it."""
+    hidden, weight, _, labels = probe(256, vocabulary=2000)
+    exact = gradients(
+        linear_cross_entropy(hidden, weight, labels, num_items_in_batch=num_items), hidden, weight
+    )
+    with torch.autocast("cpu", dtype=torch.float16):
+        half = hidden.detach().half().requires_grad_()
+        loss = linear_cross_entropy(half, weight, labels, num_items_in_batch=num_items, chunk_tokens=100)
+    scaled = torch.autograd.grad(loss * 65536.0, (half, weight))
+    for ours, truth in zip(scaled, exact, strict=True):
+        assert (ours.double() / 65536 * 3 - truth).norm() < 2e-3 * truth.norm()
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, linear_cross_entropy])
+def test_data_parallel_gives_the_count_as_a_matrix(loss):
+    hidden, weight, _, labels = probe()
+    inputs = (hidden @ weight.T,) if loss is cross_entropy else (hidden, weight)
+    expected = loss(*inputs, labels, num_items_in_batch=7)
+    assert torch.equal(loss(*inputs, labels, num_items_in_batch=torch.tensor([[7]])), expected)
+
+
 def test_no_label_that_counts_is_not_a_number_as_in_pytorch():
     hidden, weight, _, labels = probe(4, ignored=(0, 1, 2, 3))
     assert linear_cross_entropy(hidden, weight, labels).isnan()

@@ -75,6 +75,15 @@ def test_labels_that_are_already_shifted(build, tokens):
     assert torch.equal(model(tokens, labels=tokens, shift_labels=shifted).loss, expected)
 
 
+@pytest.mark.parametrize("skip_logits", [True, False])
+def test_labels_with_another_ignored_number(build, tokens, skip_logits):
+    model, labels = build().train(), tokens.clone()
+    labels[1, 4:9] = -100
+    expected = model(tokens, labels=labels, skip_logits=skip_logits).loss
+    labels[1, 4:9] = 0
+    assert torch.equal(model(tokens, labels=labels, ignore_index=0, skip_logits=skip_logits).loss, expected)
+
+
 def test_accumulated_steps_equal_one_step(build, tokens):
     model = build().train()
     labels = tokens.clone()
