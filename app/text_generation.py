@@ -9,7 +9,7 @@ from typing import Any
 from chat_model import ChatModel, Generation
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from sampling import BusyError, RequestError, Sampling
 from stream import Stream
 
@@ -29,7 +29,7 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="allow")
     details: bool | None = None
     do_sample: bool | None = None
-    max_new_tokens: int | None = None
+    max_new_tokens: int | None = Field(None, ge=1)
     repetition_penalty: float | None = None
     return_full_text: bool | None = None
     seed: int | None = None
