@@ -9,7 +9,7 @@ from typing import Any
 from chat_model import ChatModel, Generation
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 from sampling import BusyError, RequestError, Sampling
 from stream import Stream
 
@@ -29,7 +29,7 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="allow")
     details: bool | None = None
     do_sample: bool | None = None
-    max_new_tokens: int | None = Field(None, ge=1)
+    max_new_tokens: int | None = None
     repetition_penalty: float | None = None
     return_full_text: bool | None = None
     seed: int | None = None
@@ -44,6 +44,8 @@ class Parameters(BaseModel):
         for name, neutral in NOT_HONOURED.items():
             if (self.model_extra or {}).get(name) not in neutral:
                 raise RequestError(f"{name}: not supported by this server")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise RequestError("max_new_tokens: expected 1 or more")
         samples = self.do_sample or any(
             value is not None for value in (self.temperature, self.top_k, self.top_p)
         )

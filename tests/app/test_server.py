@@ -100,9 +100,12 @@ drawn = [client.text_generation("def add", **given, do_sample=True, temperature=
 assert drawn[0] == drawn[1] != drawn[2], drawn
 last = client.text_generation("left def add", **given, truncate=1, details=True)
 assert last.details.input_length == 1
-for wrong in ({"best_of": 2}, {"temperature": 9.0}, {"truncate": 0}, {"grammar": {"type": "json", "value": {}}}):
+for wrong in (
+    {"best_of": 2}, {"max_new_tokens": 0}, {"temperature": 9.0}, {"truncate": 0},
+    {"grammar": {"type": "json", "value": {}}},
+):
     try:
-        client.text_generation("def add", **given, **wrong)
+        client.text_generation("def add", **given | wrong)
     except ValidationError as error:
         assert str(error).startswith(next(iter(wrong)) + ": "), error
     else:
