@@ -10,9 +10,11 @@ from chat_model import ChatModel
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from guard import refusal_body
 from openai_routes import make_openai_routes
 from pydantic import BaseModel
 from sampling import BusyError, RequestError, Sampling
+from starlette.exceptions import HTTPException as AnyHTTPException
 from text_generation import make_text_generation
 
 
@@ -34,11 +36,13 @@ class GenerateRequest(BaseModel):
 
 def make_api(chat: ChatModel, credentials: tuple[str, str] | None = None) -> FastAPI:
     """FastAPI application around one loaded model; every route asks for the credentials, where given."""
-    documentation = {"docs_url": None, "openapi_url": None} if credentials else {"docs_url": "/docs"}
+    schema = {"openapi_url": None} if credentials else {}
     guards = [_require(credentials)] if credentials else []
-    api = FastAPI(title="LLM Foundry", redoc_url=None, dependencies=guards, **documentation)
+    # FastAPI's pages of documentation would load their scripts from another site.
+    api = FastAPI(title="LLM Foundry", docs_url=None, redoc_url=None, dependencies=guards, **schema)
     _refuse_with_words(api)
 
+    @api.head("/health", include_in_schema=False)
     @api.get("/health")
     async def health() -> dict[str, Any]:
         """Answers while a generation runs: it waits for no thread."""
@@ -83,7 +87,7 @@ def _refuse_with_words(api: FastAPI) -> None:
     """One shape for every refusal, OpenAI's; what was sent is not repeated."""
 
     def answer(status: int, message: str, kind: str = "invalid_request_error") -> JSONResponse:
-        return JSONResponse({"error": {"message": message, "type": kind}}, status)
+        return JSONResponse(refusal_body(message, kind), status)
 
     @api.exception_handler(RequestError)
     async def refuse(request: Request, error: RequestError) -> JSONResponse:
@@ -93,14 +97,25 @@ def _refuse_with_words(api: FastAPI) -> None:
     async def busy(request: Request, error: BusyError) -> JSONResponse:
         return answer(429, str(error), "overloaded")
 
-    @api.exception_handler(HTTPException)
-    async def not_here(request: Request, error: HTTPException) -> JSONResponse:
+    @api.exception_handler(AnyHTTPException)  # FastAPI raises Starlette's own, too
+    async def not_here(request: Request, error: AnyHTTPException) -> JSONResponse:
         response = answer(error.status_code, str(error.detail))
         response.headers.update(error.headers or {})
         return response
 
     @api.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-        return answer(422, f"{where}: {first['msg']}")
+        return answer(400, _what_is_wrong(error))
+
+
+def _what_is_wrong(error: RequestValidationError) -> str:
+    """Of several faults the one that lies deepest: where a field may have two types, that is the one meant."""
+    fault = max(error.errors(), key=lambda each: len(each["loc"]))
+    if fault["type"] == "json_invalid":
+        return f"body: JSON decode error at character {fault['loc'][-1]}"
+    # pydantic puts the names of types between those of fields: messages.0.content.list[TextPart].0.type
+    names = [str(part) for part in fault["loc"] if str(part).isalnum() or "_" in str(part)]
+    where = ".".join(name for name in names if name not in ("body", "str"))
+    if not where:
+        return "body: expected a JSON object, sent with Content-Type: application/json"
+    return f"{where}: {fault['msg']}"

@@ -100,6 +100,13 @@ class ChatModel:
             ids = ids[:, -num_last:]
         return self._fitting("prompt", ids)
 
+    def given_ids(self, ids: list[int]) -> torch.Tensor:
+        """Prompt ids (1, length) of a prompt sent as ids; raises RequestError where they are not this model's."""
+        vocab_size = self.model.config.vocab_size
+        if not ids or not all(0 <= each < vocab_size for each in ids):
+            raise RequestError(f"prompt: expected text, or token ids from 0 to {vocab_size - 1}")
+        return self._fitting("prompt", torch.tensor([ids]))
+
     def _fitting(self, name: str, ids: torch.Tensor) -> torch.Tensor:
         if ids.shape[1] >= self.max_positions:
             raise RequestError(

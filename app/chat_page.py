@@ -27,12 +27,30 @@ THEME = gr.themes.Default(
 )
 # The page's own words in the place of an answer; the model never sees them.
 NOT_ANSWERED = "⚠️ Not answered: "
-NOTHING_SAID = "*(the model ended its answer at once)*"
+NOTHING_SAID = "(the model ended its answer at once)"
 STYLE = """
 .gradio-container {width: 100% !important; max-width: 920px !important; margin: 0 auto !important}
 h1 {text-align: left !important; margin: 0.4em 0 0 !important}
 footer {display: none !important}
+.message .md {white-space: pre-wrap; overflow-wrap: anywhere}
+.placeholder-content .examples {grid-template-columns: repeat(auto-fit, minmax(240px, 0.5fr)); max-width: 560px}
 """
+
+
+def keeping_indents(chatbot: gr.Chatbot) -> gr.Chatbot:
+    """Gradio cleans them from what was said, from the next prompt too, but only where it is a plain string.
+
+    Not a subclass: Gradio would write a ``.pyi`` beside this file.
+    """
+    clean = chatbot.postprocess
+
+    def postprocess(value: list[Any] | None) -> Any:
+        return clean(
+            [{**turn, "content": [{"type": "text", "text": _text(turn["content"])}]} for turn in value or []]
+        )
+
+    chatbot.postprocess = postprocess
+    return chatbot
 
 
 def make_page(chat: ChatModel) -> gr.ChatInterface:
@@ -54,7 +72,7 @@ def make_page(chat: ChatModel) -> gr.ChatInterface:
                 yield shown
         except (RequestError, BusyError) as error:
             # Not a gr.Error: that hides the conversation and leaves the page without its send button.
-            yield NOT_ANSWERED + str(error)
+            yield NOT_ANSWERED + str(error).removeprefix("messages: ")
             return
         if not shown:
             yield NOTHING_SAID
@@ -64,8 +82,14 @@ def make_page(chat: ChatModel) -> gr.ChatInterface:
         title="LLM Foundry",
         description=f"**{chat.name}** · {chat.num_parameters:,} parameters · {chat.device} · "
         f"{chat.max_positions:,} tokens at most, prompt and answer together",
-        chatbot=gr.Chatbot(
-            show_label=False, height="60vh", buttons=["copy", "copy_all"], placeholder=_invitation(chat)
+        chatbot=keeping_indents(
+            gr.Chatbot(
+                show_label=False,
+                height="60vh",
+                buttons=["copy", "copy_all"],
+                placeholder=_invitation(chat),
+                render_markdown=False,  # it makes a heading of a comment and init of __init__
+            )
         ),
         textbox=gr.Textbox(
             placeholder="Write a message; Shift+Enter for a new line",

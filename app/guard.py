@@ -56,6 +56,11 @@ class Guard:
         return None
 
 
+def refusal_body(message: str, kind: str = "invalid_request_error") -> dict[str, Any]:
+    """What OpenAI's clients read in a refusal; the field that is wrong stands first in the message."""
+    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
+
+
 def _host_name(url: str) -> str | None:
     try:
         return urlsplit(url).hostname
@@ -64,7 +69,7 @@ def _host_name(url: str) -> str | None:
 
 
 async def _answer(send: Callable[[Any], Awaitable[None]], status: int, message: str) -> None:
-    content = json.dumps({"error": {"message": message, "type": "invalid_request_error"}}).encode()
+    content = json.dumps(refusal_body(message)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
     if status in (411, 413):
         headers.append((b"connection", b"close"))  # the body stays unread

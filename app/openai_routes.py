@@ -12,8 +12,9 @@ from typing import Any, Literal
 from chat_model import ChatModel, Generation
 from fastapi import APIRouter, HTTPException
 from pydantic import BaseModel, ConfigDict, Field
-from sampling import RequestError, Sampling
+from sampling import MAX_NEW_TOKENS, RequestError, Sampling
 from stream import Stream
+from torch import Tensor
 
 # Fields of OpenAI's requests that change the answer and that this server does not honour, with the values that
 # ask for nothing.  Refused rather than ignored; fields outside this list and the classes below change nothing.
@@ -21,11 +22,16 @@ NOT_HONOURED: dict[str, tuple[Any, ...]] = {
     "n": (None, 1), "tools": (None, []), "functions": (None, []), "best_of": (None, 1), "echo": (None, False),
     "suffix": (None, ""), "response_format": (None, {"type": "text"}), "logprobs": (None, False),
     "logit_bias": (None, {}), "presence_penalty": (None, 0), "frequency_penalty": (None, 0),
-    "modalities": (None, ["text"]),
+    "modalities": (None, ["text"]), "audio": (None,), "web_search_options": (None,), "top_logprobs": (None, 0),
+    "tool_choice": (None, "none", "auto"), "function_call": (None, "none", "auto"),
     # vLLM's additions
     "min_p": (None, 0), "min_tokens": (None, 0), "ignore_eos": (None, False), "stop_token_ids": (None, []),
     "guided_json": (None,), "guided_regex": (None,), "guided_choice": (None,), "guided_grammar": (None,),
-    "structured_outputs": (None,), "prompt_logprobs": (None,),
+    "structured_outputs": (None,), "prompt_logprobs": (None,), "use_beam_search": (None, False),
+    "bad_words": (None, []), "allowed_token_ids": (None, []), "truncate_prompt_tokens": (None,),
+    "include_stop_str_in_output": (None, False), "skip_special_tokens": (None, True),
+    "continue_final_message": (None, False), "add_generation_prompt": (None, True), "documents": (None, []),
+    "chat_template": (None,), "chat_template_kwargs": (None, {}),
 }  # fmt: skip
 
 
@@ -48,7 +54,7 @@ class Request(BaseModel):
     """What both kinds of request share; ``top_k`` and ``repetition_penalty`` are vLLM's additions."""
 
     model_config = ConfigDict(extra="allow")
-    max_tokens: int | None = None
+    max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -82,16 +88,26 @@ class ChatRequest(Request):
     """A conversation, to be answered."""
 
     messages: list[Message] = Field(min_length=1, max_length=200)
-    max_completion_tokens: int | None = None
+    max_completion_tokens: int | None = Field(None, ge=1)
 
-    def length(self) -> int | None:
-        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+    def length(self) -> int:
+        """What was asked for; where nothing was, an answer ends by itself."""
+        return self.max_completion_tokens or self.max_tokens or MAX_NEW_TOKENS
 
 
 class CompletionRequest(Request):
-    """A text, to be gone on with."""
+    """A text, to be gone on with; also as token ids, and as the only one of a list: lm-eval sends it so."""
 
-    prompt: str
+    prompt: str | list[int] | list[str] | list[list[int]]
+
+    def ids(self, chat: ChatModel) -> Tensor:
+        """Prompt ids (1, length); raises RequestError for several prompts, and for one that cannot be."""
+        prompt = self.prompt
+        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+            if len(prompt) > 1:
+                raise RequestError("prompt: one a request, not a list of several")
+            prompt = prompt[0]
+        return chat.text_ids(prompt) if isinstance(prompt, str) else chat.given_ids(prompt)
 
 
 def make_openai_routes(chat: ChatModel) -> APIRouter:
@@ -99,6 +115,7 @@ def make_openai_routes(chat: ChatModel) -> APIRouter:
     routes = APIRouter(prefix="/v1")
     model = {"id": chat.name, "object": "model", "created": int(time.time()), "owned_by": "llm-foundry"}
 
+    @routes.head("/models", include_in_schema=False)
     @routes.get("/models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [model]}
@@ -119,10 +136,14 @@ def make_openai_routes(chat: ChatModel) -> APIRouter:
     @routes.post("/completions", response_model=None)
     def completions(body: CompletionRequest) -> dict[str, Any] | Stream:
         sampling = body.sampling()
-        return _answer(chat.generate(chat.text_ids(body.prompt), sampling), body, chat.name, COMPLETION)
+        return _answer(chat.generate(body.ids(chat), sampling), body, chat.name, COMPLETION)
 
-    @routes.api_route("/{path:path}", methods=["GET", "POST"])
+    @routes.api_route(
+        "/{path:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False
+    )
     async def nothing(path: str) -> None:
+        if path in ("chat/completions", "completions"):
+            raise HTTPException(405, f"/v1/{path}: takes POST", {"Allow": "POST"})
         raise HTTPException(404, f"/v1/{path}: not here; /v1/ has models, chat/completions and completions")
 
     return routes

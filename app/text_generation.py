@@ -44,6 +44,8 @@ class Parameters(BaseModel):
         for name, neutral in NOT_HONOURED.items():
             if (self.model_extra or {}).get(name) not in neutral:
                 raise RequestError(f"{name}: not supported by this server")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise RequestError("max_new_tokens: expected 1 or more")
         samples = self.do_sample or any(
             value is not None for value in (self.temperature, self.top_k, self.top_p)
         )

@@ -104,12 +104,19 @@ def draw_losses(stages: list[Stage]) -> Figure:
                 textcoords="offset points", ha="right", fontsize=10,
             )  # fmt: skip
         axis.set_title(stage.name)
-        axis.set_xlabel("step")
+        _whole_steps(axis)
         is_preference = bool(stage.series("rewards/margins")[0])
         axis.set_ylabel("loss (nats)" if is_preference else "loss (nats a token)")
         axis.margins(y=0.15)  # room for the figure beside the last point
         axis.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2)
     return figure
+
+
+def _whole_steps(axis: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_xlabel("step")
+    axis.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
 
 
 def draw_throughput(stage: Stage) -> Figure:
@@ -123,7 +130,7 @@ def draw_throughput(stage: Stage) -> Figure:
     axis.axhline(middle, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     axis.set_ylim(0, 1.12 * max(rates))
     axis.set_title(f"{stage.name}: {middle:,.0f} tokens a second (median; evaluation and saving left out)")
-    axis.set_xlabel("step")
+    _whole_steps(axis)
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     return figure
 

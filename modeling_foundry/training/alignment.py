@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from .trackers import AUTO, MaskedArguments, choose_trackers, keep_trackers_loca
 from .update_guard import GuardKeys, UpdateGuard
 
 END_OF_TURN = "<|im_end|>"
+# TRL, and the recipes for it, say activation checkpointing by transformers' older name.
+warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
 
 
 @dataclass

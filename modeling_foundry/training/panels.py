@@ -106,12 +106,18 @@ def _leave_out_the_first_fall(panel: Axes, losses: list[list[float]]) -> None:
         panel.set_ylim(min(shown) - 0.05 * reach, max(shown) + 0.05 * reach)
 
 
+def rate_words(value: float) -> str:
+    """A tick's learning rate in full: 1.25e-2, 1e-2."""
+    mantissa, exponent = f"{value:.3e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}" if value else "0"
+
+
 def draw_learning_rate(panel: Axes, runs: list[Run], axis: Axis, theme: Theme) -> None:
     _lines(panel, runs, axis, theme, "learning_rate")
     panel.set_title("Learning rate")
     panel.set_ylabel("of the first parameter group")
     panel.set_ylim(bottom=0)
-    panel.yaxis.set_major_formatter(lambda value, _: f"{value:.1e}".replace("e-0", "e-") if value else "0")
+    panel.yaxis.set_major_formatter(lambda value, _: rate_words(value))
 
 
 def draw_gradients(panel: Axes, runs: list[Run], axis: Axis, theme: Theme) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+from itertools import accumulate
 from typing import Any
 
 from tqdm.auto import tqdm
+from tqdm.utils import disp_len
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .callbacks import RunLog
 from .run_log import Line
 
 BAR = "{desc} {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+MORE_TIME = 6  # characters that 0:59<9:59 may yet gain
 
 
 class ProgressLine(TrainerCallback):
@@ -41,7 +44,7 @@ class ProgressLine(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.bar is not None:
-            self.bar.set_postfix_str(_summary(self.log.latest), refresh=False)
+            self.bar.set_postfix_str(", ".join(_fitting(self.bar, _facts(self.log.latest))), refresh=False)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -50,7 +53,18 @@ class ProgressLine(TrainerCallback):
             self.bar.close()
 
 
-def _summary(line: Line) -> str:
+def _fitting(bar: tqdm, facts: list[str]) -> list[str]:
+    """The first of them that the terminal's width holds; tqdm would cut the line in the middle of a word."""
+    state = bar.format_dict
+    if state["ncols"] is None:  # a file
+        return facts
+    room = state["ncols"] - disp_len(bar.format_meter(**state | {"ncols": None, "postfix": None})) - MORE_TIME
+    widths = accumulate(len(", ") + len(fact) for fact in facts)
+    return [fact for fact, width in zip(facts, widths, strict=True) if width <= room]
+
+
+def _facts(line: Line) -> list[str]:
+    """The newest figures, the most important first."""
     shown = {
         "loss": ("loss {:.3f}", 1),
         "eval_loss": ("held-out {:.3f}", 1),
@@ -66,4 +80,4 @@ def _summary(line: Line) -> str:
     ]
     if line.get("data_wait_seconds") is not None and line.get("step_seconds"):
         parts.append(f"data wait {100 * line['data_wait_seconds'] / line['step_seconds']:.1f}%")
-    return ", ".join(parts)
+    return parts

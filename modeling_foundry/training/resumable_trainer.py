@@ -58,6 +58,9 @@ class ResumableTrainer(Trainer):
         with save_failures(Path(self.args.output_dir)):
             super()._save_checkpoint(model, trial)
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: of a model in a folder TRL's says "a fine-tuned version of None"; the card is publishing's."""
+
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Nothing: it is a pickle; ours comes back with :class:`RandomStateAtFirstStep`."""
 

@@ -292,3 +292,14 @@ def test_a_foundry_checkpoint_without_the_package_is_explained(chat_checkpoint, 
     monkeypatch.setitem(sys.modules, "modeling_foundry", None)
     with pytest.raises(RequestError, match=r"export it as a stock model with recipes/publish\.py"):
         ChatModel(str(chat_checkpoint))
+
+
+def test_the_page_keeps_indents():
+    """Gradio's chatbot passes what was said through ``inspect.cleandoc``, and the next prompt is made of that."""
+    import gradio
+    from chat_page import keeping_indents, said
+
+    code = "class Queue:\n    def get(self):\n        return __init__"
+    turns = [{"role": "user", "content": code}, {"role": "assistant", "content": f"    {code}\n"}]
+    shown = keeping_indents(gradio.Chatbot())
+    assert said(shown.preprocess(shown.postprocess(turns))) == turns

@@ -100,9 +100,12 @@ drawn = [client.text_generation("def add", **given, do_sample=True, temperature=
 assert drawn[0] == drawn[1] != drawn[2], drawn
 last = client.text_generation("left def add", **given, truncate=1, details=True)
 assert last.details.input_length == 1
-for wrong in ({"best_of": 2}, {"temperature": 9.0}, {"truncate": 0}, {"grammar": {"type": "json", "value": {}}}):
+for wrong in (
+    {"best_of": 2}, {"max_new_tokens": 0}, {"temperature": 9.0}, {"truncate": 0},
+    {"grammar": {"type": "json", "value": {}}},
+):
     try:
-        client.text_generation("def add", **given, **wrong)
+        client.text_generation("def add", **given | wrong)
     except ValidationError as error:
         assert str(error).startswith(next(iter(wrong)) + ": "), error
     else:
@@ -213,9 +216,10 @@ def test_the_page_streams_and_remembers(server):
 
 
 def test_the_page_asks_no_other_site(server):
-    _, page = get(server, "/")
-    for host in ("googleapis", "gstatic", "cdnjs", "jsdelivr", "huggingface.co"):
-        assert host not in page
+    for path in ("/", "/docs"):
+        _, page = get(server, path)
+        for host in ("googleapis", "gstatic", "cdnjs", "jsdelivr", "huggingface.co"):
+            assert host not in page
 
 
 def test_plain_generation_and_its_bounds(server):
@@ -250,12 +254,24 @@ def test_plain_generation_and_its_bounds(server):
         ("/v1/completions", {"prompt": "a\ud800"}, "prompt: not text that UTF-8 can hold (character 1)"),
         ("/v1/chat/completions", {"messages": [{**CHAT[0], "content": "\ud800"}]}, "messages: not text that"),
         ("/v1/chat/completions", {"messages": CHAT, "stop": "\ud800"}, "stop: not text that UTF-8 can hold"),
-        ("/v1/completions", {"prompt": ["def"]}, "prompt: Input should be a valid string"),
+        ("/v1/completions", {"prompt": {}}, "prompt: Input should be a valid string"),
+        ("/v1/completions", {"prompt": ["def", "left"]}, "prompt: one a request"),
+        ("/v1/completions", {"prompt": []}, "prompt: expected text, or token ids from 0 to 319"),
+        ("/v1/completions", {"prompt": [5, 320]}, "prompt: expected text, or token ids from 0 to 319"),
+        ("/v1/completions", {"prompt": [[-1]]}, "prompt: expected text, or token ids from 0 to 319"),
+        ("/v1/chat/completions", {"messages": CHAT, "max_tokens": 0}, "max_tokens: Input should be greater"),
+        ("/v1/chat/completions", {"messages": CHAT, "max_completion_tokens": -1}, "max_completion_tokens: "),
+        (
+            "/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages.0.content.0.type: Input should be 'text'",
+        ),
         ("/v1/chat/completions", {"messages": [{**CHAT[0], "content": "x" * 999_999}]}, "messages: at most"),
         ("/v1/chat/completions", {"messages": [{**CHAT[0], "role": "root"}]}, "messages.0.role: "),
         ("/v1/chat/completions", {"messages": []}, "messages: "),
-        ("/v1/chat/completions", b"{", "JSON decode error"),
+        ("/v1/chat/completions", b"{", "body: JSON decode error at character 1"),
         ("/v1/chat/completions", b"", "body: "),
+        ("/v1/chat/completions", b"[" * 50_000, "There was an error parsing the body"),
+        ("/v1/chat/completions", b"\xff", "There was an error parsing the body"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
@@ -264,6 +280,50 @@ def test_what_makes_no_sense_is_refused_with_words(server, path, body, message):
     assert status in (400, 422)
     assert json.loads(text)["error"]["message"].startswith(message) or message in text
     assert len(text) < 300, "what was sent is not repeated"
+
+
+def test_a_body_that_is_not_said_to_be_json(server):
+    """What curl sends without a header."""
+    status, text = post(
+        server, "/v1/completions", {"prompt": "x"}, **{"Content-Type": "application/x-www-form-urlencoded"}
+    )
+    assert status == 400
+    message = json.loads(text)["error"]["message"]
+    assert message == "body: expected a JSON object, sent with Content-Type: application/json"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/chat/completions", 405), ("PUT", "/v1/completions", 405), ("DELETE", "/v1/models/a", 404),
+        ("GET", "/v1/nothing", 404), ("HEAD", "/health", 200), ("HEAD", "/v1/models", 200),
+    ],
+)  # fmt: skip
+def test_every_method_is_answered_as_openai_would(server, method, path, status):
+    connection = http.client.HTTPConnection(urlsplit(server).netloc, timeout=20)
+    connection.request(method, path)
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    assert answer.status == status
+    assert answer.getheader("Allow") == ("POST" if status == 405 else None)
+    if method != "HEAD":
+        assert set(json.loads(text)["error"]) == {"message", "type", "param", "code"}
+
+
+def test_a_prompt_as_lm_eval_sends_it(server, chat):
+    ids = chat.text_ids("def add")[0].tolist()
+    answers = [
+        post(server, "/v1/completions", {"prompt": prompt, "max_tokens": 6, "temperature": 0})[1]
+        for prompt in ("def add", ["def add"], ids, [ids])
+    ]
+    assert [answer["choices"] for answer in answers] == 4 * [answers[0]["choices"]]
+    assert answers[3]["usage"]["prompt_tokens"] == len(ids)
+
+
+def test_a_chat_without_a_length_goes_on_to_its_end(server):
+    _, answer = post(server, "/v1/chat/completions", {"messages": CHAT, "temperature": 0})
+    assert answer["usage"]["total_tokens"] == 256, "an untrained model ends where its positions do"
 
 
 def test_a_large_body_is_refused_unread(server):
@@ -403,7 +463,10 @@ def lose_a_tensor(path):
 @pytest.mark.parametrize(
     "field",
     [{"min_p": 0.5}, {"min_tokens": 5}, {"ignore_eos": True}, {"stop_token_ids": [5]}, {"guided_json": {"a": 1}},
-     {"structured_outputs": {"json": {}}}, {"logprobs": 0}, {"prompt_logprobs": 0}, {"modalities": ["audio"]}],
+     {"structured_outputs": {"json": {}}}, {"logprobs": 0}, {"prompt_logprobs": 0}, {"modalities": ["audio"]},
+     {"top_logprobs": 2}, {"tool_choice": "required"}, {"use_beam_search": True}, {"bad_words": ["a"]},
+     {"truncate_prompt_tokens": 1}, {"include_stop_str_in_output": True}, {"skip_special_tokens": False},
+     {"continue_final_message": True}, {"chat_template_kwargs": {"enable_thinking": False}}],
 )  # fmt: skip
 def test_what_vllm_would_honour_is_refused_rather_than_ignored(field):
     from openai_routes import CompletionRequest

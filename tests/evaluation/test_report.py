@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from modeling_foundry.evaluation.figures import draw_figures
+from modeling_foundry.evaluation.figures import draw_figures, draw_losses
 from modeling_foundry.evaluation.labels import BITS_PER_BYTE, PREFERENCE, STOP_RATE
 from modeling_foundry.evaluation.outcomes import Outcomes
 from modeling_foundry.evaluation.pipeline import scores_and_comparisons
@@ -171,3 +171,9 @@ def test_a_torn_log_of_a_stage_is_one_line(tmp_path):
     with pytest.raises(FoundryError, match=r"log\.jsonl:2: not valid JSON") as error:
         read_stage(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_a_short_run_has_no_halves_of_steps():
+    log = tuple({"step": step, "loss": 3.0 - step / 100} for step in (5, 10, 15, 20))
+    figure = draw_losses([Stage("dpo", log=log)])
+    assert all(place == int(place) for place in figure.axes[0].get_xticks())

@@ -1,6 +1,8 @@
 """SFT teaches the stop, DPO synchronises its ranks: what the earlier system did not do."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -221,3 +223,12 @@ def test_evaluation_without_held_out_samples_is_refused(tiny_checkpoint, samples
     )
     with pytest.raises(FoundryError, match="eval_file: missing; eval_strategy: steps needs"):
         alignment.sft(settings, arguments)
+
+
+def test_a_recipe_of_today_warns_of_no_other_name():
+    code = (
+        "from modeling_foundry.training.alignment import SFTArguments\n"
+        "SFTArguments('x', use_cpu=True, bf16=False, report_to='none', gradient_checkpointing=False)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, "deprecated" in done.stderr) == (0, False), done.stderr

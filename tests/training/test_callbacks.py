@@ -1,17 +1,19 @@
 """The run log says what happened, in numbers, counts training time only, and stops at a non-finite number."""
 
+import io
 import json
 import math
 from types import SimpleNamespace
 
 import pytest
 import torch
+from tqdm.auto import tqdm
 from transformers import TrainerControl
 from transformers.trainer_utils import IntervalStrategy
 
 from modeling_foundry import FoundryConfig, FoundryForCausalLM
 from modeling_foundry.training.callbacks import RunLog
-from modeling_foundry.training.progress import _summary
+from modeling_foundry.training.progress import BAR, _facts, _fitting
 from modeling_foundry.training.run_end import UpdateRefusedError
 from modeling_foundry.training.run_log import read_log
 from modeling_foundry.training.throughput import RunClock
@@ -297,6 +299,21 @@ def test_the_end_sums_up(tmp_path, model):
 
 def test_the_progress_line_names_what_it_shows():
     line = {"loss": 2.5, "learning_rate": 0.001, "tokens_per_second": 7123.4, "step": 3, "mfu": None}
-    assert _summary(line) == "loss 2.500, 7,123 tok/s, lr 1.0e-03"
+    assert ", ".join(_facts(line)) == "loss 2.500, 7,123 tok/s, lr 1.0e-03"
     line |= {"mfu": 0.5714, "step_seconds": 2.0, "data_wait_seconds": 0.02, "memory_peak_bytes": 3 * 2**30}
-    assert _summary(line) == "loss 2.500, 7,123 tok/s, MFU 57.1%, lr 1.0e-03, 3.0 GiB, data wait 1.0%"
+    assert (
+        ", ".join(_facts(line)) == "loss 2.500, 7,123 tok/s, MFU 57.1%, lr 1.0e-03, 3.0 GiB, data wait 1.0%"
+    )
+
+
+@pytest.mark.parametrize("columns", [None, 60, 80, 100, 120])
+def test_the_progress_line_is_never_cut_in_a_word(columns):
+    line = {"loss": 2.5, "eval_loss": 3.0, "tokens_per_second": 1e5, "grad_norm": 1.0, "learning_rate": 1e-3}
+    bar = tqdm(total=300, desc="pretrain", bar_format=BAR, file=io.StringIO(), ncols=columns)
+    bar.set_postfix_str(", ".join(_fitting(bar, _facts(line))))
+    shown = bar.format_meter(**bar.format_dict | {"n": 299, "elapsed": 4000.0})
+    bar.close()
+    facts = shown.rstrip("]").split(", ")[1:]
+    assert facts == _facts(line)[: len(facts)]
+    assert facts[:1] == ["loss 2.500"]
+    assert columns is not None or facts == _facts(line)

@@ -170,3 +170,12 @@ def test_counts_in_three_figures(number, words):
 )
 def test_durations_in_two_units(seconds, words):
     assert duration(seconds) == words
+
+
+def test_ticks_of_the_learning_rate_are_not_rounded():
+    """Of 0.0175, 0.015 and 0.0125 two once read 1.8e-2 and 1.3e-2."""
+    from modeling_foundry.training.panels import rate_words
+
+    assert [rate_words(rate) for rate in (0.0175, 0.0125, 0.01, 3e-4, 0)] == [
+        "1.75e-2", "1.25e-2", "1e-2", "3e-4", "0",
+    ]  # fmt: skip
