@@ -37,11 +37,21 @@ class ResumableTrainer(Trainer):
         if resume_from_checkpoint is None:
             return super()._prepare_for_training(max_steps, train_dataloader, None)
         folder = Path(resume_from_checkpoint)
+        self.state.compute_steps(
+            self.args, max_steps
+        )  # Trainer takes intervals of the stored run for this one's
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:  # else Trainer has loaded the weights already
             load_weights(self.model, folder)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         load_training_state(self, folder)
         return prepared
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # Trainer looks for the end behind a step: resumed at the last one, it would take another.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # Trainer's own goes on without a weight that is missing, and takes a pickle for want of safetensors.

@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from modeling_foundry.data.training_data import open_training_data
 from modeling_foundry.settings import FoundryError
 from modeling_foundry.training.checkpoints import newest_whole_checkpoint
+from modeling_foundry.training.pretraining import PretrainTrainer
+from modeling_foundry.training.run_log import read_log
 from modeling_foundry.training.sample_order import SampleOrder, write_order
 from tests.conftest import SOURCE_TEXT
 from tests.training.small_run import CUT, STEPS, cut, prepare_data, train
@@ -187,3 +189,45 @@ def test_an_extension_reads_steps_of_the_size_that_the_run_had(batch, small_data
         extend_run=str(tmp_path / "short"), **wsd,
     )  # fmt: skip
     assert json.loads((tmp_path / "longer/complete.json").read_text())["steps"] == 10
+
+
+def test_a_finished_run_without_its_model_is_not_called_complete(whole, again, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "model")
+    with pytest.raises(FoundryError, match="run/model: no model here, though complete.json"):
+        again(run)
+    (run / "complete.json").unlink()
+    again(run)
+    assert same_weights(run, whole)
+
+
+def test_intervals_given_at_a_restart_hold(run, again):
+    """Trainer would keep those that stand in the checkpoint."""
+    again(run, save_steps=1, logging_steps=2, keep_checkpoints=9)
+    assert (run / f"checkpoint-{STEPS - 1}").is_dir()
+    assert [line["step"] for line in read_log(run) if "loss" in line] == [1, 2, 3, 4, 6]
+
+
+def test_a_token_given_at_one_start_only_is_no_other_setting(run, again, whole):
+    again(run, hub_token="hf_canary0123456789abcdefghijklmnop")
+    assert same_weights(run, whole)
+
+
+def test_the_best_checkpoint_is_kept_where_the_run_ends_with_it(small_data, tmp_path, monkeypatch):
+    """Trainer would end with the last one where the best was removed, with no more than a warning."""
+    best = iter((1.0, 2.0, 3.0))
+    evaluate = PretrainTrainer.evaluation_loop
+
+    def judged(self, *args, **kwargs):
+        output = evaluate(self, *args, **kwargs)
+        output.metrics["eval_loss"] = next(best)
+        return output
+
+    monkeypatch.setattr(PretrainTrainer, "evaluation_loop", judged)
+    run = tmp_path / "run"
+    train(
+        run, small_data, load_best_model_at_end=True, eval_strategy="steps", eval_steps=2, keep_checkpoints=1
+    )
+    ours, best = (load_file(run / name / "model.safetensors") for name in ("model", "checkpoint-2"))
+    assert all(torch.equal(ours[name], best[name]) for name in best)
