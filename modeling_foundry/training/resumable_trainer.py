@@ -20,6 +20,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from ..files import write_atomically
 from ..settings import FoundryError
 from .checkpoints import read_manifest, save_failures
+from .log_window import LogWindow, save_log_window
 from .optimizer_state import load_optimizer, save_optimizer
 from .random_state import RandomStateAtFirstStep, save_random_state
 
@@ -86,6 +87,7 @@ def save_training_state(trainer: Trainer, folder: Path) -> None:
     """Optimizer, scheduler and random state beside the model in a checkpoint; every rank calls it."""
     save_optimizer(folder, trainer.model_wrapped, trainer.optimizer, trainer.is_world_process_zero())
     save_random_state(folder, trainer.args.process_index)
+    save_log_window(trainer, folder)
     if trainer.is_world_process_zero():
         schedule = json.dumps(trainer.lr_scheduler.state_dict(), indent=1)
         write_atomically(folder / SCHEDULER_NAME, schedule + "\n")
@@ -103,6 +105,7 @@ def load_training_state(trainer: Trainer, folder: Path) -> None:
         trainer.lr_scheduler.load_state_dict(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
         raise FoundryError(f"{path}: no schedule to go on from ({error}); restore the checkpoint") from error
+    trainer.add_callback(LogWindow(trainer, folder))
     trainer.add_callback(RandomStateAtFirstStep(folder, read_manifest(folder)["world_size"]))
 
 

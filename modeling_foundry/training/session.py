@@ -119,13 +119,17 @@ class TrainingSession:
     def _stored_record(self) -> dict[str, Any] | None:
         path = self.output_dir / RECORD_NAME
         try:
-            return json.loads(path.read_text())
+            record = json.loads(path.read_text())
+            if not isinstance(record["settings"], dict) or not isinstance(record["inputs"], dict):
+                raise TypeError("settings and inputs are tables")
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise FoundryError(
-                f"{path}: cannot be read, or is not valid JSON; give another --output_dir or --overwrite=true"
+                f"{path}: cannot be read, or is not valid JSON, or no record of a run; restore it, or give another "
+                "--output_dir or --overwrite=true"
             ) from error
+        return record
 
     def difference_from(
         self, record: dict[str, Any], neutral: Collection[str] = (), folder: Path | None = None

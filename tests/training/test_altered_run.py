@@ -231,3 +231,43 @@ def test_the_best_checkpoint_is_kept_where_the_run_ends_with_it(small_data, tmp_
     )
     ours, best = (load_file(run / name / "model.safetensors") for name in ("model", "checkpoint-2"))
     assert all(torch.equal(ours[name], best[name]) for name in best)
+
+
+def test_a_line_over_steps_before_and_behind_a_checkpoint_is_the_unbroken_runs(small_data, tmp_path):
+    """The checkpoint of a signal lies anywhere between two lines."""
+    given = {"logging_steps": 5, "z_loss_weight": 1e-3, "max_grad_norm": 0.5}
+    train(tmp_path / "whole", small_data, **given)
+    run = cut(tmp_path / "whole", tmp_path / "run")
+    train(run, small_data, **given)
+    names = (
+        "step",
+        "loss",
+        "z_loss",
+        "num_steps",
+        "grad_norm_mean",
+        "grad_norm_max",
+        "clipped_share",
+        "tokens",
+    )
+    ours, theirs = (
+        [{name: line[name] for name in names} for line in read_log(folder) if "loss" in line]
+        for folder in (run, tmp_path / "whole")
+    )
+    assert [line["step"] for line in theirs] == [5]
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{}", '{"settings": null, "inputs": {}}', '{"settings": {}}'])
+def test_a_record_that_is_none_is_named(run, again, content):
+    (run / "run.json").write_text(content)
+    with pytest.raises(FoundryError, match=r"run\.json: cannot be read, .* or no record of a run"):
+        again(run)
+
+
+@pytest.mark.parametrize("field", ["tokens", "training_seconds"])
+def test_a_line_of_the_log_with_words_for_a_number_is_told_and_left_out(run, whole, again, field, caplog):
+    with open(run / "log.jsonl", "a") as log:
+        log.write(json.dumps({"event": "train", "step": 2, "loss": 1.0, field: "many"}) + "\n{}\n")
+    again(run)
+    assert "not a line of a run log, left out" in caplog.text
+    assert same_weights(run, whole)
