@@ -150,9 +150,9 @@ def open_session(stage: str, settings: AlignmentSettings, arguments: Any) -> tup
     keep_trackers_local(arguments)
     require_checkpoint(Path(settings.model))
     inputs = {"model": model_hash(settings.model)}
-    for path in (settings.train_file, settings.eval_file):
-        if path is not None:
-            inputs[Path(path).name] = hash_of_samples(path)
+    for name in ("train_file", "eval_file"):  # not by their own names, which may be the same in two folders
+        if (path := getattr(settings, name)) is not None:
+            inputs[name] = hash_of_samples(path)
     session = TrainingSession(
         Path(arguments.output_dir), {"alignment": settings, "training": arguments}, inputs, stage
     )

@@ -88,9 +88,18 @@ class RunLog(TrainerCallback):
             self.latest |= {key: trained[key] for key in ("loss", "learning_rate") if key in trained}
             self.clock.go_on_from(next((x for x in reversed(self._lines) if "training_seconds" in x), {}))
             self._write_start(args, state, kwargs["model"], kwargs.get("optimizer"))
-        self.meter.start(state.global_step, self._tokens(state))
+        self.meter.start(*self._last_lap(state))
         if args.eval_on_start:
             self.clock.switch(EVALUATION)
+
+    def _last_lap(self, state: TrainerState) -> tuple[int, int, float | None]:
+        """Step, tokens and clock of the newest line with a loss: the next one covers what came since (LogWindow)."""
+        trained = next((line for line in reversed(self._lines) if "loss" in line), None)
+        if trained is not None and None not in (trained.get("tokens"), trained.get("training_seconds")):
+            return trained["step"], trained["tokens"], trained["training_seconds"]
+        if any(line.get("event") == "start" and line["step"] == 0 for line in self._lines):
+            return 0, 0, 0.0
+        return state.global_step, self._tokens(state), None
 
     def _write_start(self, args: TrainingArguments, state: TrainerState, model: Any, optimizer: Any) -> None:
         step, facts = state.global_step, startup_facts(args, model, optimizer, self.flops)

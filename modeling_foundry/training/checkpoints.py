@@ -85,14 +85,17 @@ class DurableCheckpoints(TrainerCallback):
             return
         counters = {"global_step": state.global_step, "world_size": args.world_size}
         seal(folder, {"version": MANIFEST_VERSION, **counters, **self.facts})
-        self._remove_older(Path(args.output_dir))
+        best = state.best_model_checkpoint if args.load_best_model_at_end else None
+        self._remove_older(
+            Path(args.output_dir), {*self.lasting_steps, *([step_of(Path(best))] if best else [])}
+        )
 
-    def _remove_older(self, output_dir: Path) -> None:
+    def _remove_older(self, output_dir: Path, lasting_steps: Collection[int]) -> None:
         """All but the newest; what has no manifest beside a newer one that has was being removed when a run died."""
         sealed = sealed_checkpoints(output_dir)
         for old in checkpoint_folders(output_dir):
             is_half_gone = old not in sealed and step_of(old) < step_of(sealed[0])
-            if (old in sealed[self.keep :] or is_half_gone) and step_of(old) not in self.lasting_steps:
+            if (old in sealed[self.keep :] or is_half_gone) and step_of(old) not in lasting_steps:
                 remove_checkpoint(old)
 
 

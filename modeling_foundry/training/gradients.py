@@ -36,13 +36,17 @@ class GradientNorms:
         """What the newest step's gradients were multiplied with; stays on the device."""
         return self._coefficient(self._norms[-1]) if self._norms else 1.0
 
+    def numbers(self) -> list[float]:
+        """Every norm since the last line, in order; every rank calls it, as :func:`_whole` may need them."""
+        tensors = [_whole(norm).float().reshape(()) for norm in self._norms if isinstance(norm, torch.Tensor)]
+        on_device = iter(torch.stack(tensors).tolist() if tensors else [])
+        return [next(on_device) if isinstance(norm, torch.Tensor) else norm for norm in self._norms]
+
     def take(self) -> dict[str, float]:
         """Mean and largest norm, the newest clip coefficient and the share of clipped steps; then starts anew."""
         if not self._norms:
             return {}
-        tensors = [_whole(norm).float().reshape(()) for norm in self._norms if isinstance(norm, torch.Tensor)]
-        norms = torch.stack(tensors).tolist() if tensors else list(self._norms)
-        self._norms = []
+        norms, self._norms = self.numbers(), []
         clipped = [self.max_norm > 0 and norm > self.max_norm for norm in norms]
         return {
             "grad_norm_mean": sum(norms) / len(norms),

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, gather_object
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..settings import FoundryError
+from .run_end import UpdateRefusedError
 from .update_guard import UpdateGuard
 
 
@@ -67,6 +68,27 @@ class GuardedUpdates(Trainer):
             return norm
         self._forget_step()
         return None
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.refuse_non_finite_weights()
+        super()._save_checkpoint(model, trial)
+
+    def refuse_non_finite_weights(self) -> None:
+        """Called by every rank before weights are saved: a sound loss and gradient can still overflow one.
+
+        Raises:
+            UpdateRefusedError: on every rank alike.
+        """
+        parts = (
+            (name, getattr(weight, "_local_tensor", weight)) for name, weight in self.model.named_parameters()
+        )
+        bad = [name for name, part in parts if not part.isfinite().all()]
+        if names := [name for of_rank in gather_object([bad[:1]]) for name in of_rank]:
+            raise UpdateRefusedError(
+                f"{self.args.output_dir}: step {self.state.global_step}: {names[0]} is not finite, though loss and "
+                "gradient were; nothing of this step is saved. Lower learning_rate and start again",
+                self.state.global_step - 1,
+            )
 
     def _forget_step(self) -> None:
         """Neither gradient nor loss of a refused update leaves a trace: the log shows means of applied ones."""

@@ -85,6 +85,7 @@ def reseed(seed: int, step: int, rank: int) -> None:
 class RandomStateAtFirstStep(TrainerCallback):
     """Restores the generators when the first step begins: making the data loader has drawn from them.
 
+    Between two epochs the run before would have made a new one, too: there they are restored before that.
     An evaluation that the run before still owes draws from them too, as it would have done there.
     """
 
@@ -105,9 +106,18 @@ class RandomStateAtFirstStep(TrainerCallback):
         if not self.done:
             self.after_evaluation = random_state()
 
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        if state.epoch is not None and float(state.epoch).is_integer():
+            self._restore_once(args, state)
+
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
+        self._restore_once(args, state)
+
+    def _restore_once(self, args: TrainingArguments, state: TrainerState) -> None:
         if self.done:
             return
         self.done = True

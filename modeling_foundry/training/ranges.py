@@ -72,6 +72,15 @@ def check_length(arguments: Any, in_steps: bool) -> None:
             "resume_from_checkpoint: leave it out; a run always goes on from the newest whole checkpoint "
             "in its output_dir"
         )
+    if arguments.auto_find_batch_size:
+        raise FoundryError(
+            "auto_find_batch_size: leave it out; after running out of memory it would train other batches than the "
+            "settings say. Give a smaller per_device_train_batch_size"
+        )
+    if not in_steps and arguments.ignore_data_skip:
+        raise FoundryError(
+            "ignore_data_skip: leave it out; a resumed run would read the samples again that it has read"
+        )
     if in_steps and arguments.num_train_epochs != 3.0:  # TrainingArguments' default
         raise FoundryError("num_train_epochs: pretraining counts steps and would ignore it; give max_steps")
     if in_steps and arguments.train_sampling_strategy != "sequential":

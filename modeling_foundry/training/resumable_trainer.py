@@ -20,6 +20,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from ..files import write_atomically
 from ..settings import FoundryError
 from .checkpoints import read_manifest, save_failures
+from .log_window import LogWindow, save_log_window
 from .optimizer_state import load_optimizer, save_optimizer
 from .random_state import RandomStateAtFirstStep, save_random_state
 
@@ -37,11 +38,21 @@ class ResumableTrainer(Trainer):
         if resume_from_checkpoint is None:
             return super()._prepare_for_training(max_steps, train_dataloader, None)
         folder = Path(resume_from_checkpoint)
+        self.state.compute_steps(
+            self.args, max_steps
+        )  # Trainer takes intervals of the stored run for this one's
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:  # else Trainer has loaded the weights already
             load_weights(self.model, folder)
         prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         load_training_state(self, folder)
         return prepared
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # Trainer looks for the end behind a step: resumed at the last one, it would take another.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # Trainer's own goes on without a weight that is missing, and takes a pickle for want of safetensors.
@@ -79,6 +90,7 @@ def save_training_state(trainer: Trainer, folder: Path) -> None:
     """Optimizer, scheduler and random state beside the model in a checkpoint; every rank calls it."""
     save_optimizer(folder, trainer.model_wrapped, trainer.optimizer, trainer.is_world_process_zero())
     save_random_state(folder, trainer.args.process_index)
+    save_log_window(trainer, folder)
     if trainer.is_world_process_zero():
         schedule = json.dumps(trainer.lr_scheduler.state_dict(), indent=1)
         write_atomically(folder / SCHEDULER_NAME, schedule + "\n")
@@ -96,6 +108,7 @@ def load_training_state(trainer: Trainer, folder: Path) -> None:
         trainer.lr_scheduler.load_state_dict(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
         raise FoundryError(f"{path}: no schedule to go on from ({error}); restore the checkpoint") from error
+    trainer.add_callback(LogWindow(trainer, folder))
     trainer.add_callback(RandomStateAtFirstStep(folder, read_manifest(folder)["world_size"]))
 
 

@@ -23,7 +23,8 @@ Line = dict[str, Any]
 NUMBER = (int, float, NoneType)  # null is one that was not finite
 KINDS: dict[str, Any] = {
     "config": dict, "hardware": dict, "model": dict, "run_name": (str, NoneType), "loss": NUMBER,
-    "eval_loss": NUMBER,
+    "eval_loss": NUMBER, "tokens": NUMBER, "training_seconds": NUMBER, "evaluation_seconds": NUMBER,
+    "checkpoint_seconds": NUMBER,
 }  # fmt: skip
 logger = logging.getLogger(__name__)
 

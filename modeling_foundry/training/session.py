@@ -54,7 +54,7 @@ NEUTRAL_SETTINGS = {
     "output_dir", "overwrite", "keep_checkpoints", "expected_processes", "logging_steps", "disable_tqdm",
     "report_to", "run_name", "dataloader_num_workers", "save_steps", "log_level", "project",
     "dataset_num_proc", "logging_first_step", "save_initial_model", "save_only_model", "ignore_data_skip",
-    "use_cpu", "ddp_backend", "dataloader_pin_memory",
+    "use_cpu", "ddp_backend", "dataloader_pin_memory", "hub_token", "trackio_space_id",
     *GUARD_KEYS, *PREFLIGHT_KEYS, *ProfileKeys.__dataclass_fields__,
 }  # fmt: skip
 BATCH_SETTINGS = {"per_device_train_batch_size", "gradient_accumulation_steps"}
@@ -85,7 +85,7 @@ class TrainingSession:
         """Whether this very run is finished.
 
         Raises:
-            FoundryError: the folder holds a run with other settings or other inputs.
+            FoundryError: the folder holds a run with other settings or other inputs, or a finished one without model.
         """
         record = self._stored_record()
         if (
@@ -102,7 +102,15 @@ class TrainingSession:
                 f"{self.output_dir}: holds a run with other settings ({difference}); "
                 "give another --output_dir, or --overwrite=true to replace it"
             )
-        return record is not None and (self.output_dir / COMPLETE_NAME).is_file()
+        complete = self.output_dir / COMPLETE_NAME
+        if record is None or not complete.is_file():
+            return False
+        if not any(self.model_folder.glob("*.safetensors")):
+            raise FoundryError(
+                f"{self.model_folder}: no model here, though {COMPLETE_NAME} says that the run is finished; restore "
+                f"it, or remove {complete} to write it from the newest checkpoint"
+            )
+        return True
 
     def _is_extension(self) -> bool:
         """A longer run begins with another's checkpoint, before it has a record of its own."""
@@ -111,13 +119,17 @@ class TrainingSession:
     def _stored_record(self) -> dict[str, Any] | None:
         path = self.output_dir / RECORD_NAME
         try:
-            return json.loads(path.read_text())
+            record = json.loads(path.read_text())
+            if not isinstance(record["settings"], dict) or not isinstance(record["inputs"], dict):
+                raise TypeError("settings and inputs are tables")
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise FoundryError(
-                f"{path}: cannot be read, or is not valid JSON; give another --output_dir or --overwrite=true"
+                f"{path}: cannot be read, or is not valid JSON, or no record of a run; restore it, or give another "
+                "--output_dir or --overwrite=true"
             ) from error
+        return record
 
     def difference_from(
         self, record: dict[str, Any], neutral: Collection[str] = (), folder: Path | None = None
@@ -151,7 +163,8 @@ class TrainingSession:
         """The newest whole checkpoint, verified by rank 0 and told to the others; what killed starts left goes.
 
         Raises:
-            FoundryError: it was trained on other inputs, or in another order of samples.
+            FoundryError: it was trained on other inputs, in another order of samples, or (fine-tuning) by more or
+                fewer ranks.
         """
         chosen = [newest_whole_checkpoint(self.output_dir) if is_main else None]
         if chosen[0] is not None:
@@ -171,6 +184,12 @@ class TrainingSession:
                 "read, or start again with --overwrite=true"
             )
         check_order(self.output_dir, manifest, checkpoint)
+        ranks = self.settings["training"].world_size
+        if manifest.get("sample_order") is None and manifest["world_size"] != ranks:
+            raise FoundryError(
+                f"{checkpoint}: written by {manifest['world_size']} rank(s), and with {ranks} fine-tuning would read "
+                f"other samples from here on; start it with {manifest['world_size']}"
+            )
 
     def train(
         self,
@@ -233,6 +252,7 @@ class TrainingSession:
                 f"{self.output_dir}: stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; "
                 "run the same command again to go on"
             )
+        trainer.refuse_non_finite_weights()
         if finish is not None:
             finish(trainer)
         restore_generation_cache(trainer.model)

@@ -173,9 +173,10 @@ class ThroughputMeter:
         self.clock, self.flops = clock, flops
         self._last = (0, 0, 0.0, 0.0)
 
-    def start(self, step: int, tokens: int) -> None:
-        """Read from here: the step and tokens that the run begins with."""
-        self._last = (step, tokens, self.clock.read(), self.clock.data_wait_seconds)
+    def start(self, step: int, tokens: int, seconds: float | None = None) -> None:
+        """Read from here: the step and tokens that the run begins with, and its clock there, if not now's."""
+        now = self.clock.read() if seconds is None else seconds
+        self._last = (step, tokens, now, self.clock.data_wait_seconds)
 
     def lap(self, step: int, tokens: int, reads_data: bool = False) -> dict[str, Any]:
         """Rates since the last call; none when no step or no time has passed.

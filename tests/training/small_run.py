@@ -21,12 +21,12 @@ def prepare_data(folder: Path, content: str = SOURCE_TEXT) -> Path:
     return folder
 
 
-def train(output_dir: Path, data_dir: Path, **changed) -> Path:
+def train(output_dir: Path, data_dir: Path, z_loss_weight: float = 0.0, **changed) -> Path:
     """Run the stage with dropout on, four sequences of 32 tokens a step; returns the folder of its model."""
     model = ModelSettings(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, head_dim=16, tie_word_embeddings=True, loss_chunk_tokens=64,
-        attention_dropout=0.1,
+        attention_dropout=0.1, z_loss_weight=z_loss_weight,
     )  # fmt: skip
     given = {
         "output_dir": str(output_dir), "per_device_train_batch_size": 4, "max_steps": STEPS, "save_steps": 2,

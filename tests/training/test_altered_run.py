@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from modeling_foundry.data.training_data import open_training_data
 from modeling_foundry.settings import FoundryError
 from modeling_foundry.training.checkpoints import newest_whole_checkpoint
+from modeling_foundry.training.pretraining import PretrainTrainer
+from modeling_foundry.training.run_log import read_log
 from modeling_foundry.training.sample_order import SampleOrder, write_order
 from tests.conftest import SOURCE_TEXT
 from tests.training.small_run import CUT, STEPS, cut, prepare_data, train
@@ -187,3 +189,85 @@ def test_an_extension_reads_steps_of_the_size_that_the_run_had(batch, small_data
         extend_run=str(tmp_path / "short"), **wsd,
     )  # fmt: skip
     assert json.loads((tmp_path / "longer/complete.json").read_text())["steps"] == 10
+
+
+def test_a_finished_run_without_its_model_is_not_called_complete(whole, again, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "model")
+    with pytest.raises(FoundryError, match="run/model: no model here, though complete.json"):
+        again(run)
+    (run / "complete.json").unlink()
+    again(run)
+    assert same_weights(run, whole)
+
+
+def test_intervals_given_at_a_restart_hold(run, again):
+    """Trainer would keep those that stand in the checkpoint."""
+    again(run, save_steps=1, logging_steps=2, keep_checkpoints=9)
+    assert (run / f"checkpoint-{STEPS - 1}").is_dir()
+    assert [line["step"] for line in read_log(run) if "loss" in line] == [1, 2, 3, 4, 6]
+
+
+def test_a_token_given_at_one_start_only_is_no_other_setting(run, again, whole):
+    again(run, hub_token="hf_canary0123456789abcdefghijklmnop")
+    assert same_weights(run, whole)
+
+
+def test_the_best_checkpoint_is_kept_where_the_run_ends_with_it(small_data, tmp_path, monkeypatch):
+    """Trainer would end with the last one where the best was removed, with no more than a warning."""
+    best = iter((1.0, 2.0, 3.0))
+    evaluate = PretrainTrainer.evaluation_loop
+
+    def judged(self, *args, **kwargs):
+        output = evaluate(self, *args, **kwargs)
+        output.metrics["eval_loss"] = next(best)
+        return output
+
+    monkeypatch.setattr(PretrainTrainer, "evaluation_loop", judged)
+    run = tmp_path / "run"
+    train(
+        run, small_data, load_best_model_at_end=True, eval_strategy="steps", eval_steps=2, keep_checkpoints=1
+    )
+    ours, best = (load_file(run / name / "model.safetensors") for name in ("model", "checkpoint-2"))
+    assert all(torch.equal(ours[name], best[name]) for name in best)
+
+
+def test_a_line_over_steps_before_and_behind_a_checkpoint_is_the_unbroken_runs(small_data, tmp_path):
+    """The checkpoint of a signal lies anywhere between two lines."""
+    given = {"logging_steps": 5, "z_loss_weight": 1e-3, "max_grad_norm": 0.5}
+    train(tmp_path / "whole", small_data, **given)
+    run = cut(tmp_path / "whole", tmp_path / "run")
+    train(run, small_data, **given)
+    names = (
+        "step",
+        "loss",
+        "z_loss",
+        "num_steps",
+        "grad_norm_mean",
+        "grad_norm_max",
+        "clipped_share",
+        "tokens",
+    )
+    ours, theirs = (
+        [{name: line[name] for name in names} for line in read_log(folder) if "loss" in line]
+        for folder in (run, tmp_path / "whole")
+    )
+    assert [line["step"] for line in theirs] == [5]
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{}", '{"settings": null, "inputs": {}}', '{"settings": {}}'])
+def test_a_record_that_is_none_is_named(run, again, content):
+    (run / "run.json").write_text(content)
+    with pytest.raises(FoundryError, match=r"run\.json: cannot be read, .* or no record of a run"):
+        again(run)
+
+
+@pytest.mark.parametrize("field", ["tokens", "training_seconds"])
+def test_a_line_of_the_log_with_words_for_a_number_is_told_and_left_out(run, whole, again, field, caplog):
+    with open(run / "log.jsonl", "a") as log:
+        log.write(json.dumps({"event": "train", "step": 2, "loss": 1.0, field: "many"}) + "\n{}\n")
+    again(run)
+    assert "not a line of a run log, left out" in caplog.text
+    assert same_weights(run, whole)

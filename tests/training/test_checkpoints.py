@@ -87,7 +87,7 @@ class State:
 
 
 class Arguments:
-    world_size = 1
+    world_size, load_best_model_at_end = 1, False
 
     def __init__(self, output_dir):
         self.output_dir = str(output_dir)

@@ -18,7 +18,7 @@ from modeling_foundry.training import checkpoints, heartbeat, optimizer_state, p
 from modeling_foundry.training.checkpoints import fault, newest_whole_checkpoint, sealed_checkpoints
 from modeling_foundry.training.guarded_trainer import GuardedUpdates
 from modeling_foundry.training.heartbeat import Heartbeat
-from modeling_foundry.training.run_end import PreemptedError, SaveFailedError
+from modeling_foundry.training.run_end import PreemptedError, SaveFailedError, UpdateRefusedError
 from modeling_foundry.training.session import read_log
 from tests.training.small_run import STEPS, train
 
@@ -199,7 +199,7 @@ def test_a_checkpoint_removed_by_half_is_no_damage_and_goes(tmp_path, monkeypatc
     monkeypatch.undo()
     assert sealed_checkpoints(tmp_path) == [tmp_path / "checkpoint-2"]
     state = SimpleNamespace(global_step=3, is_world_process_zero=True)
-    arguments = SimpleNamespace(output_dir=str(tmp_path), world_size=1)
+    arguments = SimpleNamespace(output_dir=str(tmp_path), world_size=1, load_best_model_at_end=False)
     checkpoints.DurableCheckpoints(keep=2).on_save(arguments, state, None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-3"]
     assert newest_whole_checkpoint(tmp_path).name == "checkpoint-3"
@@ -214,7 +214,7 @@ def test_the_folder_of_a_checkpoint_is_on_the_disk_before_an_older_one_goes(tmp_
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"x")
         state = SimpleNamespace(global_step=step, is_world_process_zero=True)
-        arguments = SimpleNamespace(output_dir=str(tmp_path), world_size=1)
+        arguments = SimpleNamespace(output_dir=str(tmp_path), world_size=1, load_best_model_at_end=False)
         checkpoints.DurableCheckpoints(keep=1).on_save(arguments, state, None)
     assert done[-2:] == [("sync", tmp_path), ("remove", tmp_path / "checkpoint-1")]
 
@@ -335,3 +335,15 @@ def test_the_first_word_about_a_lost_rank_stays(tmp_path, monkeypatch):
     assert exits == [69, 69]
     assert "rank 2 is stuck" in first
     assert (tmp_path / "stopped.json").read_text() == first
+
+
+@pytest.mark.parametrize("strategy", ["steps", "no"])
+def test_a_weight_that_overflows_in_its_update_is_never_saved(strategy, small_data, tmp_path, capsys):
+    """Loss and gradient of the step were finite, and after the last step no loss would tell."""
+    with pytest.raises(UpdateRefusedError, match="step 1: model.* is not finite"):
+        train(
+            tmp_path / "run", small_data, max_steps=1, save_steps=1, save_strategy=strategy, learning_rate=1e39,
+            lr_scheduler_type="constant", lr_scheduler_kwargs={},
+        )  # fmt: skip
+    assert not any((tmp_path / "run").glob("*/*.safetensors"))
+    assert json.loads((tmp_path / "run/stopped.json").read_text())["exit_code"] == 65

@@ -1,0 +1,77 @@
+"""What a checkpoint cuts in two: the sums that become the next line of the log.
+
+A line is a mean over ``logging_steps`` steps, and a checkpoint (that of a signal above all) may lie between two lines.
+A resumed run whose sums began at zero would log another loss there than the unbroken run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..files import write_atomically
+from ..settings import FoundryError
+
+LOG_WINDOW_NAME = "log_window.json"
+logger = logging.getLogger(__name__)
+
+
+def save_log_window(trainer: Trainer, folder: Path) -> None:
+    """Loss and z-loss of each rank and the gradient norms since the last line; every rank calls it."""
+    run_log, z_total = getattr(trainer, "run_log", None), getattr(trainer, "_z_total", None)
+    content = {
+        "since_step": trainer._globalstep_last_logged,
+        "losses": _of_ranks(trainer, trainer._tr_loss),
+        "z_since_step": getattr(trainer, "_z_last_logged", 0),
+        "z_losses": None if z_total is None else _of_ranks(trainer, z_total),
+        "grad_norms": [] if run_log is None else run_log.norms.numbers(),
+    }
+    if trainer.is_world_process_zero():
+        write_atomically(folder / LOG_WINDOW_NAME, json.dumps(content) + "\n")
+
+
+def _of_ranks(trainer: Trainer, total: Tensor) -> list[float]:
+    return trainer.accelerator.gather(total.detach().reshape(1)).tolist()
+
+
+class LogWindow(TrainerCallback):
+    """Puts back what :func:`save_log_window` wrote, once Trainer has set its sums to zero."""
+
+    def __init__(self, trainer: Trainer, folder: Path) -> None:
+        self.trainer, path = trainer, folder / LOG_WINDOW_NAME
+        self.content: dict[str, Any] | None = None
+        try:
+            self.content = json.loads(path.read_text())
+        except FileNotFoundError:  # the manifest does not name it, or this start would not have come here
+            logger.warning("%s: of an earlier release; the next line of the log covers fewer steps", folder)
+        except (OSError, ValueError) as error:
+            raise FoundryError(
+                f"{path}: no sums of the log to go on from ({error}); restore the checkpoint"
+            ) from error
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        trainer, content = self.trainer, self.content
+        if content is None:
+            return
+        trainer._globalstep_last_logged = content["since_step"]
+        trainer._tr_loss = self._of_rank(content["losses"], args)
+        if content["z_losses"] is not None:
+            trainer._z_last_logged = content["z_since_step"]
+            trainer._z_total = self._of_rank(content["z_losses"], args)
+        if (run_log := getattr(trainer, "run_log", None)) is not None:
+            for norm in content["grad_norms"]:
+                run_log.norms.add(norm)
+
+    def _of_rank(self, totals: list[float], args: TrainingArguments) -> Tensor:
+        """Its own sum, or what each has on average where there were other ranks."""
+        same_ranks = len(totals) == args.world_size
+        total = totals[args.process_index] if same_ranks else sum(totals) / len(totals)
+        return torch.tensor(total, device=args.device)
