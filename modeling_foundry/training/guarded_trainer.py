@@ -9,6 +9,7 @@ from accelerate.utils import DistributedType, gather_object
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..settings import FoundryError
+from .loader_workers import leave_signals_to_the_rank
 from .run_end import UpdateRefusedError
 from .update_guard import UpdateGuard
 
@@ -32,6 +33,12 @@ class GuardedUpdates(Trainer):
         self.add_callback(guard)
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
             self.add_callback(_DeepSpeedHook(self))
+
+    def get_train_dataloader(self) -> Any:
+        return leave_signals_to_the_rank(super().get_train_dataloader())
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        return leave_signals_to_the_rank(super().get_eval_dataloader(*args, **kwargs))
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's; the loss of a training micro-batch is kept on the device, without a sync."""

@@ -7,6 +7,7 @@ A launcher (torchrun, accelerate) answers 1 whatever its ranks answered, so the 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from ..run_record import masked
 from ..settings import FoundryError
 
 STOPPED_NAME = "stopped.json"
+# SLURM and Kubernetes send SIGTERM; SIGUSR2 is what sbatch --signal can be told to send some time before.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 
 
 class RunStoppedError(FoundryError):

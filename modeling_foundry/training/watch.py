@@ -16,14 +16,21 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..run_record import masked
+from ..settings import FoundryError
 from .guarded_trainer import GuardedUpdates
 from .heartbeat import FINISHED, FOLDER_NAME, LOST, Heartbeat
 from .ranks import leave_at_exit, wait_for_all_ranks
-from .run_end import STOPPED_NAME, PreemptedError, RankLostError, RunStoppedError, SaveFailedError, say
+from .run_end import (
+    SIGNALS,
+    STOPPED_NAME,
+    PreemptedError,
+    RankLostError,
+    RunStoppedError,
+    SaveFailedError,
+    say,
+)
 from .update_guard import UpdateGuard
 
-# SLURM and Kubernetes send SIGTERM; SIGUSR2 is what sbatch --signal can be told to send some time before.
-SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 SECONDS_FOR_A_DYING_RANK = 5.0
 
 
@@ -58,10 +65,11 @@ def train_watched(
             # On one rank: said here, or the others would name it in their own words.
             say(output_dir, error, trainer.state.global_step)
             raise
+        except FoundryError:
+            raise
         except Exception as error:
-            if not _speaks_of_a_peer(error):
-                raise
-            lost = heartbeat.await_loss(SECONDS_FOR_A_DYING_RANK)
+            # Whatever it says: with a rank gone already, CUDA and the data loader fail in words of their own.
+            lost = heartbeat.await_loss(SECONDS_FOR_A_DYING_RANK if _speaks_of_a_peer(error) else 0)
             if lost is None:
                 raise
             raise heartbeat.rank_lost(lost) from error
@@ -131,7 +139,7 @@ def signals_noted(guard: UpdateGuard) -> Iterator[None]:
         if os.getpid() == process:
             guard.is_signalled = True
             return
-        signal.signal(number, signal.SIG_DFL)  # a worker of the data loader inherits this handler
+        signal.signal(number, signal.SIG_DFL)  # a forked process inherits this handler
         os.kill(os.getpid(), number)
 
     before = {number: signal.signal(number, note) for number in SIGNALS}

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -36,7 +37,8 @@ def started(tmp_path):
         settings = [
             "--config", str(REPOSITORY / "recipes/shakespeare/pretrain.yaml"), f"--text_file={text}",
             f"--output_dir={tmp_path}/run", "--per_device_train_batch_size=2", "--eval_strategy=no",
-            "--logging_steps=1", "--optimizer=adamw", "--max_steps=500", "--save_steps=200", *SIZES, *more,
+            "--logging_steps=1", "--optimizer=adamw", "--max_steps=500", "--save_steps=200",
+            "--dataloader_num_workers=2", *SIZES, *more,  # with workers, as every recipe for GPUs
         ]  # fmt: skip
         with open(tmp_path / "stderr", "w") as errors:
             child = subprocess.Popen(
@@ -84,13 +86,20 @@ def lines_said(tmp_path):
         (signal.SIGTERM, "launcher", "ddp"),
         (signal.SIGUSR2, "launcher", "ddp"),  # it passes neither of these on
         (signal.SIGKILL, "launcher", "ddp"),
+        (signal.SIGTERM, "every process", "ddp"),  # as scancel does
         (signal.SIGTERM, "rank", "zero1"),
     ],
 )
 def test_a_signal_to_one_rank_saves_the_same_step_on_all(number, whom, engine, started, tmp_path):
     child, run = started(SLOW, engine=engine)
     beat = rank_at(run, 1, 2)
-    os.kill(beat.pid if whom == "rank" else child.pid, number)
+    told = {
+        "rank": [beat.pid],
+        "launcher": [child.pid],
+        "every process": [child.pid, *descendants(child.pid)],
+    }
+    for pid in told[whom]:
+        os.kill(pid, number)
     child.wait(60)
     assert child.returncode != 0
     pids = [read_beat(run, rank).pid for rank in (0, 1)]
@@ -149,6 +158,12 @@ def test_a_hung_rank_ends_the_other_within_the_bound(how, started, tmp_path):
     assert f"rank 1 ({beat.host}, pid {beat.pid}) {said}" in stopped["reason"]
     assert "(stall_timeout_seconds 15)" in stopped["reason"]
     assert len(lines_said(tmp_path)) == 1
+
+
+def descendants(pid):
+    """Every process under another: ranks, and the workers of their data loaders."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [each for child in children for each in (int(child), *descendants(int(child)))]
 
 
 def process_lives(pid):
