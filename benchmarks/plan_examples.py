@@ -51,14 +51,14 @@ def draw_peaks(path: Path) -> None:
 
     rows = json.loads((RECEIPTS / "plan_memory.json").read_text())["rows"]
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(6.4, 5.0), layout="constrained")
+        figure, axes = plt.subplots(figsize=(6.4, 6.2), layout="constrained")
         places = range(len(rows))
         axes.barh(places, [row["forecast_gib"] for row in rows], 0.65, color=COLOURS[4], label="forecast")
         measured = [row["measured_gib"] for row in rows]
         axes.plot(measured, places, "|", color="black", markersize=13, mew=2, label="measured")
         for place, row in zip(places, rows, strict=True):
             axes.annotate(
-                f"{100 * row['error']:+.1f}%", (row["measured_gib"], place), (6, 0), textcoords="offset points",
+                f"{100 * row['error']:+.1f}%".replace("-", "−"), (row["measured_gib"], place), (6, 0), textcoords="offset points",
                 fontsize=8, va="center",
             )  # fmt: skip
         axes.set_yticks(list(places), [row["run"] for row in rows], fontsize=8)
@@ -67,7 +67,7 @@ def draw_peaks(path: Path) -> None:
         axes.margins(x=0.12)
         axes.set_xlabel("peak of one rank, GiB")
         axes.set_title("Memory forecast against H200")
-        axes.legend(loc="lower center", bbox_to_anchor=(0.35, -0.22), ncols=2)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.35, -0.18), ncols=2)
     save(figure, str(path.parent), path.stem)
 
 

@@ -98,6 +98,9 @@ RECIPE_PEAKS = (
         {**SHIPPED, "loss_chunk_tokens": 10**6},
     ),
     ("ZeRO-1, micro-batch 4", "the recipe: ZeRO-1, micro-batch 4", SHIPPED),
+    ("ZeRO-1 on 2 GPUs", "the recipe: ZeRO-1 on 2 GPUs", {"num_ranks": 2, **SHIPPED}),
+    ("DDP on 2 GPUs", "the recipe: DDP on 2 GPUs", {"num_ranks": 2, "sharding": "ddp", **CHUNK}),
+    ("FSDP2 on 2 GPUs", "the recipe: FSDP2 on 2 GPUs", {"num_ranks": 2, "sharding": "fsdp2", **CHUNK}),
 )
 NOTES = (
     "Read off these rows: 12 and 6 bytes a logit (rows 1, 2), 6 for a chunk's (row 4), one more vector of the hidden "
@@ -118,7 +121,9 @@ def setup_of(description: dict) -> TrainingSetup:
 
 def recipe_peaks(rows: Iterable[tuple[str, str, dict]]) -> Iterator[tuple[str, float, dict]]:
     """The rows that were measured, in the form of ``PEAKS``."""
-    receipts = [RECEIPT.parent / f"pretrain_{table}.json" for table in ("speed", "shapes", "start")]
+    receipts = [
+        RECEIPT.parent / f"pretrain_{table}.json" for table in ("speed", "shapes", "start", "scaling")
+    ]
     measured = {
         name: row
         for path in receipts

@@ -1,14 +1,14 @@
 """Runs on GPUs that are killed, signalled, stuck or go on with fewer ranks, beside one that nothing happened to.
 
-    python benchmarks/pretrain_recovery.py                  # all GPUs of the machine, about four minutes
+    python benchmarks/pretrain_recovery.py                  # all GPUs of the machine, about five minutes
     python benchmarks/pretrain_recovery.py --num_ranks=1
     python benchmarks/pretrain_recovery.py --use_cpu=true   # two CPU ranks
 
 The recipe is recipes/pretrain.py with a small model, layers compiled, in bf16.  Under each topology the same run is made
-whole, whole again (does the hardware repeat itself?), and with something done to one of its ranks at a random step:
-SIGKILL, SIGUSR2, SIGSTOP; each is then started again with the same command.  One more goes on from its middle on a single
-rank.  The topologies run side by side, so nothing here is a speed.  The table comes last; with OUT set the receipt goes to
-$OUT/pretrain_recovery.json.
+whole, whole again (does the hardware repeat itself?), and with something done at a random step: SIGKILL, SIGUSR2 or
+SIGSTOP to one rank, SIGTERM to the launcher; each is then started again with the same command.  One more goes on from its
+middle on a single rank.  All run side by side, so nothing here is a speed.  The table comes last; with OUT set the receipt
+goes to $OUT/pretrain_recovery.json.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from modeling_foundry.settings import parse, run  # noqa: E402
 STEPS, SAVED_EACH = 24, 8
 GLOBAL_SEQUENCES = 8
 # The other ranks of a stuck one end after so long.
-STALL_SECONDS = 30
+STALL_SECONDS = 20
 SMALL = {
     "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 128, "vocab_size": 4096, "sequence_length": 512,
     "loss_chunk_tokens": 1024, "global_batch_tokens": GLOBAL_SEQUENCES * 512, "warmup_steps": 4,
     "max_steps": STEPS, "save_steps": SAVED_EACH, "keep_checkpoints": 10, "logging_steps": 1,
-    "eval_strategy": "no", "dataloader_num_workers": 2, "stall_timeout_seconds": STALL_SECONDS,
+    "eval_strategy": "no", "dataloader_num_workers": 1, "stall_timeout_seconds": STALL_SECONDS,
     "per_device_train_batch_size": 2, "report_to": "none",
     "gradient_accumulation_steps": 1,  # takes the recipe's away: it follows from global_batch_tokens
 }  # fmt: skip
@@ -65,13 +65,14 @@ class Topology:
     words: tuple[str, ...] = ()
 
 
+DETERMINISTIC = "--full_determinism=true"
 TOPOLOGIES = {
-    "ZeRO-1": Topology("zero1"),
-    "DDP": Topology("ddp"),
-    "DDP, dropout": Topology("ddp", (DROPOUT,)),
-    "FSDP2": Topology("fsdp2"),
+    "ZeRO-1": Topology("zero1", (DETERMINISTIC,)),
+    "DDP, dropout": Topology("ddp", (DETERMINISTIC, DROPOUT)),
+    "FSDP2": Topology("fsdp2", (DETERMINISTIC,)),
+    "DDP, dropout, kernels free to choose": Topology("ddp", (DROPOUT,)),
 }
-ON_CPU = {"DDP": Topology("cpu_ddp"), "DDP, dropout": Topology("cpu_ddp", (DROPOUT,))}
+ON_CPU = {"DDP, dropout": Topology("cpu_ddp", (DROPOUT,))}
 
 
 @dataclass
@@ -85,6 +86,7 @@ class Settings:
     use_cpu: bool = field(default=False, metadata={"help": "two ranks on the CPU"})
     seed: int = field(default=0, metadata={"help": "of the steps and ranks at which something is done"})
     limit_seconds: int = field(default=150, metadata={"help": "time one start may take"})
+    at_once: int = field(default=10, metadata={"help": "runs at one time"})
 
 
 @dataclass
@@ -95,7 +97,9 @@ class Runs:
     topology: Topology
     num_ranks: int
     settings: Settings
-    random: random.Random
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir()
 
     def start(self, name: str, num_ranks: int | None = None) -> subprocess.Popen:
         """The recipe under its launcher; what it prints goes to ``name.txt``."""
@@ -125,13 +129,11 @@ class Runs:
     def finish(self, name: str, num_ranks: int | None = None) -> int:
         return self.end(self.start(name, num_ranks))
 
-    def await_step(self, name: str, process: subprocess.Popen) -> int:
-        """Wait until the log holds a random step after the first checkpoint; returns the step."""
-        step = self.random.randint(SAVED_EACH + 1, STEPS - 4)
+    def await_step(self, name: str, process: subprocess.Popen, step: int) -> None:
+        """Wait until the log holds the step."""
         until = time.monotonic() + self.settings.limit_seconds
         while newest_step(self.folder / name) < step and process.poll() is None and time.monotonic() < until:
             time.sleep(0.005)
-        return step
 
     def compared(self, name: str) -> dict[str, Any]:
         """The finished run beside the whole one."""
@@ -154,41 +156,36 @@ def main() -> int:
     known = ON_CPU if settings.use_cpu else TOPOLOGIES
     num_ranks = settings.num_ranks or (2 if settings.use_cpu else len(gpus()))
     chosen = {name: known[name] for name in settings.topologies or known}
-    with tempfile.TemporaryDirectory() as folder:
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(settings.at_once) as pool:
         prepare_data(Path(folder))
-        with ThreadPoolExecutor(1 if settings.use_cpu else len(chosen)) as pool:
-            made = [
-                pool.submit(rows_of, name, topology, num_ranks, Path(folder), settings)
-                for name, topology in chosen.items()
-            ]
-            rows: list[dict[str, Any]] = []
-            for future in made:
-                rows += future.result()
-                save(rows, settings)
+        runs = {
+            name: Runs(Path(folder, f"topology-{number}"), topology, num_ranks, settings)
+            for number, (name, topology) in enumerate(chosen.items())
+        }
+        whole = {name: pool.submit(each.finish, "whole") for name, each in runs.items()}
+        made = {
+            (name, scenario): pool.submit(tried, happens, runs[name], scenario)
+            for name, future in whole.items()
+            if future.result() == 0
+            for scenario, happens in SCENARIOS.items()
+            if num_ranks > 1 or scenario not in FOR_SEVERAL_RANKS
+        }
+        for name, future in whole.items():
+            if future.result():
+                failure = f"exit {future.result()}: {last_line(runs[name].folder / 'whole.txt')}"
+                rows.append({"topology": name, "scenario": "whole", "failure": failure})
+        for (name, scenario), row in made.items():
+            facts = {"topology": name, "num_ranks": num_ranks, "scenario": scenario}
+            rows.append(facts | row.result())
+            save(rows, settings)
     print_table(rows)
     return 1 if any("failure" in row for row in rows) else 0
 
 
-def rows_of(
-    name: str, topology: Topology, num_ranks: int, parent: Path, settings: Settings
-) -> list[dict[str, Any]]:
-    """Every scenario of one topology, in turn."""
-    folder = parent / name.replace(", ", "_")
-    folder.mkdir()
-    runs = Runs(folder, topology, num_ranks, settings, random.Random(f"{settings.seed} {name}"))
-    if code := runs.finish("whole"):
-        failure = f"exit {code}: {last_line(folder / 'whole.txt')}"
-        return [{"topology": name, "scenario": "whole", "failure": failure}]
-    rows = []
-    for scenario, happens in SCENARIOS.items():
-        if num_ranks > 1 or scenario not in FOR_SEVERAL_RANKS:
-            row = {"topology": name, "num_ranks": num_ranks, "scenario": scenario, **tried(happens, runs)}
-            print(f"{name}, {scenario}: {row.get('failure') or 'done'}", flush=True)
-            rows.append(row)
-    return rows
-
-
-def tried(happens: Callable[[Runs], dict[str, Any]], runs: Runs) -> dict[str, Any]:
+def tried(happens: Callable[[Runs], dict[str, Any]], runs: Runs, scenario: str) -> dict[str, Any]:
+    """The row of one scenario, or ``{"failure": why}``."""
+    print(f"{runs.folder.name}: {scenario} …", flush=True)
     try:
         return happens(runs)
     except (OSError, ValueError, KeyError) as error:  # a file that the run should have left
@@ -200,29 +197,31 @@ def whole_again(runs: Runs) -> dict[str, Any]:
     return runs.compared("again")
 
 
-def signalled(number: signal.Signals) -> Callable[[Runs], dict[str, Any]]:
-    """One random rank gets a signal at a random step; the same command then goes on to the end."""
+def signalled(number: signal.Signals, to_launcher: bool = False) -> Callable[[Runs], dict[str, Any]]:
+    """A random rank, or the launcher, gets a signal at a random step; the same command then goes on to the end."""
 
     def happens(runs: Runs) -> dict[str, Any]:
         name = number.name
+        chance = random.Random(f"{runs.settings.seed} {runs.folder.name} {name}")
+        step, rank = chance.randint(SAVED_EACH + 1, STEPS - 4), chance.randrange(runs.num_ranks)
         process = runs.start(name)
-        step, rank = runs.await_step(name, process), runs.random.randrange(runs.num_ranks)
+        runs.await_step(name, process, step)
         sign = json.loads((runs.folder / name / "heartbeats" / f"rank-{rank}.json").read_text())
-        os.kill(sign["pid"], number)
+        os.kill(process.pid if to_launcher else sign["pid"], number)
         sent = time.monotonic()
         code = runs.end(process)
         seconds = time.monotonic() - sent
-        if number == signal.SIGSTOP and Path(f"/proc/{sign['pid']}").exists():
-            os.kill(sign["pid"], signal.SIGKILL)
         stopped = runs.folder / name / "stopped.json"
         said = json.loads(stopped.read_text()) if stopped.exists() else {}
+        output = (runs.folder / f"{name}.txt").read_text()
         runs.finish(name)
         return {
             "at_step": step,
-            "to_rank": rank,
+            "to": "launcher" if to_launcher else f"rank {rank}",
             "launcher_exit_code": code,
             "seconds_to_end": round(seconds, 1),
             "stopped": said | {"reason": said.get("reason", "").replace(str(runs.folder), "…")},
+            **({} if said else {"output": output[-3000:]}),
             "went_on_from": went_on_from(runs.folder / f"{name}.txt"),
             **runs.compared(name),
         }
@@ -245,10 +244,11 @@ SCENARIOS: dict[str, Callable[[Runs], dict[str, Any]]] = {
     "whole again": whole_again,
     "SIGKILL": signalled(signal.SIGKILL),
     "SIGUSR2": signalled(signal.SIGUSR2),
+    "SIGTERM": signalled(signal.SIGTERM, to_launcher=True),
     "SIGSTOP": signalled(signal.SIGSTOP),
     "on one rank": on_one_rank,
 }
-FOR_SEVERAL_RANKS = ("SIGSTOP", "on one rank")
+FOR_SEVERAL_RANKS = ("SIGTERM", "SIGSTOP", "on one rank")  # one rank has a launcher that passes nothing on
 
 
 def newest_step(run_folder: Path) -> int:
@@ -300,22 +300,20 @@ def save(rows: list[dict[str, Any]], settings: Settings) -> None:
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     print(
-        f"\n{'':14} {'':12} {'step':>4} {'rank':>4} {'code':>4} {'s':>5} {'goes on from':14} {'losses':>8} "
-        f"{'weights':>8} {'optimizer':>9}"
+        f"\n{'':50} {'step':>4} {'to':8} {'code':>4} {'s':>5} {'goes on from':14} losses  weights optimizer"
     )
     for row in rows:
+        name = f"{row['topology']}, {row['scenario']}"
         if "failure" in row:
-            print(f"{row['topology']:14} {row['scenario']:12} failed: {row['failure']}")
+            print(f"{name:50} failed: {row['failure']}")
             continue
         stopped = row.get("stopped", {})
-        equal = ("equal" if row[f"equal_{what}"] else "differ" for what in ("losses", "weights", "optimizer"))
-        shown_losses, weights, optimizer = equal
-        if shown_losses == "differ":
-            shown_losses = f"{row['largest_loss_difference']:.1e}"
+        equal = ["equal" if row[f"equal_{what}"] else "differ" for what in ("losses", "weights", "optimizer")]
+        if not row["equal_losses"]:
+            equal[0] = f"{row['largest_loss_difference']:.1e}"
         print(
-            f"{row['topology']:14} {row['scenario']:12} {row.get('at_step', ''):>4} {row.get('to_rank', ''):>4} "
-            f"{stopped.get('exit_code', ''):>4} {row.get('seconds_to_end', ''):>5} "
-            f"{row.get('went_on_from') or '':14} {shown_losses:>8} {weights:>8} {optimizer:>9}"
+            f"{name:50} {row.get('at_step', ''):>4} {row.get('to', ''):8} {stopped.get('exit_code', ''):>4} "
+            f"{row.get('seconds_to_end', ''):>5} {row.get('went_on_from') or '':14} {equal[0]:7} {equal[1]:7} {equal[2]}"
         )
         if stopped.get("reason"):
             print(f"    {stopped['reason']}")

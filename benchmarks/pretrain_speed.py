@@ -4,6 +4,7 @@
     python benchmarks/pretrain_speed.py --table=shapes   # other back ends, lengths and memory, about eight
     python benchmarks/pretrain_speed.py --table=start    # from launch to the first step, about one
     python benchmarks/pretrain_speed.py --table=scaling  # on 1, 2, 4 and 8 GPUs, about two minutes a row
+    python benchmarks/pretrain_speed.py --table=determinism  # what bits that repeat cost, about two minutes
 
 Each variant is a process of its own with a time limit.  Ours is recipes/pretrain.py with the flagship's recipe under
 ``accelerate launch``; stock is transformers' Qwen3ForCausalLM under the same Trainer, data and optimizer; Liger is
@@ -108,17 +109,29 @@ SCALING = {
     "DDP on 2 GPUs": Variant(launch="ddp", steps=5, num_gpus=2),
     "FSDP2 on 2 GPUs": Variant(launch="fsdp2", steps=5, num_gpus=2),
 }
-TABLES = {"speed": SPEED, "shapes": SHAPES, "start": START, "scaling": SCALING}
-VARIANTS = SPEED | SHAPES | START | SCALING
+DETERMINISM = {
+    "kernels free to choose": Variant((QUICK,), steps=5),
+    "full determinism": Variant((QUICK, "--full_determinism=true"), steps=5),
+}
+TABLES = {
+    "speed": SPEED,
+    "shapes": SHAPES,
+    "start": START,
+    "scaling": SCALING,
+    "determinism": DETERMINISM,
+}
+VARIANTS = SPEED | SHAPES | START | SCALING | DETERMINISM
 
 
 @dataclass
 class Settings:
     """What to run."""
 
-    table: Literal["speed", "shapes", "start", "scaling"] = field(
+    table: Literal["speed", "shapes", "start", "scaling", "determinism"] = field(
         default="speed",
-        metadata={"help": "beside stock, ways to run ours, how soon it starts, or on several GPUs"},
+        metadata={
+            "help": "beside stock, ways to run ours, how soon it starts, on several GPUs, or repeating every bit"
+        },
     )
     variants: list[str] = field(
         default_factory=list, metadata={"help": "rows of the table, all of them if not given"}
