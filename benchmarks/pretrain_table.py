@@ -26,6 +26,14 @@ LABELS = {
     STOCK_COMPILED: "transformers' Qwen3, compiled",
     "Liger, eager": "transformers' Qwen3 with Liger, eager",
 }
+SCENARIO_LABELS = {
+    "whole again": "the same run again",
+    "SIGKILL": "SIGKILL to a rank",
+    "SIGUSR2": "SIGUSR2 to a rank",
+    "SIGTERM": "SIGTERM to the launcher",
+    "SIGSTOP": "SIGSTOP to a rank",
+    "on one rank": "its middle, on one rank",
+}
 MEDIANS = "medians of the steps after the first two"
 GOAL_MFU, GOAL_TOKENS, GOAL_FLOAT8_TOKENS = 0.60, 57_500, 72_000
 GOAL_SCALING, GOAL_START_SECONDS, GOAL_LOSS = 0.98, 20, 0.005
@@ -72,9 +80,9 @@ def measured_rows(receipt: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def introduction(receipt: dict[str, Any], name: str, words: str, beside: dict[str, Any] | None = None) -> str:
-    """What ran on what; the machine is named once where ``beside``, the receipt of the table above, has the same."""
+    """What ran on what; the machine is named once where ``beside``, the receipt of the table above, has one alike."""
     machine = machine_of(receipt)
-    where = "The same machine and versions" if beside and machine_of(beside) == machine else machine
+    where = "Such a machine, the same versions" if beside and machine_of(beside) == machine else machine
     commit, _, changed = receipt["commit"].partition("-")
     text = (
         f"{where}: `{receipt['command']}` at commit `{commit[:10]}`{' with uncommitted changes' if changed else ''}, "
@@ -88,7 +96,9 @@ def machine_of(receipt: dict[str, Any]) -> str:
     versions = (
         f"{library} {receipt['versions'][library]}" for library in ("torch", "transformers", "deepspeed")
     )
-    return f"One {gpu} ({float(power.split()[0]):.0f} W, driver {driver}), {', '.join(versions)}"
+    most = max((row.get("num_gpus", 1) for row in receipt["rows"].values()), default=1)
+    count = "One" if most == 1 else f"{most} ×"
+    return f"{count} {gpu} ({float(power.split()[0]):.0f} W, driver {driver}), {', '.join(versions)}"
 
 
 def kernel_rows(rows: dict[str, dict[str, Any]]) -> list[str]:
@@ -233,25 +243,32 @@ def measured_row(receipt: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def recovery_section(receipt: dict[str, Any]) -> str:
-    """What was done to each run, what it said, and how it ended beside the run that nothing happened to."""
-    lines = [
-        "| run | what happens | exit code | s until all ranks have ended | goes on from | losses | weights and optimizer |",
-        "|---|---|---:|---:|---|---|---|",
-    ]
-    for row in receipt["rows"]:
-        what = row["scenario"] + (
-            f" to {'a rank' if 'rank' in row['to'] else 'the launcher'}" if "to" in row else ""
-        )
-        if "failure" in row:
-            lines.append(f"| {row['topology']} | {what} | failed: {row['failure']} | | | | |")
-            continue
-        losses = "equal" if row["equal_losses"] else f"up to {row['largest_loss_difference']:.1e} apart"
-        state = "equal" if row["equal_weights"] and row["equal_optimizer"] else "differ"
-        code, seconds = row.get("stopped", {}).get("exit_code", ""), row.get("seconds_to_end", "")
-        lines.append(
-            f"| {row['topology']} | {what} | {code} | {seconds} | {row.get('went_on_from') or ''} | {losses} | {state} |"
-        )
+    """A column a topology, a line for what was done: exit code, seconds until all ranks had ended, how the run ended."""
+    topologies = list(dict.fromkeys(row["topology"] for row in receipt["rows"]))
+    scenarios = list(dict.fromkeys(row["scenario"] for row in receipt["rows"]))
+    cells = {(row["scenario"], row["topology"]): recovery_cell(row) for row in receipt["rows"]}
+    lines = [f"| | {' | '.join(topologies)} |", "|---|" + "---|" * len(topologies)]
+    for scenario in scenarios:
+        found = (cells.get((scenario, topology), "not measured") for topology in topologies)
+        lines.append(f"| {SCENARIO_LABELS[scenario]} | {' | '.join(found)} |")
     return "\n".join(lines)
+
+
+def recovery_cell(row: dict[str, Any]) -> str:
+    """As in "69 after 5.3 s; equal", or how far apart the losses were."""
+    if "failure" in row:
+        return f"failed: {row['failure']}"
+    if row["equal_losses"] and row["equal_weights"] and row["equal_optimizer"]:
+        end = "equal"
+    else:
+        end = (
+            f"losses up to {row['largest_loss_difference']:.0e} apart"
+            if not row["equal_losses"]
+            else "weights differ"
+        )
+    if "stopped" not in row:
+        return end
+    return f"{row['stopped'].get('exit_code', 'no word')} after {row['seconds_to_end']} s; {end}"
 
 
 def optimizer_section(receipt: dict[str, Any]) -> str:

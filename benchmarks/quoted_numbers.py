@@ -294,6 +294,7 @@ def sections() -> dict[tuple[str, str], str]:
         ("README.md", "quickstart"): readme_section(receipt("quickstart")),
         ("docs/pretrain.md", "pretrain_speed"): table.speed_section(*(receipt(name) for name in names)),
         ("docs/pretrain.md", "optimizers"): table.optimizer_section(receipt("optimizers")),
+        ("docs/pretrain.md", "pretrain_recovery"): table.recovery_section(receipt("pretrain_recovery")),
     }
 
 

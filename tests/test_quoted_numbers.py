@@ -179,7 +179,7 @@ def test_other_shapes_have_a_table_of_their_own():
     assert "receipts/pretrain_shapes.json" in text
     assert "| DDP | 16 × 16 × 2,048 |" in text
     assert "- FSDP2: failed, too slow" in text
-    assert text.count("The same machine and versions: ") == 2
+    assert text.count("Such a machine, the same versions: ") == 2
     other = shapes | {"gpu_state": shapes["gpu_state"].replace("H200", "H100")}
     assert "One NVIDIA H100 (" in pretrain_table.speed_section(speed, other, start, parity)
 
