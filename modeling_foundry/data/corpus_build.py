@@ -47,6 +47,7 @@ from .tokenization import (
     said,
     shard_tasks,
 )
+from .tokenizer_class import refuse_another_class
 from .verification import VERIFIED_NAME
 
 PLAN_NAME = "tokenize.json"
@@ -72,6 +73,8 @@ def tokenize(settings: TokenizeSettings) -> Path:
     tokenizer = tokenizer_folder(str(settings.tokenizer))
     eos_token_id = end_of_document(settings, tokenizer)
     plan = plan_of(settings, manifest, tasks, tokenizer, eos_token_id)
+    if settings.overwrite or not (folder / CORPUS_NAME).is_file():  # nothing to do takes no seconds
+        refuse_another_class(tokenizer, TOKENIZER_FILES)
     if start(folder, plan, settings.overwrite):
         console.print(f"tokenize: complete already, {folder} (nothing to do)")
         return folder

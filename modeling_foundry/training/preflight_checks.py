@@ -17,6 +17,7 @@ from transformers import Trainer
 
 from ..configuration_foundry import attention_implementation
 from ..data.shards import ShardHeader
+from ..data.tokenizer_class import refuse_another_tokenizer
 from ..data.training_data import TrainingData
 from ..files import sha256_of_file
 from ..parameters import assert_built_as_requested
@@ -71,7 +72,10 @@ def check_dtype(model: torch.nn.Module, settings: ModelSettings) -> str:
 
 
 def check_tokenizer(tokenizer: Any, config: Any, prepared: TrainingData) -> str:
-    """The tokenizer saved with the model is the one that made the data, and both end documents with one id."""
+    """The tokenizer saved with the model is the one that made the data, and both end documents with one id.
+
+    Its file alone does not say so: AutoTokenizer may have made something else of it.
+    """
     path = prepared.tokenizer_folder / "tokenizer.json"
     digest = sha256_of_file(path)
     for folder, header in headers_of(prepared):
@@ -84,6 +88,7 @@ def check_tokenizer(tokenizer: Any, config: Any, prepared: TrainingData) -> str:
                 raise FoundryError(
                     f"eos_token_id: {found} in {name}, but documents in {folder} end with {header.eos_token_id}"
                 )
+    refuse_another_tokenizer(prepared.tokenizer_folder, tokenizer)
     return f"the data's, {digest[:12]}"
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import json
 import shutil
 import subprocess
 import sys
@@ -108,6 +109,22 @@ def test_tokenizer_is_the_datas(build_trainer):
     words = refusal(checks.check_tokenizer, *given, trainer.prepared)
     assert words.startswith("eos_token_id: 5 in the model, but documents in")
     assert words.endswith(f"end with {right}")
+
+
+def test_a_tokenizer_that_autotokenizer_made_anew_is_not_the_datas(build_trainer, tmp_path):
+    """The file is that of the data; its class, here GPT-2's, took the vocabulary and another pattern."""
+    from transformers import AutoTokenizer
+
+    trainer = build_trainer()
+    folder = tmp_path / "tokenizer"
+    shutil.copytree(trainer.prepared.tokenizer_folder, folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "GPT2Tokenizer"}))
+    prepared = dataclasses.replace(trainer.prepared, tokenizer_folder=folder)
+    words = refusal(
+        checks.check_tokenizer, AutoTokenizer.from_pretrained(folder), trainer.model.config, prepared
+    )
+    assert words.startswith(f"{path}: tokenizer_class: GPT2Tokenizer splits '12345' into")
 
 
 @pytest.mark.parametrize(
