@@ -57,6 +57,14 @@ NEUTRAL_SETTINGS = {
     "use_cpu", "ddp_backend", "dataloader_pin_memory", "hub_token", "trackio_space_id",
     *GUARD_KEYS, *PREFLIGHT_KEYS, *ProfileKeys.__dataclass_fields__,
 }  # fmt: skip
+# Settings that only say where something is -> the entry of ``inputs`` that says what it is.  Not ``model``, whose
+# tokenizer and chat template no entry holds, nor ``mixture``, whose folders' names are part of the data's hash.
+LOCATIONS = {
+    "data.data_dir": "inputs.data",
+    "data.text_file": "inputs.data",
+    "alignment.train_file": "inputs.train_file",
+    "alignment.eval_file": "inputs.eval_file",
+}
 BATCH_SETTINGS = {"per_device_train_batch_size", "gradient_accumulation_steps"}
 console = Console(highlight=False, soft_wrap=True)
 logger = logging.getLogger(__name__)
@@ -147,7 +155,9 @@ class TrainingSession:
         changed = [
             f"{key.rsplit('.', 1)[-1]}: {_short(old.get(key))} -> {_short(new.get(key))}"
             for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and key.rsplit(".", 1)[-1] not in neutral
+            if old.get(key) != new.get(key)
+            and key.rsplit(".", 1)[-1] not in neutral
+            and not _has_only_moved(key, old, new)
         ]
         return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
 
@@ -346,6 +356,14 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, item in value.items():
         flat |= _flat(item, f"{prefix}.{key}" if prefix else key)
     return flat
+
+
+def _has_only_moved(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether a flat setting says where the very same content is now."""
+    content = LOCATIONS.get(key)
+    if content is None or not old.get(key) or not new.get(key):
+        return False
+    return old.get(content) is not None and old[content] == new.get(content)
 
 
 def _short(value: Any) -> str:
