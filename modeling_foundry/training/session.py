@@ -30,7 +30,7 @@ from .checkpoints import (
     sealed_checkpoints,
 )
 from .guarded_trainer import GuardedUpdates
-from .launch import assert_launched_as_asked
+from .launch import assert_launched_as_asked, launch_words
 from .left_overs import remove_left_overs
 from .preflight import PREFLIGHT_KEYS
 from .profiling import ProfileKeys
@@ -220,7 +220,8 @@ class TrainingSession:
             finish: changes the final model before it is written (merging an adapter, stop tokens).
         """
         arguments = trainer.args
-        launch = assert_launched_as_asked(AcceleratorState(), precision_of(arguments), expected_processes)
+        state, precision = AcceleratorState(), precision_of(arguments)
+        launch = assert_launched_as_asked(state, precision, expected_processes)
         log = RunLog(
             self.output_dir, tokens_per_step, flops_of(trainer, sequence_length),
             plain_settings({"run_name": arguments.run_name, "launch": launch, "config": self.settings}),
@@ -233,7 +234,8 @@ class TrainingSession:
             if checkpoint is None or not (self.output_dir / RECORD_NAME).is_file():
                 write_run_record(self.output_dir, self.settings, inputs=self.inputs, launch=launch)
             where = f"going on from {checkpoint.name}" if checkpoint else "from the start"
-            console.print(f"[bold]{self.title}[/bold]: {where}; {launch}")
+            words = launch_words(state, precision, trainer.model.dtype)
+            console.print(f"[bold]{self.title}[/bold]: {where}; {words}")
             console.print(tracker_line(arguments))
         if checkpoint is not None:
             arguments.eval_on_start = False  # the log has it already; the guard knows of one that was put off
