@@ -20,6 +20,7 @@ from modeling_foundry.training.pretraining import (
     PretrainTrainer,
     pretrain,
 )
+from modeling_foundry.training.replay import RunOnDisk
 from modeling_foundry.training.run_log import read_log
 from modeling_foundry.training.sample_order import SampleOrder, write_order
 from tests.conftest import SOURCE_TEXT
@@ -132,6 +133,17 @@ def test_data_that_has_moved_is_the_same_data(run, whole, again, small_data, tmp
     train(run, Path("mount/data"))  # complete, and no other run
     with pytest.raises(FoundryError, match=r"other settings \(learning_rate: "):
         train(run, Path("mount/data"), learning_rate=1.0)
+
+
+def test_a_step_is_replayed_from_where_the_data_is_now(small_data, tmp_path):
+    shutil.copytree(small_data, tmp_path / "before")
+    train(tmp_path / "whole", tmp_path / "before")
+    run = cut(tmp_path / "whole", tmp_path / "run")
+    (tmp_path / "before").rename(tmp_path / "now")
+    with pytest.raises(FoundryError, match="before: no prepared data here"):
+        RunOnDisk.open(run)
+    train(run, tmp_path / "now")
+    assert list(RunOnDisk.open(run).data.train) == [str(tmp_path / "now")]
 
 
 def test_a_text_that_has_moved_is_the_same_text(tmp_path):
