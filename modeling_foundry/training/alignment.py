@@ -16,6 +16,7 @@ from ..configuration_foundry import attention_implementation
 from ..saved_model import load_model, load_tokenizer, require_checkpoint
 from ..settings import FoundryError
 from .alignment_samples import hash_of_samples, lint_on_main, load_samples
+from .build_locks import remove_stale_build_locks
 from .guarded_trainer import GuardedUpdates
 from .model_settings import AttentionBackend, refuse_backend_without_gpu
 from .ranges import check_length, check_ranges
@@ -63,6 +64,7 @@ class SFTArguments(MaskedArguments, GuardKeys, SFTConfig):
     ddp_find_unused_parameters: bool | None = False
 
     def __post_init__(self) -> None:
+        remove_stale_build_locks(self.deepspeed)
         self.report_to = choose_trackers(self.report_to)
         super().__post_init__()
 
@@ -76,6 +78,7 @@ class DPOArguments(MaskedArguments, GuardKeys, DPOConfig):
     ddp_find_unused_parameters: bool | None = False
 
     def __post_init__(self) -> None:
+        remove_stale_build_locks(self.deepspeed)
         self.report_to = choose_trackers(self.report_to)
         super().__post_init__()
 

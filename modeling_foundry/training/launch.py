@@ -13,6 +13,7 @@ from typing import Any
 
 from ..settings import FoundryError
 
+ENGINE_WORDS = {"MULTI_CPU": "DDP", "MULTI_GPU": "DDP"}
 ENGINE_FLAGS = {"ACCELERATE_USE_DEEPSPEED": "DEEPSPEED", "ACCELERATE_USE_FSDP": "FSDP"}
 
 
@@ -27,12 +28,12 @@ def assert_launched_as_asked(
         expected_processes: the recipe's own number of ranks; None accepts what the launcher started.
 
     Returns:
-        One line for the log: distributed type, ranks, precision, device.
+        One line for ``run.json`` and the run log, in accelerate's names; :func:`launch_words` is for people.
 
     Raises:
         FoundryError: naming the first thing that differs.
     """
-    distributed_type = str(state.distributed_type).rsplit(".", 1)[-1]
+    distributed_type = _kind(state)
     asked_processes = int(environment.get("WORLD_SIZE", "1"))
     if state.num_processes != asked_processes:
         raise FoundryError(
@@ -55,3 +56,36 @@ def assert_launched_as_asked(
         )
     device = str(state.device)
     return f"{distributed_type}, {state.num_processes} process(es), mixed precision {precision}, {device}"
+
+
+def launch_words(state: Any, precision: str, dtype: Any) -> str:
+    """The same for a person: ``2 processes on the CPU, DDP, float32``.
+
+    Args:
+        state: ``accelerate.state.AcceleratorState`` after set-up.
+        precision: mixed precision in force.
+        dtype: of the model's parameters, which is the precision where none is mixed.
+    """
+    num, device = state.num_processes, str(state.device)
+    place = "the CPU" if device == "cpu" else device
+    computed = str(dtype).removeprefix("torch.") if precision == "no" else f"{precision} mixed precision"
+    if num == 1:
+        words = [f"1 process on {place}", computed]
+    elif device == "cpu":
+        words = [f"{num} processes on {place}", _engine(state), computed]
+    else:
+        words = [f"{num} processes", _engine(state), computed, f"rank 0 on {place}"]
+    return ", ".join(words)
+
+
+def _engine(state: Any) -> str:
+    kind = _kind(state)
+    if kind == "DEEPSPEED":
+        return f"ZeRO-{state.deepspeed_plugin.zero_stage}"
+    if kind == "FSDP":
+        return "FSDP2" if state.is_fsdp2 else "FSDP"
+    return ENGINE_WORDS.get(kind, kind)
+
+
+def _kind(state: Any) -> str:
+    return str(state.distributed_type).rsplit(".", 1)[-1]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from transformers import TrainingArguments
 
+from .build_locks import remove_stale_build_locks
 from .preflight import PreflightKeys
 from .profiling import ProfileKeys
 from .token_budget import TokenCounts
@@ -84,6 +85,7 @@ class PretrainArguments(
     )
 
     def __post_init__(self) -> None:
+        remove_stale_build_locks(self.deepspeed)
         self.report_to = choose_trackers(self.report_to)
         if self.forecast_for is not None:
             self.use_cpu = True  # type: ignore[has-type]  # a forecast for other hardware needs none here

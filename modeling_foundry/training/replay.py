@@ -21,6 +21,7 @@ from ..run_record import RECORD_NAME
 from ..saved_model import load_model, load_tokenizer
 from ..settings import FoundryError
 from .commands import ReplaySettings
+from .run_log import LOG_NAME, read_log
 from .sample_order import ORDER_NAME, SampleOrder, read_order
 
 
@@ -106,7 +107,17 @@ def open_data(folder: Path, data: dict[str, Any]) -> TrainingData:
     """The data of a run from the ``data`` settings in its record."""
     if data["mixture"] is not None:
         return open_mixture(data["mixture"], data["max_epochs"])
-    return open_training_data(data["data_dir"] or folder / "data")
+    if data["data_dir"] is None:
+        return open_training_data(folder / "data")
+    return open_training_data(_newest_data_dir(folder) or data["data_dir"])
+
+
+def _newest_data_dir(folder: Path) -> str | None:
+    """Where the newest start found the data, which may have moved since the record was written."""
+    if not (folder / LOG_NAME).is_file():
+        return None
+    starts = [line["config"] for line in read_log(folder) if "config" in line]
+    return starts[-1].get("data", {}).get("data_dir") if starts else None
 
 
 def parts_of(source: TokenSource, start: int, stop: int) -> Iterator[DocumentPart]:

@@ -30,7 +30,7 @@ from .checkpoints import (
     sealed_checkpoints,
 )
 from .guarded_trainer import GuardedUpdates
-from .launch import assert_launched_as_asked
+from .launch import assert_launched_as_asked, launch_words
 from .left_overs import remove_left_overs
 from .preflight import PREFLIGHT_KEYS
 from .profiling import ProfileKeys
@@ -57,6 +57,14 @@ NEUTRAL_SETTINGS = {
     "use_cpu", "ddp_backend", "dataloader_pin_memory", "hub_token", "trackio_space_id",
     *GUARD_KEYS, *PREFLIGHT_KEYS, *ProfileKeys.__dataclass_fields__,
 }  # fmt: skip
+# Settings that only say where something is -> the entry of ``inputs`` that says what it is.  Not ``model``, whose
+# tokenizer and chat template no entry holds, nor ``mixture``, whose folders' names are part of the data's hash.
+LOCATIONS = {
+    "data.data_dir": "inputs.data",
+    "data.text_file": "inputs.data",
+    "alignment.train_file": "inputs.train_file",
+    "alignment.eval_file": "inputs.eval_file",
+}
 BATCH_SETTINGS = {"per_device_train_batch_size", "gradient_accumulation_steps"}
 console = Console(highlight=False, soft_wrap=True)
 logger = logging.getLogger(__name__)
@@ -147,7 +155,9 @@ class TrainingSession:
         changed = [
             f"{key.rsplit('.', 1)[-1]}: {_short(old.get(key))} -> {_short(new.get(key))}"
             for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key) and key.rsplit(".", 1)[-1] not in neutral
+            if old.get(key) != new.get(key)
+            and key.rsplit(".", 1)[-1] not in neutral
+            and not _has_only_moved(key, old, new)
         ]
         return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
 
@@ -210,7 +220,8 @@ class TrainingSession:
             finish: changes the final model before it is written (merging an adapter, stop tokens).
         """
         arguments = trainer.args
-        launch = assert_launched_as_asked(AcceleratorState(), precision_of(arguments), expected_processes)
+        state, precision = AcceleratorState(), precision_of(arguments)
+        launch = assert_launched_as_asked(state, precision, expected_processes)
         log = RunLog(
             self.output_dir, tokens_per_step, flops_of(trainer, sequence_length),
             plain_settings({"run_name": arguments.run_name, "launch": launch, "config": self.settings}),
@@ -223,7 +234,8 @@ class TrainingSession:
             if checkpoint is None or not (self.output_dir / RECORD_NAME).is_file():
                 write_run_record(self.output_dir, self.settings, inputs=self.inputs, launch=launch)
             where = f"going on from {checkpoint.name}" if checkpoint else "from the start"
-            console.print(f"[bold]{self.title}[/bold]: {where}; {launch}")
+            words = launch_words(state, precision, trainer.model.dtype)
+            console.print(f"[bold]{self.title}[/bold]: {where}; {words}")
             console.print(tracker_line(arguments))
         if checkpoint is not None:
             arguments.eval_on_start = False  # the log has it already; the guard knows of one that was put off
@@ -346,6 +358,14 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, item in value.items():
         flat |= _flat(item, f"{prefix}.{key}" if prefix else key)
     return flat
+
+
+def _has_only_moved(key: str, old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether a flat setting says where the very same content is now."""
+    content = LOCATIONS.get(key)
+    if content is None or not old.get(key) or not new.get(key):
+        return False
+    return old.get(content) is not None and old[content] == new.get(content)
 
 
 def _short(value: Any) -> str:

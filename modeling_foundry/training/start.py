@@ -13,7 +13,7 @@ from ..data.mixture import HeldOutMixture, MixedDataset
 from ..data.training_data import TrainingData
 from .banner import banner_rows, print_rows
 from .forecast import forecast_run, hardware_here, sharding_of
-from .launch import assert_launched_as_asked
+from .launch import assert_launched_as_asked, launch_words
 from .model_settings import ModelSettings
 from .preflight import preflight
 from .preflight_checks import Finding
@@ -41,15 +41,17 @@ def before_first_step(trainer: Trainer, prepared: TrainingData, settings: ModelS
         rows += [("data", part.accounting()) for part in (train, trainer.eval_dataset) if _is_mixed(part)]
         print_rows(f"pretrain {arguments.output_dir}", rows)
     start = time.perf_counter()
-    findings = preflight(
-        trainer, prepared, settings, forecast,
-        lambda: assert_launched_as_asked(
-            trainer.accelerator.state, precision_of(arguments), arguments.expected_processes
-        ),
-    )  # fmt: skip
+    findings = preflight(trainer, prepared, settings, forecast, lambda: check_launch(trainer))
     if is_main:
         print_findings(findings, time.perf_counter() - start, arguments.preflight_only)
         print_sample(trainer)
+
+
+def check_launch(trainer: Trainer) -> str:
+    """What accelerate set up, in words, or FoundryError where it is not what was asked for."""
+    state, precision = trainer.accelerator.state, precision_of(trainer.args)
+    assert_launched_as_asked(state, precision, trainer.args.expected_processes)
+    return launch_words(state, precision, trainer.model.dtype)
 
 
 def print_findings(findings: list[Finding], seconds: float, is_all_shown: bool) -> None:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from modeling_foundry.run_record import write_run_record
 from modeling_foundry.settings import FoundryError
 from modeling_foundry.training import alignment
 from modeling_foundry.training.checkpoints import read_manifest, seal
@@ -113,3 +114,26 @@ def test_two_files_of_one_name_are_both_compared(base, samples, tmp_path):
     with open(settings.train_file, "a") as file:
         file.write((samples / "sft.jsonl").read_text().splitlines()[0] + "\n")
     assert alignment.open_session("sft", settings, arguments)[0].inputs != before
+
+
+def test_samples_that_have_moved_are_the_same_samples(base, samples, tmp_path):
+    def ask(train_file, eval_file, model=base):
+        settings = alignment.AlignmentSettings(str(model), str(train_file), str(eval_file))
+        arguments = alignment.SFTArguments(str(tmp_path / "run"), use_cpu=True, bf16=False, report_to="none")
+        return alignment.open_session("sft", settings, arguments)[0]
+
+    first = samples / "sft.jsonl"
+    session = ask(first, first)
+    write_run_record(session.output_dir, session.settings, inputs=session.inputs)
+    for name in ("moved", "changed"):
+        shutil.copy(first, tmp_path / f"{name}.jsonl")
+    with open(tmp_path / "changed.jsonl", "a") as file:
+        file.write(first.read_text().splitlines()[0] + "\n")
+    ask(tmp_path / "moved.jsonl", tmp_path / "moved.jsonl")
+    with pytest.raises(FoundryError, match="other settings .*eval_file.*eval_file"):
+        ask(first, tmp_path / "changed.jsonl")
+    with pytest.raises(FoundryError, match="other settings .*train_file.*train_file"):
+        ask(tmp_path / "changed.jsonl", first)
+    shutil.copytree(base, tmp_path / "model")  # the same weights; its chat template nobody has compared
+    with pytest.raises(FoundryError, match=r"other settings \(model: "):
+        ask(first, first, tmp_path / "model")

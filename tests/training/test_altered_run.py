@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,14 @@ from safetensors.torch import load_file
 from modeling_foundry.data.training_data import open_training_data
 from modeling_foundry.settings import FoundryError
 from modeling_foundry.training.checkpoints import newest_whole_checkpoint
-from modeling_foundry.training.pretraining import PretrainTrainer
+from modeling_foundry.training.model_settings import ModelSettings
+from modeling_foundry.training.pretraining import (
+    PretrainArguments,
+    PretrainDataSettings,
+    PretrainTrainer,
+    pretrain,
+)
+from modeling_foundry.training.replay import RunOnDisk
 from modeling_foundry.training.run_log import read_log
 from modeling_foundry.training.sample_order import SampleOrder, write_order
 from tests.conftest import SOURCE_TEXT
@@ -115,6 +123,48 @@ def test_other_data_under_a_checkpoint_is_refused_even_without_its_record(run, a
     (run / "run.json").unlink()
     with pytest.raises(FoundryError, match=r"run\.json: missing"):
         again(run, learning_rate=1.0)
+
+
+def test_data_that_has_moved_is_the_same_data(run, whole, again, small_data, tmp_path, monkeypatch):
+    shutil.copytree(small_data, tmp_path / "mount/data")
+    train(run, tmp_path / "mount/data")
+    assert same_weights(run, whole)
+    monkeypatch.chdir(tmp_path)
+    train(run, Path("mount/data"))  # complete, and no other run
+    with pytest.raises(FoundryError, match=r"other settings \(learning_rate: "):
+        train(run, Path("mount/data"), learning_rate=1.0)
+
+
+def test_a_step_is_replayed_from_where_the_data_is_now(small_data, tmp_path):
+    shutil.copytree(small_data, tmp_path / "before")
+    train(tmp_path / "whole", tmp_path / "before")
+    run = cut(tmp_path / "whole", tmp_path / "run")
+    (tmp_path / "before").rename(tmp_path / "now")
+    with pytest.raises(FoundryError, match="before: no prepared data here"):
+        RunOnDisk.open(run)
+    train(run, tmp_path / "now")
+    assert list(RunOnDisk.open(run).data.train) == [str(tmp_path / "now")]
+
+
+def test_a_text_that_has_moved_is_the_same_text(tmp_path):
+    def start(text):
+        model = ModelSettings(
+            hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+            num_key_value_heads=1, head_dim=16, tie_word_embeddings=True,
+        )  # fmt: skip
+        data = PretrainDataSettings(text_file=str(text), text_file_vocab_size=320, sequence_length=32)
+        arguments = PretrainArguments(str(tmp_path / "run"), max_steps=2, use_cpu=True, report_to="none")
+        return pretrain(model, data, arguments)
+
+    (tmp_path / "a.txt").write_text(SOURCE_TEXT)
+    start(tmp_path / "a.txt")
+    (tmp_path / "a.txt").rename(tmp_path / "b.txt")
+    shutil.rmtree(tmp_path / "run/model")
+    (tmp_path / "run/complete.json").unlink()
+    assert any(start(tmp_path / "b.txt").glob("*.safetensors"))
+    (tmp_path / "c.txt").write_text(SOURCE_TEXT[::-1])
+    with pytest.raises(FoundryError, match="text_file"):
+        start(tmp_path / "c.txt")
 
 
 def test_the_order_of_samples_must_be_the_checkpoints(run, again):
