@@ -55,6 +55,7 @@ def quotes() -> Iterator[Quote]:
     """All sentences, page by page."""
     yield from parameter_quotes()
     yield from speed_quotes(receipt("pretrain_speed"))
+    yield from card_quotes(receipt("pretrain_speed"), receipt("pretrain_scaling"))
     yield from start_quotes(receipt("pretrain_start"))
     yield from parity_quotes(receipt("float8_parity"))
     yield from optimizer_quotes(receipt("optimizers"))
@@ -90,6 +91,15 @@ def speed_quotes(speed: dict[str, Any]) -> Iterator[Quote]:
             f"{shipped / compiled:.2f}", f"{float8:,.0f}",
         ),
     )  # fmt: skip
+
+
+def card_quotes(speed: dict[str, Any], scaling: dict[str, Any]) -> Iterator[Quote]:
+    rows = table.measured_row(speed, table.SHIPPED), table.measured_row(scaling, table.ONE_GPU)
+    yield Quote(
+        "docs/pretrain.md",
+        "runs the recipe as shipped at {}% MFU, the one of the table of several GPUs at {}%",
+        tuple(f"{100 * rates(row)[1]:.1f}" for row in rows),
+    )
 
 
 def start_quotes(start: dict[str, Any]) -> Iterator[Quote]:
