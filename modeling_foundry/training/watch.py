@@ -16,7 +16,6 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..run_record import masked
-from ..settings import FoundryError
 from .guarded_trainer import GuardedUpdates
 from .heartbeat import FINISHED, FOLDER_NAME, LOST, Heartbeat
 from .ranks import leave_at_exit, wait_for_all_ranks
@@ -65,9 +64,7 @@ def train_watched(
             # On one rank: said here, or the others would name it in their own words.
             say(output_dir, error, trainer.state.global_step)
             raise
-        except FoundryError:
-            raise
-        except Exception as error:
+        except (RuntimeError, OSError) as error:
             # Whatever it says: with a rank gone already, CUDA and the data loader fail in words of their own.
             lost = heartbeat.await_loss(SECONDS_FOR_A_DYING_RANK if _speaks_of_a_peer(error) else 0)
             if lost is None:
