@@ -42,6 +42,18 @@ def _umask() -> int:
     return mask
 
 
+def read_lines(path: str | Path, errors: str = "strict") -> list[str]:
+    """Lines of a UTF-8 file, without their ends.
+
+    Not ``str.splitlines``: JSON may hold U+0085, U+2028 and U+2029 as they are, and that ends a line at them.
+
+    Args:
+        errors: what becomes of bytes that are not UTF-8, as in :func:`open`.
+    """
+    with open(path, encoding="utf-8", errors=errors) as file:
+        return [line.removesuffix("\n") for line in file]
+
+
 def sha256_of_file(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with open(path, "rb") as file:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..files import read_lines
 from ..settings import FoundryError
 
 RATES = ("acc", "acc_norm", "acc_bytes", "exact_match")
@@ -55,8 +56,7 @@ def read_outcomes(folder: Path) -> dict[str, Outcomes]:
     for task in sorted(tasks):
         # With a year: samples_mbpp_64_... is another task's.
         path = _only(folder, f"samples_{task}_[0-9][0-9][0-9][0-9]-*.jsonl")
-        with open(path, encoding="utf-8") as lines:  # not splitlines: an answer may hold U+0085 or U+2028
-            samples = [_parsed(path, line) for line in lines]
+        samples = [_parsed(path, line) for line in read_lines(path)]
         try:
             outcomes |= _outcomes_of_task(task, samples, better[task])
         except (KeyError, TypeError, IndexError) as error:

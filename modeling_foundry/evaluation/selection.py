@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from ..files import read_lines
 from ..settings import FoundryError
 from .settings import EvaluationSettings
 
@@ -29,8 +30,7 @@ def read_items(data_dir: str | Path, name: str) -> list[dict[str, Any]]:
     """
     path = Path(data_dir) / name
     try:
-        with open(path, encoding="utf-8") as file:  # not splitlines: a text may hold U+0085 or U+2028
-            lines = list(file)
+        lines = read_lines(path)
     except OSError as error:
         raise FoundryError(f"{path}: cannot read it ({error.strerror}); run `make data` first") from error
     items = []

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..files import read_lines
 from ..settings import FoundryError
 
 
@@ -60,8 +61,9 @@ def _object(path: Path) -> dict[str, Any]:
 def _lines(path: Path) -> tuple[dict[str, Any], ...]:
     if not path.is_file():
         return ()
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return tuple(_parsed(path, line, f"{path}:{number}") for number, line in enumerate(lines, start=1))
+    return tuple(
+        _parsed(path, line, f"{path}:{number}") for number, line in enumerate(read_lines(path), start=1)
+    )
 
 
 def _parsed(path: Path, text: str, where: Path | str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from statistics import median
 from types import NoneType
 from typing import Any
 
-from ..files import write_atomically
+from ..files import read_lines, write_atomically
 from ..settings import FoundryError
 
 LOG_NAME = "log.jsonl"
@@ -63,7 +63,7 @@ class LogFile:
 
     def _readable(self) -> list[Line]:
         lines = []
-        written = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        written = read_lines(self.path, errors="replace")
         for number, text in enumerate(written, start=1):
             line = _line_of(text)
             if line is not None:
@@ -108,7 +108,7 @@ def read_log(run: str | Path) -> list[Line]:
     """
     path = Path(run) / LOG_NAME if Path(run).is_dir() else Path(run)
     try:
-        written = path.read_text(encoding="utf-8").splitlines()
+        written = read_lines(path)
     except (OSError, UnicodeDecodeError) as error:
         raise FoundryError(f"{path}: cannot read a run log; give a run folder with {LOG_NAME}") from error
     lines = []

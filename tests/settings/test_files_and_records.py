@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from modeling_foundry.files import sha256_of_file, write_atomically
+from modeling_foundry.files import read_lines, sha256_of_file, write_atomically
 from modeling_foundry.run_record import git_commit, plain_settings, write_run_record
 
 
@@ -35,6 +35,13 @@ def test_a_write_that_fails_keeps_the_old_content(tmp_path):
     assert "File too large" in child.stderr
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_only_line_feeds_and_carriage_returns_end_a_line(tmp_path):
+    (tmp_path / "lines").write_bytes("a\u2028b\u2029c\u0085\x0c\r\n\nlast".encode())
+    assert read_lines(tmp_path / "lines") == ["a\u2028b\u2029c\u0085\x0c", "", "last"]
+    (tmp_path / "empty").touch()
+    assert read_lines(tmp_path / "empty") == []
 
 
 def test_sha256(tmp_path):

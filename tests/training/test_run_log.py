@@ -18,6 +18,14 @@ def test_a_fresh_file_and_its_folder_are_made(tmp_path):
     assert read_log(tmp_path / "run") == [{"event": "train", "step": 1, "loss": 2.0}]
 
 
+def test_a_line_may_hold_what_unicode_calls_a_line_end(tmp_path):
+    """A run of such a name could not be plotted, and lost its first line when it was resumed."""
+    log, line = LogFile(tmp_path / "log.jsonl"), {"event": "start", "step": 0, "run_name": "a\u2028b\u0085c"}
+    log.append(line)
+    assert read_log(tmp_path) == [line]
+    assert log.go_on_after(1) == [line]
+
+
 @given(st.integers(0, 60), st.integers(1, 12), st.data())
 def test_a_cut_log_goes_on_with_every_step_once(tmp_path_factory, cut_bytes, resumed_step, data):
     """Cut anywhere, resumed at any checkpoint: lines up to it stay as they were, later ones come once."""
