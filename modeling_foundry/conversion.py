@@ -239,19 +239,20 @@ def _convert_folder(
 
 def _require_kind(checkpoint: Path, model_type: str) -> None:
     """Refuse a folder of another architecture: Mistral's and Granite's tensors have Llama's names and shapes too."""
+    path = checkpoint / "config.json"
     try:
-        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise FoundryError(f"{checkpoint / 'config.json'}: not JSON ({error})") from error
+        raise FoundryError(f"{path}: not JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise FoundryError(f"{path}: not a JSON object")
     if config.get("model_type") != model_type:
         raise FoundryError(
-            f"{checkpoint / 'config.json'}: model_type {config.get('model_type')!r} is not {model_type!r}, "
-            "whose arithmetic its weights would get"
+            f"{path}: model_type {config.get('model_type')!r} is not {model_type!r}, whose arithmetic its weights "
+            "would get"
         )
     if config.get("quantization_config"):
-        raise FoundryError(
-            f"{checkpoint / 'config.json'}: quantization_config; convert the checkpoint it was quantized from"
-        )
+        raise FoundryError(f"{path}: quantization_config; convert the checkpoint it was quantized from")
 
 
 def _gate(checkpoint: Path, staging: Path, source_class: Any, target_class: Any) -> Parity:

@@ -117,6 +117,15 @@ def test_a_quantized_folder_is_refused(tmp_path):
         import_stock(folder, tmp_path / "foundry", family="llama")
 
 
+@pytest.mark.parametrize("content", ["[]", '"llama"', "{"])
+def test_a_configuration_that_is_no_object_is_one_line(content, tmp_path):
+    folder = tmp_path / "llama"
+    LlamaForCausalLM(LlamaConfig(**STOCK)).save_pretrained(folder)
+    (folder / "config.json").write_text(content)
+    with pytest.raises(FoundryError, match=r"config.json: not "):
+        import_stock(folder, tmp_path / "foundry", family="llama")
+
+
 def test_a_field_foundry_cannot_honour_is_one_line():
     with pytest.raises(FoundryError, match="cannot become a foundry model: pad_token_id=-1"):
         from_llama(LlamaForCausalLM(LlamaConfig(**STOCK, pad_token_id=-1)))
