@@ -21,6 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.pretrain_speed import recipe_environment  # noqa: E402
 from modeling_foundry.files import write_atomically  # noqa: E402
 from modeling_foundry.run_record import describe_machine, git_commit, package_versions  # noqa: E402
 from modeling_foundry.settings import parse, run  # noqa: E402
@@ -61,10 +62,9 @@ def train(settings: Settings, output: Path, overrides: list[str]) -> dict[str, A
         "--per_device_eval_batch_size=8", "--max_eval_sequences=64", "--warmup_steps=50", "--logging_steps=1",
         "--save_strategy=no", *overrides,
     ]  # fmt: skip
-    search = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
         process = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, "PYTHONPATH": search, "HF_HUB_OFFLINE": "1"},
+            command, cwd=ROOT, env=recipe_environment(),
             capture_output=True, text=True, timeout=settings.limit_seconds,
         )  # fmt: skip
     except subprocess.TimeoutExpired:

@@ -13,7 +13,6 @@ goes to $OUT/pretrain_recovery.json.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -32,10 +31,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.pretrain_speed import gpu_state, gpus, prepare_data, python_path  # noqa: E402
-from modeling_foundry.files import write_atomically  # noqa: E402
+from benchmarks.pretrain_speed import gpu_state, gpus, prepare_data, recipe_environment  # noqa: E402
+from modeling_foundry.files import sha256_of_file, write_atomically  # noqa: E402
 from modeling_foundry.run_record import describe_machine, git_commit, package_versions  # noqa: E402
 from modeling_foundry.settings import parse, run  # noqa: E402
+from modeling_foundry.training.run_log import LOG_NAME, read_log  # noqa: E402
 
 STEPS, SAVED_EACH = 24, 8
 GLOBAL_SEQUENCES = 8
@@ -110,11 +110,14 @@ class Runs:
             f"--output_dir={self.folder / name}", *self.topology.words,
             *(f"--{key}={value}" for key, value in (SMALL | (CPU if self.settings.use_cpu else {})).items()),
         ]  # fmt: skip
-        environment = {**os.environ, "PYTHONPATH": python_path(), "HF_HUB_OFFLINE": "1"}
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         with open(self.folder / f"{name}.txt", "a") as output:
             return subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+                command,
+                cwd=ROOT,
+                env=recipe_environment(),
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
 
     def end(self, process: subprocess.Popen) -> int:
@@ -146,8 +149,8 @@ class Runs:
             "steps_in_log": len(ours),
             "equal_losses": ours == theirs,
             "largest_loss_difference": max(apart),
-            "equal_weights": len({digest(end.glob("model*.safetensors")) for end in ends}) == 1,
-            "equal_optimizer": len({digest(end.glob("optimizer*.safetensors")) for end in ends}) == 1,
+            "equal_weights": have_equal_files("model*.safetensors", *ends),
+            "equal_optimizer": have_equal_files("optimizer*.safetensors", *ends),
         }
 
 
@@ -253,22 +256,17 @@ FOR_SEVERAL_RANKS = ("SIGTERM", "SIGSTOP", "on one rank")  # one rank has a laun
 
 def newest_step(run_folder: Path) -> int:
     """The step of the log's last whole line, 0 before there is one."""
-    log = run_folder / "log.jsonl"
-    lines = log.read_text().rpartition("\n")[0].splitlines() if log.exists() else []
-    return json.loads(lines[-1])["step"] if lines else 0
+    lines = read_log(run_folder) if (run_folder / LOG_NAME).exists() else []
+    return lines[-1]["step"] if lines else 0
 
 
 def losses(run_folder: Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (run_folder / "log.jsonl").read_text().splitlines()]
-    return {line["step"]: line["loss"] for line in lines if line["event"] == "train"}
+    return {line["step"]: line["loss"] for line in read_log(run_folder) if line["event"] == "train"}
 
 
-def digest(paths: Any) -> str:
-    """SHA-256 over files in the order of their names."""
-    found = hashlib.sha256()
-    for path in sorted(paths):
-        found.update(path.read_bytes())
-    return found.hexdigest()
+def have_equal_files(pattern: str, ours: Path, theirs: Path) -> bool:
+    hashes = [[sha256_of_file(path) for path in sorted(end.glob(pattern))] for end in (ours, theirs)]
+    return hashes[0] == hashes[1] != []
 
 
 def went_on_from(output: Path) -> str | None:

@@ -4,7 +4,6 @@
     python benchmarks/pretrain_speed.py --table=shapes   # other back ends, lengths and memory, about eight
     python benchmarks/pretrain_speed.py --table=start    # from launch to the first step, about one
     python benchmarks/pretrain_speed.py --table=scaling  # on 1, 2, 4 and 8 GPUs, about two minutes a row
-    python benchmarks/pretrain_speed.py --table=determinism  # what bits that repeat cost, about two minutes
 
 Each variant is a process of its own with a time limit.  Ours is recipes/pretrain.py with the flagship's recipe under
 ``accelerate launch``; stock is transformers' Qwen3ForCausalLM under the same Trainer, data and optimizer; Liger is
@@ -95,6 +94,7 @@ SHAPES = {
     ),
     "ZeRO-1, loss in one piece": Variant((QUICK, "--loss_chunk_tokens=1000000"), steps=5),
     "ZeRO-1, micro-batch 4": Variant((QUICK, "--per_device_train_batch_size=4"), steps=5),
+    "ZeRO-1, full determinism": Variant((QUICK, "--full_determinism=true"), steps=5),
     "ZeRO-1, llama2_1.36b": Variant((QUICK,), steps=5, recipe="llama2_1.36b"),
 }
 # The same run twice: the first compiles, the second finds the compiled kernels and Python's bytecode.
@@ -109,29 +109,17 @@ SCALING = {
     "DDP on 2 GPUs": Variant(launch="ddp", steps=5, num_gpus=2),
     "FSDP2 on 2 GPUs": Variant(launch="fsdp2", steps=5, num_gpus=2),
 }
-DETERMINISM = {
-    "kernels free to choose": Variant((QUICK,), steps=5),
-    "full determinism": Variant((QUICK, "--full_determinism=true"), steps=5),
-}
-TABLES = {
-    "speed": SPEED,
-    "shapes": SHAPES,
-    "start": START,
-    "scaling": SCALING,
-    "determinism": DETERMINISM,
-}
-VARIANTS = SPEED | SHAPES | START | SCALING | DETERMINISM
+TABLES = {"speed": SPEED, "shapes": SHAPES, "start": START, "scaling": SCALING}
+VARIANTS = SPEED | SHAPES | START | SCALING
 
 
 @dataclass
 class Settings:
     """What to run."""
 
-    table: Literal["speed", "shapes", "start", "scaling", "determinism"] = field(
+    table: Literal["speed", "shapes", "start", "scaling"] = field(
         default="speed",
-        metadata={
-            "help": "beside stock, ways to run ours, how soon it starts, on several GPUs, or repeating every bit"
-        },
+        metadata={"help": "beside stock, ways to run ours, how soon it starts, or on several GPUs"},
     )
     variants: list[str] = field(
         default_factory=list, metadata={"help": "rows of the table, all of them if not given"}
@@ -174,9 +162,7 @@ def prepare_data(folder: Path) -> None:
         f"--text_file={folder}/input.txt",
         f"--output_dir={folder}/data",
     ]
-    subprocess.run(
-        command, cwd=ROOT, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL
-    )
+    subprocess.run(command, cwd=ROOT, check=True, env=recipe_environment(), stdout=subprocess.DEVNULL)
 
 
 def measure_in_process(name: str, settings: Settings, folder: str) -> dict[str, Any]:
@@ -190,9 +176,7 @@ def measure_in_process(name: str, settings: Settings, folder: str) -> dict[str, 
         "TORCHINDUCTOR_CACHE_DIR": f"{folder}/compiled"
     }  # the first row of a kind compiles, the next finds it
     started = time.time()
-    environment = {**os.environ, "PYTHONPATH": python_path(), "HF_HUB_OFFLINE": "1", **cache}
-    environment[LAUNCHED] = str(started)
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # set in some images: every start compiles all imports
+    environment = recipe_environment() | cache | {LAUNCHED: str(started)}
     errors, gpu = Path(folder, "stderr.txt"), []
     with open(errors, "w") as stream:
         process = subprocess.Popen(
@@ -239,8 +223,12 @@ def watch(process: subprocess.Popen, log: Path, deadline: float, gpu: list[list[
     return first_step
 
 
-def python_path() -> str:
-    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+def recipe_environment() -> dict[str, str]:
+    """In which a benchmark starts a recipe: this checkout's package, no Hub."""
+    search = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": search, "HF_HUB_OFFLINE": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # set in some images: every start compiles all imports
+    return environment
 
 
 def run_folder(folder: str, name: str) -> Path:

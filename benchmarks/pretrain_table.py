@@ -258,14 +258,9 @@ def recovery_cell(row: dict[str, Any]) -> str:
     """As in "69 after 5.3 s; equal", or how far apart the losses were."""
     if "failure" in row:
         return f"failed: {row['failure']}"
-    if row["equal_losses"] and row["equal_weights"] and row["equal_optimizer"]:
-        end = "equal"
-    else:
-        end = (
-            f"losses up to {row['largest_loss_difference']:.0e} apart"
-            if not row["equal_losses"]
-            else "weights differ"
-        )
+    end = "equal" if row["equal_weights"] and row["equal_optimizer"] else "weights differ"
+    if not row["equal_losses"]:
+        end = f"losses up to {row['largest_loss_difference']:.0e} apart"
     if "stopped" not in row:
         return end
     return f"{row['stopped'].get('exit_code', 'no word')} after {row['seconds_to_end']} s; {end}"
