@@ -1,4 +1,4 @@
-"""Where the guard's verdict enters transformers' Trainer and DeepSpeed's optimizers."""
+"""Where the guard's verdict enters transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedType, gather_object
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer
 
 from ..settings import FoundryError
+from .deepspeed_guard import DeepSpeedGuard
 from .loader_workers import leave_signals_to_the_rank
 from .run_end import UpdateRefusedError
 from .update_guard import UpdateGuard
@@ -18,6 +19,7 @@ class GuardedUpdates(Trainer):
     """Mix-in for a Trainer: every update passes :class:`UpdateGuard`.  Call :meth:`guard_updates` once."""
 
     guard: UpdateGuard
+    is_applied: bool  # whether the newest update passed
 
     def guard_updates(self, guard: UpdateGuard) -> None:
         """Let ``guard`` judge every update.
@@ -29,10 +31,10 @@ class GuardedUpdates(Trainer):
             raise FoundryError("logging_nan_inf_filter: would log a mean in place of NaN; leave it out")
         self.guard = guard
         self._loss_before_step: torch.Tensor | None = None
-        self._is_applied = True
+        self.is_applied = True
         self.add_callback(guard)
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
-            self.add_callback(_DeepSpeedHook(self))
+            self.add_callback(DeepSpeedGuard(self))
 
     def get_train_dataloader(self) -> Any:
         return leave_signals_to_the_rank(super().get_train_dataloader())
@@ -63,15 +65,15 @@ class GuardedUpdates(Trainer):
         """Trainer's only place where the norm is known and the update is still to come; no public hook has it."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
-            if self._is_applied and self.optimizer.step_was_skipped and not self.args.fp16:
-                self._is_applied = False  # every element was finite, the norm is not
+            if self.is_applied and self.optimizer.step_was_skipped and not self.args.fp16:
+                self.is_applied = False  # every element was finite, the norm is not
                 self.guard.refuse_gradient(self, norm)
         else:
             # fp16 overflows on purpose while it looks for its loss scale, and skips those updates itself.
-            self._is_applied = self.guard.applies(self, 0.0 if self.args.fp16 else norm)
+            self.is_applied = self.guard.applies(self, 0.0 if self.args.fp16 else norm)
             # Trainer asks this flag before it steps the scheduler; accelerate sets it for fp16 alone.
-            self.optimizer._is_overflow = not self._is_applied
-        if self._is_applied:
+            self.optimizer._is_overflow = not self.is_applied
+        if self.is_applied:
             return norm
         self._forget_step()
         return None
@@ -103,67 +105,3 @@ class GuardedUpdates(Trainer):
         self._tr_loss.copy_(self._loss_before_step)
         self._globalstep_last_logged += 1
         self._initial_global_step += 1
-
-
-class _DeepSpeedHook(TrainerCallback):
-    """DeepSpeed updates at the end of the last backward; its overflow check is where an update can be refused."""
-
-    def __init__(self, trainer: GuardedUpdates) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        zero = kwargs["optimizer"].optimizer
-        if hasattr(zero, "has_overflow") and hasattr(zero, "check_grad_overflow"):
-            guard_zero_1_and_2(self.trainer, zero)
-        elif hasattr(zero, "clear_hp_grads") and hasattr(zero, "clear_lp_grads"):
-            guard_bf16_optimizer(self.trainer, zero)
-        else:
-            raise FoundryError(
-                f"deepspeed: {type(zero).__name__} applies its updates unchecked; use zero_stage 1 or 2"
-            )
-
-
-def guard_zero_1_and_2(trainer: GuardedUpdates, zero: Any) -> None:
-    """ZeRO drops the gradients and keeps every state when its overflow check says so, on all ranks.
-
-    Its own check launches some thousand small kernels and waits for the device; but where it must tell a loss
-    scale from a fault (fp16), or the gradients are in host memory, the norm of this rank's part in one pass says
-    the same.
-    """
-    has_overflow = zero.has_overflow
-    zero.check_grad_overflow = True  # off by default in fp32, and a switch in bf16
-
-    def refused(partition_gradients: bool = True) -> bool:
-        if not trainer.args.fp16 and not zero.cpu_offload:
-            trainer._is_applied = trainer.guard.applies(trainer, _norm_of_part(zero))
-            return not trainer._is_applied
-        overflows = has_overflow(partition_gradients)
-        norm = float("inf") if overflows and not trainer.args.fp16 else 0.0
-        trainer._is_applied = trainer.guard.applies(trainer, norm)
-        return not trainer._is_applied or overflows
-
-    zero.has_overflow = refused
-
-
-def _norm_of_part(zero: Any) -> torch.Tensor:
-    """Norm of the averaged gradients that this rank updates; stays on the device."""
-    groups = zero.averaged_gradients.values()
-    return torch.nn.utils.get_total_norm([grad for group in groups for grad in group if grad is not None])
-
-
-def guard_bf16_optimizer(trainer: GuardedUpdates, zero: Any) -> None:
-    """bf16 with fp32 accumulation: it refuses a norm that is not finite itself, so only the loss is left to ask."""
-    step = zero.step
-
-    def guarded_step(closure: Any = None) -> None:
-        trainer._is_applied = trainer.guard.applies(trainer, 0.0)
-        if trainer._is_applied:
-            step(closure)
-            return
-        zero.overflow, zero._global_grad_norm = True, float("inf")
-        zero.clear_hp_grads()
-        zero.clear_lp_grads()
-
-    zero.step = guarded_step
