@@ -9,13 +9,14 @@ Imports neither torch nor transformers: the planner answers in less time than th
 """
 
 from .errors import FoundryError, SettingsError
-from .loader import parse, parse_command, setting
+from .loader import neutral_settings, parse, parse_command, setting
 from .program import run, skip_teardown
 from .written import read_yaml
 
 __all__ = [
     "FoundryError",
     "SettingsError",
+    "neutral_settings",
     "parse",
     "parse_command",
     "read_yaml",

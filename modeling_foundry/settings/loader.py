@@ -18,9 +18,24 @@ from .written import Written, WrittenList, WrittenScalar, read_yaml, shown
 T = TypeVar("T")
 
 
-def setting(text: str, default: Any = dataclasses.MISSING) -> Any:
-    """A dataclass field with its line of ``--help``; required without a default."""
-    return dataclasses.field(default=default, metadata={"help": text})
+def setting(text: str, default: Any = dataclasses.MISSING, *, neutral: bool = False) -> Any:
+    """A dataclass field with its line of ``--help``; required without a default.
+
+    Args:
+        neutral: changes where or how loudly something runs but nothing that is computed, so that a run goes on though
+            it differs (:func:`neutral_settings`).
+    """
+    return dataclasses.field(default=default, metadata={"help": text, "neutral": neutral})
+
+
+def neutral_settings(*instances: Any) -> set[str]:
+    """Names of the fields that are marked neutral, of all these dataclass instances."""
+    return {
+        field.name
+        for instance in instances
+        for field in dataclasses.fields(instance)
+        if field.metadata.get("neutral")
+    }
 
 
 def parse(

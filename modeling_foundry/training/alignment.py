@@ -14,15 +14,17 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from ..configuration_foundry import attention_implementation
 from ..saved_model import load_model, load_tokenizer, require_checkpoint
-from ..settings import FoundryError
+from ..settings import FoundryError, setting
+from ..terminal import console
 from .alignment_samples import hash_of_samples, lint_on_main, load_samples
 from .build_locks import remove_stale_build_locks
 from .guarded_trainer import GuardedUpdates
 from .model_settings import AttentionBackend, refuse_backend_without_gpu
 from .ranges import check_length, check_ranges
 from .resumable_trainer import ResumableTrainer
+from .run_folder import discard_run, model_hash
 from .run_lock import folder_held
-from .session import TrainingSession, console, discard_run, model_hash
+from .session import TrainingSession
 from .trackers import AUTO, MaskedArguments, choose_trackers, keep_trackers_local
 from .update_guard import GuardKeys, UpdateGuard
 
@@ -40,11 +42,9 @@ class AlignmentSettings:
     eval_file: str | None = field(default=None, metadata={"help": "held-out JSON lines"})
     max_train_samples: int | None = field(default=None, metadata={"help": "use the first N after shuffling"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "use the first N after shuffling"})
-    keep_checkpoints: int = field(default=2, metadata={"help": "newest whole checkpoints to keep"})
-    expected_processes: int | None = field(
-        default=None, metadata={"help": "refuse any other number of ranks"}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "replace a run of other settings in output_dir"})
+    keep_checkpoints: int = setting("newest whole checkpoints to keep", 2, neutral=True)
+    expected_processes: int | None = setting("refuse any other number of ranks", None, neutral=True)
+    overwrite: bool = setting("replace a run of other settings in output_dir", False, neutral=True)
     attention_backend: AttentionBackend = field(
         default="auto", metadata={"help": "attention kernel, as in pretraining"}
     )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from accelerate.utils import gather_object
 from transformers import Trainer
 
 from ..data.training_data import TrainingData
-from ..settings import FoundryError
+from ..settings import FoundryError, setting
 from .forecast import RunForecast
 from .model_settings import ModelSettings
 from .preflight_checks import (
@@ -32,22 +32,16 @@ from .ranks import leave_at_exit, wait_for_all_ranks
 class PreflightKeys:
     """Keys of the checks, mixed into a recipe's training arguments."""
 
-    preflight_only: bool = field(
-        default=False, metadata={"help": "check everything before the first step, then stop"}
+    preflight_only: bool = setting("check everything before the first step, then stop", False, neutral=True)
+    preflight_memory: Literal["refuse", "warn"] = setting(
+        "what to do when the forecast memory is not free on the card", "refuse", neutral=True
     )
-    preflight_memory: Literal["refuse", "warn"] = field(
-        default="refuse", metadata={"help": "what to do when the forecast memory is not free on the card"}
+    preflight_dummy_step: bool = setting(
+        "one forward and backward pass at full size before the first step", True, neutral=True
     )
-    preflight_dummy_step: bool = field(
-        default=True, metadata={"help": "one forward and backward pass at full size before the first step"}
+    forecast_for: str | None = setting(
+        "dry run: forecast this run on other hardware, such as 8xB200; no data", None, neutral=True
     )
-    forecast_for: str | None = field(
-        default=None,
-        metadata={"help": "dry run: forecast this run on other hardware, such as 8xB200; no data"},
-    )
-
-
-PREFLIGHT_KEYS = frozenset(PreflightKeys.__dataclass_fields__)
 
 
 class PreflightError(FoundryError):

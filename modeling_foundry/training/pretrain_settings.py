@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from transformers import TrainingArguments
 
+from ..settings import setting
 from .build_locks import remove_stale_build_locks
 from .preflight import PreflightKeys
 from .profiling import ProfileKeys
@@ -20,24 +21,18 @@ from .update_guard import GuardKeys
 class PretrainDataSettings:
     """Where the tokens come from."""
 
-    data_dir: str | None = field(default=None, metadata={"help": "folder written by prepare_data.py"})
-    mixture: dict[str, Any] | None = field(
-        default=None,
-        metadata={"help": "several such folders with weights: {runs/a/data: 0.7, runs/b/data: 0.3}"},
+    data_dir: str | None = setting("folder written by prepare_data.py", None)
+    mixture: dict[str, Any] | None = setting(
+        "several such folders with weights: {runs/a/data: 0.7, runs/b/data: 0.3}", None
     )
-    max_epochs: float = field(
-        default=4.0,
-        metadata={"help": "most repeats of a corpus in a mixture; more teaches little (Muennighoff 2023)"},
+    max_epochs: float = setting(
+        "most repeats of a corpus in a mixture; more teaches little (Muennighoff 2023)", 4.0
     )
-    text_file: str | None = field(
-        default=None, metadata={"help": "any plain-text file: tokenizer and shards are made from it first"}
-    )
-    text_file_vocab_size: int = field(default=2048, metadata={"help": "tokenizer size for text_file"})
-    sequence_length: int = field(default=2048, metadata={"help": "tokens of one training sequence"})
-    document_mask: bool = field(
-        default=False, metadata={"help": "documents in one sequence do not attend to each other"}
-    )
-    max_eval_sequences: int = field(default=512, metadata={"help": "held-out sequences of the loss curve"})
+    text_file: str | None = setting("any plain-text file: tokenizer and shards are made from it first", None)
+    text_file_vocab_size: int = setting("tokenizer size for text_file", 2048)
+    sequence_length: int = setting("tokens of one training sequence", 2048)
+    document_mask: bool = setting("documents in one sequence do not attend to each other", False)
+    max_eval_sequences: int = setting("held-out sequences of the loss curve", 512)
 
 
 @dataclass
@@ -46,29 +41,21 @@ class PretrainArguments(
 ):
     """transformers' TrainingArguments with pretraining's defaults and a few keys more."""
 
-    optimizer: Literal["adamw", "muon"] = field(
-        default="adamw", metadata={"help": "muon: matrices inside the layers by Muon, the rest by AdamW"}
+    optimizer: Literal["adamw", "muon"] = setting(
+        "muon: matrices inside the layers by Muon, the rest by AdamW", "adamw"
     )
-    muon_learning_rate: float = field(default=0.02, metadata={"help": "of the Muon matrices"})
-    compile_layers: bool = field(
-        default=False,
-        metadata={"help": "torch.compile each layer (starts five times faster than whole-model)"},
+    muon_learning_rate: float = setting("of the Muon matrices", 0.02)
+    compile_layers: bool = setting(
+        "torch.compile each layer (starts five times faster than whole-model)", False
     )
-    float8: bool = field(
-        default=False, metadata={"help": "fp8 matrix products by torchao; about 1.25 times faster on an H200"}
+    float8: bool = setting("fp8 matrix products by torchao; about 1.25 times faster on an H200", False)
+    extend_run: str | None = setting(
+        "finished run folder of a warmup_stable_decay schedule: go on from where it decayed", None
     )
-    extend_run: str | None = field(
-        default=None,
-        metadata={
-            "help": "finished run folder of a warmup_stable_decay schedule: go on from where it decayed"
-        },
-    )
-    save_initial_model: bool = field(default=False, metadata={"help": "keep the random start for evaluation"})
-    keep_checkpoints: int = field(default=2, metadata={"help": "newest whole checkpoints to keep"})
-    expected_processes: int | None = field(
-        default=None, metadata={"help": "refuse any other number of ranks"}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "replace a run of other settings in output_dir"})
+    save_initial_model: bool = setting("keep the random start for evaluation", False, neutral=True)
+    keep_checkpoints: int = setting("newest whole checkpoints to keep", 2, neutral=True)
+    expected_processes: int | None = setting("refuse any other number of ranks", None, neutral=True)
+    overwrite: bool = setting("replace a run of other settings in output_dir", False, neutral=True)
     # Defaults of pretraining, in place of fine-tuning's.
     max_steps: int = -1  # given in steps or in tokens
     adam_beta2: float = 0.95
@@ -80,8 +67,8 @@ class PretrainArguments(
     accelerator_config: dict | str | None = None
     save_strategy: str = "steps"
     save_steps: float = 500
-    report_to: str | list[str] | None = field(
-        default=AUTO, metadata={"help": "trackers: auto (trackio, local, where installed), none, or names"}
+    report_to: str | list[str] | None = setting(
+        "trackers: auto (trackio, local, where installed), none, or names", AUTO, neutral=True
     )
 
     def __post_init__(self) -> None:

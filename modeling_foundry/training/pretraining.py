@@ -15,6 +15,7 @@ from ..data.preparation import prepare
 from ..data.settings import DataSettings
 from ..data.training_data import TrainingData, open_mixture, open_training_data
 from ..settings import FoundryError
+from ..terminal import console
 from .callbacks import MeasuredSteps
 from .checkpoints import read_manifest
 from .dry_run import dry_run
@@ -35,11 +36,12 @@ from .ranges import check_length, check_ranges
 from .read_ahead import BatchesAhead
 from .resumable_trainer import ResumableTrainer
 from .rollback import follow_batch, order_of, roll_back, train_with_rollbacks
+from .run_folder import discard_run
 from .run_lock import folder_held
 from .sample_order import OrderedSamples, write_order
-from .session import TrainingSession, console, discard_run, restore_generation_cache
+from .session import TrainingSession, restore_generation_cache
 from .start import before_first_step
-from .token_budget import count_steps, tokens_per_step
+from .token_budget import count_steps, decay_start, tokens_per_step
 from .trackers import keep_trackers_local
 from .update_guard import UpdateGuard
 from .watch import start_watched
@@ -138,6 +140,7 @@ def train_once(
         trainer, checkpoint, arguments.keep_checkpoints, arguments.expected_processes,
         tokens_per_step(arguments, data.sequence_length),
         sequence_length=data.sequence_length,
+        lasting_steps=[] if (stable := decay_start(arguments)) is None else [stable],
     )  # fmt: skip
 
 

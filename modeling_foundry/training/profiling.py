@@ -6,7 +6,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..files import write_atomically
+from ..settings import setting
 from .throughput import synchronize_device
 
 # The first pattern that a name matches says its group.  Names of kernels on a GPU, of operators on a CPU.
@@ -37,11 +38,10 @@ NAME_LENGTH = 120
 class ProfileKeys:
     """Key of a recipe that profiles a step, mixed into its training arguments."""
 
-    profile_step: int | None = field(
-        default=None,
-        metadata={
-            "help": "profile this optimizer step (a late one: the first compile) into profile-step-N.json"
-        },
+    profile_step: int | None = setting(
+        "profile this optimizer step (a late one: the first compile) into profile-step-N.json",
+        None,
+        neutral=True,
     )
 
 

@@ -14,11 +14,11 @@ from accelerate.utils import DistributedType, broadcast_object_list
 
 from ..run_record import RECORD_NAME
 from ..settings import FoundryError
+from ..terminal import console
 from .checkpoints import newest_whole_checkpoint
 from .loss_spikes import SpikeFoundError
 from .run_end import UpdateRefusedError
 from .sample_order import SampleOrder, read_order, write_order
-from .session import console
 from .watch import end_together
 
 

@@ -6,26 +6,24 @@ length tokens, and every length is rounded up to whole steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import SchedulerType, TrainingArguments, get_scheduler
 
-from ..settings import FoundryError
-
-
-def _tokens(text: str) -> Any:
-    return field(default=None, metadata={"help": text})
+from ..settings import FoundryError, setting
 
 
 @dataclass
 class TokenCounts:
     """Keys of a pretraining recipe that are counted in tokens."""
 
-    max_tokens: int | None = _tokens("length of the run, in place of max_steps")
-    warmup_tokens: int | None = _tokens("length of the warm-up, in place of warmup_steps")
-    decay_tokens: int | None = _tokens("length of the decay of lr_scheduler_type warmup_stable_decay")
-    global_batch_tokens: int | None = _tokens("tokens of a step; gradient_accumulation_steps follows from it")
+    max_tokens: int | None = setting("length of the run, in place of max_steps", None)
+    warmup_tokens: int | None = setting("length of the warm-up, in place of warmup_steps", None)
+    decay_tokens: int | None = setting("length of the decay of lr_scheduler_type warmup_stable_decay", None)
+    global_batch_tokens: int | None = setting(
+        "tokens of a step; gradient_accumulation_steps follows from it", None
+    )
 
 
 def count_steps(arguments: Any, sequence_length: int, num_ranks: int | None = None) -> None:

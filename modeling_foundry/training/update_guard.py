@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..files import write_atomically
-from ..settings import FoundryError
+from ..settings import FoundryError, setting
 from .checkpoints import save_failures
 from .loss_spikes import LossWindow, SpikeFoundError
 from .run_end import PreemptedError, UpdateRefusedError
@@ -33,37 +33,31 @@ STATE_NAME = "update_guard.json"
 class GuardKeys:
     """Keys of a recipe that say what happens when something goes wrong."""
 
-    non_finite: Literal["stop", "skip"] = field(
-        default="stop",
-        metadata={"help": "a NaN or Inf in a loss or gradient: end the run, or go on without that update"},
+    non_finite: Literal["stop", "skip"] = setting(
+        "a NaN or Inf in a loss or gradient: end the run, or go on without that update", "stop", neutral=True
     )
-    loss_spike: Literal["off", "skip", "rollback"] = field(
-        default="off",
-        metadata={"help": "a loss far above the last ones: leave its update out, or go back to a checkpoint"},
+    loss_spike: Literal["off", "skip", "rollback"] = setting(
+        "a loss far above the last ones: leave its update out, or go back to a checkpoint",
+        "off",
+        neutral=True,
     )
-    spike_window_steps: int = field(default=128, metadata={"help": "losses that a spike is judged against"})
-    spike_deviations: float = field(
-        default=6.0,
-        metadata={"help": "robust standard deviations above the window's median that make a spike"},
+    spike_window_steps: int = setting("losses that a spike is judged against", 128, neutral=True)
+    spike_deviations: float = setting(
+        "robust standard deviations above the window's median that make a spike", 6.0, neutral=True
     )
-    max_skipped_steps: int = field(
-        default=10, metadata={"help": "updates left out one after the other before the run stops"}
+    max_skipped_steps: int = setting(
+        "updates left out one after the other before the run stops", 10, neutral=True
     )
-    max_rollbacks: int = field(default=3, metadata={"help": "rollbacks of a run before it stops"})
-    rollback_steps: int = field(
-        default=1,
-        metadata={"help": "a rollback leaves out the samples of the spike's step and of the steps before it"},
+    max_rollbacks: int = setting("rollbacks of a run before it stops", 3, neutral=True)
+    rollback_steps: int = setting(
+        "a rollback leaves out the samples of the spike's step and of the steps before it", 1, neutral=True
     )
-    stall_timeout_seconds: float = field(
-        default=900.0,
-        metadata={"help": "a rank without progress for so long ends all ranks, with words"},
+    stall_timeout_seconds: float = setting(
+        "a rank without progress for so long ends all ranks, with words", 900.0, neutral=True
     )
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "true would log the mean in place of a loss that is NaN: refused"}
+    logging_nan_inf_filter: bool = setting(
+        "true would log the mean in place of a loss that is NaN: refused", False, neutral=True
     )
-
-
-GUARD_KEYS = frozenset(GuardKeys.__dataclass_fields__)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 from transformers import Trainer
 
 from modeling_foundry.training.optimizer_state import StoredState
-from modeling_foundry.training.session import read_log
+from modeling_foundry.training.run_log import read_log
 from tests.conftest import REPOSITORY
 from tests.training.small_run import train
 

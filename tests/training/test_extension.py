@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from modeling_foundry.settings import FoundryError, parse
 from modeling_foundry.training.model_settings import ModelSettings
 from modeling_foundry.training.pretraining import PretrainArguments, PretrainDataSettings, pretrain
-from modeling_foundry.training.session import read_log
+from modeling_foundry.training.run_log import read_log
 from tests.training.test_pretraining import arguments
 
 # A step is 4 x 32 = 128 tokens.

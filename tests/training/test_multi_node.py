@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from modeling_foundry.training.session import read_log
+from modeling_foundry.training.run_log import read_log
 from tests.conftest import REPOSITORY, SOURCE_TEXT
 from tests.training.test_pretraining import arguments
 

@@ -368,7 +368,11 @@ def test_an_output_folder_that_cannot_be_is_one_line(small_data, tmp_path):
 
 
 def test_neutral_keys_do_not_make_another_run():
-    from modeling_foundry.training.session import NEUTRAL_SETTINGS
+    from modeling_foundry.settings import neutral_settings
+    from modeling_foundry.training.pretrain_settings import PretrainArguments
+    from modeling_foundry.training.update_guard import GuardKeys
 
-    assert "forecast_for" in preflight_module.PREFLIGHT_KEYS
-    assert {*preflight_module.PREFLIGHT_KEYS, "profile_step"} <= NEUTRAL_SETTINGS
+    keys = {*preflight_module.PreflightKeys.__dataclass_fields__, *GuardKeys.__dataclass_fields__}
+    neutral = neutral_settings(PretrainArguments)
+    assert keys | {"profile_step", "overwrite", "keep_checkpoints", "save_initial_model"} <= neutral
+    assert not neutral & {"learning_rate", "max_steps", "optimizer", "float8", "seed", "extend_run"}

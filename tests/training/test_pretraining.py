@@ -10,7 +10,7 @@ import time
 import pytest
 from safetensors.torch import load_file
 
-from modeling_foundry.training.session import read_log
+from modeling_foundry.training.run_log import read_log
 from tests.conftest import REPOSITORY, SOURCE_TEXT
 
 SIZES = [
@@ -230,7 +230,7 @@ def test_another_text_is_refused_and_the_advice_works(text_file, tmp_path, launc
 
 def test_overwrite_never_removes_what_is_not_a_run(tmp_path):
     from modeling_foundry.settings import FoundryError
-    from modeling_foundry.training.session import discard_run
+    from modeling_foundry.training.run_folder import discard_run
 
     (tmp_path / "thesis.tex").write_text("years of work")
     discard_run(tmp_path)

@@ -13,7 +13,7 @@ from modeling_foundry.data.token_corpus import CorpusSplit, ShardEntry
 from modeling_foundry.settings import FoundryError
 from modeling_foundry.training.commands import ReplaySettings
 from modeling_foundry.training.replay import RunOnDisk, parts_of, replay
-from modeling_foundry.training.session import read_log
+from modeling_foundry.training.run_log import read_log
 from tests.conftest import REPOSITORY, SOURCE_TEXT
 from tests.training.test_update_guard import SIZES
 

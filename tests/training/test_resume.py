@@ -17,7 +17,7 @@ from modeling_foundry.training.checkpoints import (
     seal,
 )
 from modeling_foundry.training.optimizer_state import StoredState
-from modeling_foundry.training.session import read_log
+from modeling_foundry.training.run_log import read_log
 from tests.conftest import REPOSITORY, SOURCE_TEXT
 
 SECRET = "hf_canary0123456789abcdefghijklmnop"

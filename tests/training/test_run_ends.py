@@ -19,7 +19,7 @@ from modeling_foundry.training.checkpoints import fault, newest_whole_checkpoint
 from modeling_foundry.training.guarded_trainer import GuardedUpdates
 from modeling_foundry.training.heartbeat import Heartbeat
 from modeling_foundry.training.run_end import PreemptedError, SaveFailedError, UpdateRefusedError
-from modeling_foundry.training.session import read_log
+from modeling_foundry.training.run_log import read_log
 from tests.training.small_run import STEPS, train
 
 SECRET = "hf_canary0123456789abcdefghijklmnop"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modeling_foundry.training.session import read_log
+from modeling_foundry.training.run_log import read_log
 from tests.conftest import REPOSITORY, SOURCE_TEXT
 from tests.training.conftest import ACCELERATE
 from tests.training.test_pretraining import arguments

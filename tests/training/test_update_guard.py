@@ -13,8 +13,8 @@ from modeling_foundry.settings import FoundryError
 from modeling_foundry.training.loss_spikes import LossWindow, SpikeFoundError
 from modeling_foundry.training.rollback import left_out_by, order_after, order_of, train_with_rollbacks
 from modeling_foundry.training.run_end import UpdateRefusedError
+from modeling_foundry.training.run_log import read_log
 from modeling_foundry.training.sample_order import SampleOrder, read_order, write_order
-from modeling_foundry.training.session import read_log
 from modeling_foundry.training.update_guard import GuardKeys, UpdateGuard, Vote
 from tests.conftest import REPOSITORY, SOURCE_TEXT
 
