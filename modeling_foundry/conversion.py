@@ -19,6 +19,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_foundry import FoundryConfig
+from .files import settle
 from .modeling_foundry import FoundryForCausalLM
 from .saved_model import load_model, require_checkpoint
 from .settings import FoundryError
@@ -230,7 +231,7 @@ def _convert_folder(
             if (checkpoint / name).is_file():
                 shutil.copyfile(checkpoint / name, staging / name)
         parity = _gate(checkpoint, staging, source_class, type(converted))
-        staging.chmod(0o755)
+        settle(staging)
         staging.replace(output)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -1,9 +1,14 @@
-"""Files that are whole or absent: a crash at any moment leaves the old content or the new."""
+"""Files that are whole or absent: a crash at any moment leaves the old content or the new.
+
+Their modes are the umask's, as if each had been opened for writing: what writes through a temporary file (we do, and
+safetensors does) would leave it to its owner alone, and another user or a container could not read it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -19,12 +24,29 @@ def write_atomically(path: str | Path, data: str | bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        _give_mode(Path(temporary))
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def settle(folder: str | Path) -> list[Path]:
+    """What libraries wrote into a new folder: modes by the umask, content and names on the disk.
+
+    Returns:
+        Its files, those of its subfolders too, sorted.
+    """
+    paths = sorted(path for path in Path(folder).rglob("*") if not path.is_symlink())
+    files = [path for path in paths if path.is_file()]
+    for path in (Path(folder), *paths):
+        _give_mode(path)
+    for path in files:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(folder)
+    return files
 
 
 def sync_folder(folder: str | Path) -> None:
@@ -36,10 +58,23 @@ def sync_folder(folder: str | Path) -> None:
         os.close(descriptor)
 
 
+def _give_mode(path: Path) -> None:
+    """The mode that ``open`` and ``mkdir`` give; set only where it differs, for some mounts take none."""
+    found = path.stat().st_mode
+    wanted = (0o777 if path.is_dir() else 0o666) & ~_umask()
+    if found & 0o777 != wanted:
+        os.chmod(path, stat.S_IMODE(found) & 0o7000 | wanted)
+
+
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    """The umask, read where the system shows it: setting it to read it would open what other threads write."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("Umask:", 1)[1].split(None, 1)[0], 8)
+    except (OSError, IndexError, ValueError):
+        mask = os.umask(0)
+        os.umask(mask)
+        return mask
 
 
 def read_lines(path: str | Path, errors: str = "strict") -> list[str]:

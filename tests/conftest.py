@@ -48,3 +48,11 @@ hypothesis_settings.load_profile("repeatable")
 def repository() -> Path:
     """Root of the checkout."""
     return REPOSITORY
+
+
+def closed_files(folder: Path) -> list[str]:
+    """Files and folders below ``folder`` of another mode than the umask gives: others could not read them."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    kinds = {path: 0o777 if path.is_dir() else 0o666 for path in [folder, *folder.rglob("*")]}
+    return [str(path) for path, mode in kinds.items() if path.lstat().st_mode & 0o777 != mode & ~mask]

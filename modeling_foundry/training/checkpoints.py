@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator
@@ -20,7 +19,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..files import sha256_of_file, sync_folder, write_atomically
+from ..files import settle, sha256_of_file, sync_folder, write_atomically
 from ..run_record import masked
 from ..settings import FoundryError
 from .ranks import wait_for_all_ranks
@@ -135,21 +134,11 @@ def seal(folder: Path, facts: dict[str, Any]) -> None:
     """Flush every file of ``folder`` to disk, then write its manifest."""
     files = {
         str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
-        for path in flush(folder)
+        for path in settle(folder)
         if path.name != MANIFEST_NAME
     }
     write_atomically(folder / MANIFEST_NAME, json.dumps({**facts, "files": files}, indent=1) + "\n")
     sync_folder(folder.parent)  # the folder itself is new: older ones go only when it is on the disk
-
-
-def flush(folder: Path) -> list[Path]:
-    """Every file of ``folder`` and its names to disk; returns the files, sorted."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    for path in files:
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-    sync_folder(folder)
-    return files
 
 
 def remove_checkpoint(folder: Path) -> None:

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ..files import settle
 from ..run_record import RECORD_NAME
 from ..settings import FoundryError
 from .callbacks import LOG_NAME
@@ -47,6 +48,7 @@ def extend(session: TrainingSession, arguments: Any) -> None:
     temporary = target / f".{checkpoint.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     shutil.copytree(checkpoint, temporary)
+    settle(temporary)
     for name in (LOG_NAME, ORDER_NAME):  # lines after the checkpoint go when it resumes
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)

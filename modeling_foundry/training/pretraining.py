@@ -14,6 +14,7 @@ from ..data.mixture import MixedDataset
 from ..data.preparation import prepare
 from ..data.settings import DataSettings
 from ..data.training_data import TrainingData, open_mixture, open_training_data
+from ..files import settle
 from ..settings import FoundryError
 from ..terminal import console
 from .callbacks import MeasuredSteps
@@ -255,4 +256,5 @@ def save_initial(
     restore_generation_cache(model)
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
+    settle(temporary)
     temporary.rename(folder)

@@ -17,15 +17,12 @@ from accelerate.state import AcceleratorState
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from ..files import write_atomically
+from ..files import settle, write_atomically
 from ..run_record import RECORD_NAME, plain_settings, write_run_record
 from ..settings import FoundryError
 from ..terminal import console
 from .callbacks import MeasuredSteps, RunLog
-from .checkpoints import (
-    DurableCheckpoints,
-    flush,
-)
+from .checkpoints import DurableCheckpoints
 from .guarded_trainer import GuardedUpdates
 from .launch import assert_launched_as_asked, launch_words
 from .progress import ProgressLine
@@ -122,7 +119,7 @@ class TrainingSession(RunFolder):
         trainer.guard.mark(trainer.state.global_step, "writing the final model, its own part done")
         trainer.accelerator.wait_for_everyone()
         if trainer.is_world_process_zero():
-            flush(unfinished)
+            settle(unfinished)
             shutil.rmtree(self.model_folder, ignore_errors=True)
             unfinished.rename(self.model_folder)
             facts = {"steps": trainer.state.global_step, "seconds_this_process": round(seconds, 1)}

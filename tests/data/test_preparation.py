@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from modeling_foundry.data.folder import OWN_FILES, load_prepared
 from modeling_foundry.data.preparation import prepare
 from modeling_foundry.data.settings import DataSettings
 from modeling_foundry.settings import FoundryError
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, closed_files
 
 FUNCTION = '''def {name}_{i}(value, number={i}):
     """Return the {name} of number {i} in its {word} form."""
@@ -65,6 +66,7 @@ def rows(folder, name):
 
 def test_held_out_modules_stay_held_out_in_every_file(prepared):
     folder = prepared.output_dir
+    assert not closed_files(Path(folder))
     held_out = {row["module"] for row in rows(folder, "heldout.jsonl")}
     for stage in ("sft", "dpo"):
         assert {row["module"] for row in rows(folder, f"{stage}_heldout.jsonl")} <= held_out

@@ -16,7 +16,7 @@ from modeling_foundry.evaluation.outcomes import read_outcomes
 from modeling_foundry.evaluation.pipeline import evaluate
 from modeling_foundry.evaluation.settings import EvaluationSettings
 from modeling_foundry.settings import FoundryError
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, closed_files
 
 pytestmark = pytest.mark.slow
 BITS = "stdlib_bits_per_byte/bits_per_byte"
@@ -123,6 +123,7 @@ def test_lm_evals_own_command_line_agrees(settings, results, tmp_path):
 
 def test_report_and_pictures_are_written(settings, results):
     folder = Path(settings.output_dir)
+    assert not closed_files(folder)
     for name in ("report.html", "results.md", "results.json", "run.json", "scores.png", "bits_per_byte.png"):
         assert (folder / name).stat().st_size > 0
     assert json.loads((folder / "results.json").read_text()) == json.loads(json.dumps(results))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from modeling_foundry.files import read_lines, sha256_of_file, write_atomically
+from modeling_foundry.files import read_lines, settle, sha256_of_file, write_atomically
 from modeling_foundry.run_record import git_commit, plain_settings, write_run_record
 
 
@@ -35,6 +35,52 @@ def test_a_write_that_fails_keeps_the_old_content(tmp_path):
     assert "File too large" in child.stderr
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file.txt"]
+
+
+@pytest.mark.parametrize(("mask", "file_mode", "folder_mode"), [
+    (0o022, 0o644, 0o755), (0o002, 0o664, 0o775), (0o027, 0o640, 0o750), (0o077, 0o600, 0o700),
+])  # fmt: skip
+def test_modes_are_the_umasks(tmp_path, mask, file_mode, folder_mode):
+    """safetensors writes through a temporary file, which it leaves to its owner alone; mkdtemp does that too."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "made"
+    before = os.umask(mask)
+    try:
+        folder.mkdir(mode=0o700)
+        (folder / "part").mkdir(mode=0o700)
+        save_file({"a": torch.ones(1)}, folder / "part" / "model.safetensors")
+        os.symlink("/nowhere", folder / "link")
+        (folder / "run.sh").touch(mode=0o600)
+        assert settle(folder) == [folder / "part" / "model.safetensors", folder / "run.sh"]
+        write_atomically(folder / "whole.json", "{}")
+        assert os.umask(mask) == mask, "reading it has not changed it"
+    finally:
+        os.umask(before)
+    files = ["part/model.safetensors", "run.sh", "whole.json"]
+    assert {(folder / name).stat().st_mode & 0o777 for name in files} == {file_mode}
+    assert {path.stat().st_mode & 0o777 for path in (folder, folder / "part")} == {folder_mode}
+
+
+def test_a_folder_shared_by_its_group_stays_so(tmp_path):
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o2700)
+    settle(folder)
+    assert folder.stat().st_mode & 0o7000 == 0o2000
+
+
+def test_the_umask_is_known_where_the_system_does_not_show_it(tmp_path, monkeypatch):
+    from modeling_foundry import files
+
+    class Absent:
+        def __init__(self, *names):
+            raise OSError
+
+    wanted = files._umask()
+    monkeypatch.setattr(files, "Path", Absent)
+    assert files._umask() == wanted
 
 
 def test_only_line_feeds_and_carriage_returns_end_a_line(tmp_path):

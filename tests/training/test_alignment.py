@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from modeling_foundry.settings import FoundryError
+from tests.conftest import closed_files
 
 CPU = [
     "--use_cpu=true",
@@ -155,8 +156,9 @@ def test_dpo_with_an_adapter_gives_a_plain_checkpoint(tiny_checkpoint, samples, 
     out = tmp_path / "dpo"
     launch(
         "dpo", f"--model={tiny_checkpoint}", f"--train_file={samples}/dpo.jsonl", f"--output_dir={out}",
-        "--max_steps=2", "--lora_rank=2", "--learning_rate=0.05", "--save_strategy=no", *CPU,
+        "--max_steps=2", "--lora_rank=2", "--learning_rate=0.05", "--save_steps=1", *CPU,
     )  # fmt: skip
+    assert not closed_files(out), "the adapter's checkpoint, too"
     merged = weights(out)
     start = load_file(tiny_checkpoint / "model.safetensors")
     assert merged.keys() == start.keys()

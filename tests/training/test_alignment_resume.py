@@ -13,6 +13,7 @@ from modeling_foundry.settings import FoundryError
 from modeling_foundry.training import alignment
 from modeling_foundry.training.checkpoints import read_manifest, seal
 from modeling_foundry.training.run_log import read_log
+from tests.conftest import closed_files
 
 STAGES = {
     "sft": (alignment.sft, alignment.SFTArguments),
@@ -84,12 +85,15 @@ def test_cut_anywhere_it_ends_where_the_unbroken_run_ends(stage, step, changed, 
     whole = align(stage, tmp_path / "whole", **changed)
     broken = align(stage, cut(whole, tmp_path / "broken", step), **changed)
     assert trained(broken) == trained(whole)
+    assert not closed_files(broken)
     assert same_weights(broken, whole)
 
 
 def test_other_ranks_would_read_other_samples(align, tmp_path):
     """Skipping as many batches of another size; pretraining follows the numbers of the samples instead."""
-    run = cut(align("sft", tmp_path / "whole", max_steps=2), tmp_path / "run", 2)
+    whole = align("sft", tmp_path / "whole", max_steps=2)
+    assert not closed_files(whole)
+    run = cut(whole, tmp_path / "run", 2)
     folder = run / "checkpoint-2"
     shutil.copy(folder / "random_state-00000.safetensors", folder / "random_state-00001.safetensors")
     seal(

@@ -23,7 +23,7 @@ from modeling_foundry.training.pretraining import (
 from modeling_foundry.training.replay import RunOnDisk
 from modeling_foundry.training.run_log import read_log
 from modeling_foundry.training.sample_order import SampleOrder, write_order
-from tests.conftest import SOURCE_TEXT
+from tests.conftest import SOURCE_TEXT, closed_files
 from tests.training.small_run import CUT, STEPS, cut, prepare_data, train
 
 CHECKPOINT = f"checkpoint-{CUT}"
@@ -34,6 +34,10 @@ def whole(small_data, tmp_path_factory):
     run = tmp_path_factory.mktemp("whole") / "run"
     train(run, small_data)
     return run
+
+
+def test_everybody_may_read_what_a_run_leaves(whole):
+    assert not closed_files(whole)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from modeling_foundry.settings import FoundryError, parse
 from modeling_foundry.training.model_settings import ModelSettings
 from modeling_foundry.training.pretraining import PretrainArguments, PretrainDataSettings, pretrain
 from modeling_foundry.training.run_log import read_log
+from tests.conftest import closed_files
 from tests.training.test_pretraining import arguments
 
 # A step is 4 x 32 = 128 tokens.
@@ -36,6 +37,7 @@ def test_a_longer_run_from_a_finished_one_is_the_longer_run(small_data, tmp_path
     short = train(small_data, tmp_path / "short", "--max_tokens=1536", "--save_steps=5")
     run = tmp_path / "short/pretrain"
     assert sorted(path.name for path in run.glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-8"]
+    next(run.glob("checkpoint-8/model.safetensors")).chmod(0o600)  # as a release before this one left it
     before = {path: path.stat().st_mtime_ns for path in sorted(run.rglob("*"))}
 
     whole = train(small_data, tmp_path / "whole", "--max_tokens=2560", "--save_steps=50")
@@ -43,6 +45,7 @@ def test_a_longer_run_from_a_finished_one_is_the_longer_run(small_data, tmp_path
         small_data, tmp_path / "longer", "--max_tokens=2560", "--save_steps=50", f"--extend_run={run}"
     )
     assert longer == whole
+    assert not closed_files(tmp_path / "longer")
     assert longer[:8] == short[:8]
     assert [rate for *_, rate in longer[2:16]] == [0.02] * 14  # Muon's
     ours, theirs = (
