@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from transformers import PreTrainedTokenizerBase, Trainer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from ..configuration_foundry import attention_implementation
-from ..saved_model import load_model, load_tokenizer, require_checkpoint
+from ..saved_model import load_tokenizer, require_checkpoint
 from ..settings import FoundryError, setting
 from ..terminal import console
 from .alignment_samples import hash_of_samples, lint_on_main, load_samples
 from .build_locks import remove_stale_build_locks
 from .guarded_trainer import GuardedUpdates
 from .model_settings import AttentionBackend, refuse_backend_without_gpu
+from .precision import load_for_training, merged, precision_of
 from .ranges import check_length, check_ranges
 from .resumable_trainer import ResumableTrainer
 from .run_folder import discard_run, model_hash
@@ -106,7 +108,8 @@ def sft_alone(settings: AlignmentSettings, arguments: SFTArguments) -> Path:
     session, complete = open_session("sft", settings, arguments)
     if complete:
         return session.model_folder
-    model, tokenizer = load_model_and_tokenizer(settings, arguments.device.type)
+    load = partial(load_model_and_tokenizer, settings, arguments.device.type, precision_of(arguments))
+    model, tokenizer = load()
     train, held_out = both_sides(settings, arguments.seed, ("messages",))
     lint_on_main(settings.train_file, tokenizer, arguments, "sft")
     trainer = FoundrySFTTrainer(
@@ -129,9 +132,10 @@ def dpo_alone(settings: AlignmentSettings, arguments: DPOArguments) -> Path:
     session, complete = open_session("dpo", settings, arguments)
     if complete:
         return session.model_folder
-    model, tokenizer = load_model_and_tokenizer(settings, arguments.device.type)
+    load = partial(load_model_and_tokenizer, settings, arguments.device.type, precision_of(arguments))
+    model, tokenizer = load()
     # The reference is the same checkpoint, loaded here: TRL would look it up by name.
-    reference = None if settings.lora_rank else load_model_and_tokenizer(settings, arguments.device.type)[0]
+    reference = None if settings.lora_rank else load()[0]
     train, held_out = both_sides(settings, arguments.seed, ("prompt", "chosen", "rejected"))
     lint_on_main(settings.train_file, tokenizer, arguments, "preference")
     trainer = FoundryDPOTrainer(
@@ -169,12 +173,13 @@ def open_session(stage: str, settings: AlignmentSettings, arguments: Any) -> tup
 
 
 def load_model_and_tokenizer(
-    settings: AlignmentSettings, device_type: str
+    settings: AlignmentSettings, device_type: str, mixed_precision: str = "no"
 ) -> tuple[Any, PreTrainedTokenizerBase]:
     """The checkpoint through the Auto classes; a Foundry one needs no remote code."""
     refuse_backend_without_gpu(settings.attention_backend, device_type)
     attention = attention_implementation(settings.attention_backend)
-    model = load_model(settings.model, attn_implementation=attention)
+    is_frozen = settings.lora_rank > 0
+    model = load_for_training(settings.model, is_frozen, mixed_precision, attn_implementation=attention)
     tokenizer = load_tokenizer(settings.model)
     if tokenizer.chat_template is None:
         raise FoundryError(
@@ -239,7 +244,7 @@ def run(session: TrainingSession, trainer: GuardedUpdates, settings: AlignmentSe
 def finish_chat_model(trainer: Trainer) -> None:
     """Merge an adapter; let generation stop at the end of a turn as well as at the end of text."""
     if hasattr(trainer.model, "merge_and_unload"):
-        trainer.model = trainer.model.merge_and_unload()
+        trainer.model = merged(trainer)
     tokenizer = trainer.processing_class
     stop = tokenizer.convert_tokens_to_ids(END_OF_TURN)
     stops = [stop] if tokenizer.eos_token_id == stop else [stop, tokenizer.eos_token_id]

@@ -13,6 +13,7 @@ from ..planning.numbers import count, gib, hours, percent
 from ..planning.parameters import count_parameters
 from .forecast import SHARDING_WORDS, RunForecast
 from .model_settings import describe_model
+from .precision import DEEPSPEED, FSDP, precision_in_force
 
 WIDTH = 100
 EXECUTIONS = {"eager": "not compiled", "compiled_layers": "layers compiled", "compiled": "compiled whole"}
@@ -80,13 +81,9 @@ def _batch(forecast: RunForecast, arguments: Any, num_corpus_tokens: int | None)
 def _compute(model: nn.Module, forecast: RunForecast, arguments: Any, backend: str) -> str:
     setup = forecast.setup
     optimizer = str(getattr(arguments.optim, "value", arguments.optim))
-    stored = str(next(model.parameters()).dtype).removeprefix("torch.")
-    mixed = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no"
-    is_deepspeed = setup.sharding.startswith("zero") and mixed != "no"
-    stored = f"{mixed} parameters with float32 masters" if is_deepspeed else f"{stored} parameters"
-    words = [stored, f"{mixed} mixed precision", f"attention {backend}"]
+    engine = DEEPSPEED if setup.sharding.startswith("zero") else FSDP if setup.sharding == "fsdp2" else ""
+    words = [str(precision_in_force(model, arguments, engine)), f"attention {backend}"]
     words.append(EXECUTIONS[setup.execution])
-    words += ["fp8 products"] * bool(arguments.float8)
     words += ["activations recomputed"] * setup.checkpointing
     return ", ".join([*words, "Muon and AdamW" if setup.optimizer == "muon" else optimizer])
 

@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import Trainer
 
 from .forecast import recomputes
+from .launch import engine_of
+from .precision import stored_dtype
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def take_dummy_step(trainer: Trainer) -> DummyStep:
     """
     model, device = trainer.model, trainer.args.device
     inputs = {name: value.to(device) for name, value in first_micro_batch(trainer).items()}
+    stored = stored_dtype(engine_of(trainer.accelerator.state), trainer.args)
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
@@ -65,7 +67,7 @@ def take_dummy_step(trainer: Trainer) -> DummyStep:
         with generators_kept(device), training_mode(model), layers_recomputed(model, trainer.args):
             whole = _ForwardBackward(model)
             loss = functional_call(
-                whole, stand_ins(whole, stored_dtype(trainer)), (inputs, trainer.accelerator.autocast())
+                whole, stand_ins(whole, stored), (inputs, trainer.accelerator.autocast())
             ).item()
         peak = torch.cuda.max_memory_allocated(device) if on_gpu else None
     finally:
@@ -80,14 +82,6 @@ def first_micro_batch(trainer: Trainer) -> dict[str, Tensor]:
     """The first samples of the run as the data loader would give them: real ids, real document bounds."""
     size = trainer.args.train_batch_size
     return dict(trainer.data_collator([trainer.train_dataset[index] for index in range(size)]))
-
-
-def stored_dtype(trainer: Trainer) -> torch.dtype | None:
-    """The dtype that the back end will hold parameters in; None leaves each as it is."""
-    is_deepspeed = trainer.accelerator.distributed_type == DistributedType.DEEPSPEED
-    if not is_deepspeed:
-        return None
-    return torch.bfloat16 if trainer.args.bf16 else torch.float16 if trainer.args.fp16 else None
 
 
 def stand_ins(module: nn.Module, dtype: torch.dtype | None) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..settings import FoundryError
+from .precision import Precision
 
 ENGINE_WORDS = {"MULTI_CPU": "DDP", "MULTI_GPU": "DDP"}
 ENGINE_FLAGS = {"ACCELERATE_USE_DEEPSPEED": "DEEPSPEED", "ACCELERATE_USE_FSDP": "FSDP"}
@@ -33,7 +34,7 @@ def assert_launched_as_asked(
     Raises:
         FoundryError: naming the first thing that differs.
     """
-    distributed_type = _kind(state)
+    distributed_type = engine_of(state)
     asked_processes = int(environment.get("WORLD_SIZE", "1"))
     if state.num_processes != asked_processes:
         raise FoundryError(
@@ -58,28 +59,26 @@ def assert_launched_as_asked(
     return f"{distributed_type}, {state.num_processes} process(es), mixed precision {precision}, {device}"
 
 
-def launch_words(state: Any, precision: str, dtype: Any) -> str:
-    """The same for a person: ``2 processes on the CPU, DDP, float32``.
+def launch_words(state: Any, precision: Precision) -> str:
+    """The same for a person: ``2 processes on the CPU, DDP; parameters float32, masters float32, compute float32``.
 
     Args:
         state: ``accelerate.state.AcceleratorState`` after set-up.
-        precision: mixed precision in force.
-        dtype: of the model's parameters, which is the precision where none is mixed.
+        precision: the dtypes in force.
     """
     num, device = state.num_processes, str(state.device)
     place = "the CPU" if device == "cpu" else device
-    computed = str(dtype).removeprefix("torch.") if precision == "no" else f"{precision} mixed precision"
     if num == 1:
-        words = [f"1 process on {place}", computed]
+        words = [f"1 process on {place}"]
     elif device == "cpu":
-        words = [f"{num} processes on {place}", _engine(state), computed]
+        words = [f"{num} processes on {place}", _engine(state)]
     else:
-        words = [f"{num} processes", _engine(state), computed, f"rank 0 on {place}"]
-    return ", ".join(words)
+        words = [f"{num} processes", _engine(state), f"rank 0 on {place}"]
+    return f"{', '.join(words)}; {precision}"
 
 
 def _engine(state: Any) -> str:
-    kind = _kind(state)
+    kind = engine_of(state)
     if kind == "DEEPSPEED":
         return f"ZeRO-{state.deepspeed_plugin.zero_stage}"
     if kind == "FSDP":
@@ -87,5 +86,6 @@ def _engine(state: Any) -> str:
     return ENGINE_WORDS.get(kind, kind)
 
 
-def _kind(state: Any) -> str:
+def engine_of(state: Any) -> str:
+    """accelerate's name of the back end: ``NO``, ``MULTI_GPU``, ``DEEPSPEED``, ``FSDP``."""
     return str(state.distributed_type).rsplit(".", 1)[-1]

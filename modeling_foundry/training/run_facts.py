@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from .precision import precision_of
 from .throughput import ModelFlops
 
 
@@ -65,7 +66,7 @@ def hardware_facts(arguments: TrainingArguments) -> dict[str, Any]:
         "device": device.type,
         "num_ranks": arguments.world_size,
         "parallelism": distributed_type(arguments),
-        "mixed_precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no",
+        "mixed_precision": precision_of(arguments),
     }
     if device.type == "cuda":
         facts["gpu_name"] = torch.cuda.get_device_name(device)
@@ -93,13 +94,6 @@ def flops_facts(flops: ModelFlops) -> dict[str, Any]:
         "peak_per_rank": flops.peak_flops,
         "mfu_denominator": flops.denominator,
     }
-
-
-def compute_precision(arguments: TrainingArguments, model: Any) -> str:
-    """Precision of the matrix products: what autocast makes of them, else the parameters' own."""
-    if arguments.bf16 or model.dtype == torch.bfloat16:
-        return "bf16"
-    return "fp16" if arguments.fp16 or model.dtype == torch.float16 else "fp32"
 
 
 def memory_now(device_type: str) -> dict[str, int]:

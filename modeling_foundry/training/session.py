@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import transformers
 from accelerate.state import AcceleratorState
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..files import settle, write_atomically
@@ -24,10 +24,10 @@ from ..terminal import console
 from .callbacks import MeasuredSteps, RunLog
 from .checkpoints import DurableCheckpoints
 from .guarded_trainer import GuardedUpdates
-from .launch import assert_launched_as_asked, launch_words
+from .launch import assert_launched_as_asked, engine_of, launch_words
+from .precision import compute_precision, precision_in_force, precision_of
 from .progress import ProgressLine
 from .resumable_trainer import save_training_state
-from .run_facts import compute_precision
 from .run_folder import COMPLETE_NAME, MODEL_FOLDER, RunFolder, model_hash
 from .sample_order import read_order
 from .throughput import ModelFlops, model_flops
@@ -78,7 +78,7 @@ class TrainingSession(RunFolder):
             if checkpoint is None or not (self.output_dir / RECORD_NAME).is_file():
                 write_run_record(self.output_dir, self.settings, inputs=self.inputs, launch=launch)
             where = f"going on from {checkpoint.name}" if checkpoint else "from the start"
-            words = launch_words(state, precision, trainer.model.dtype)
+            words = launch_words(state, precision_in_force(trainer.model, arguments, engine_of(state)))
             console.print(f"[bold]{self.title}[/bold]: {where}; {words}")
             console.print(tracker_line(arguments))
         if checkpoint is not None:
@@ -150,10 +150,6 @@ def flops_of(trainer: Trainer, sequence_length: int | None) -> ModelFlops | None
     device = torch.cuda.get_device_name(arguments.device) if arguments.device.type == "cuda" else None
     precision = compute_precision(arguments, model)
     return model_flops(model.config.to_dict(), sequence_length, device, precision, arguments.world_size)
-
-
-def precision_of(arguments: TrainingArguments) -> str:
-    return "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no"
 
 
 def restore_generation_cache(model: Any) -> None:

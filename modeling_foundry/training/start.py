@@ -13,11 +13,11 @@ from ..data.mixture import HeldOutMixture, MixedDataset
 from ..data.training_data import TrainingData
 from .banner import banner_rows, print_rows
 from .forecast import forecast_run, hardware_here, sharding_of
-from .launch import assert_launched_as_asked, launch_words
+from .launch import assert_launched_as_asked, engine_of, launch_words
 from .model_settings import ModelSettings
+from .precision import precision_in_force, precision_of
 from .preflight import preflight
 from .preflight_checks import Finding
-from .session import precision_of
 
 SAMPLE_TOKENS = 128
 
@@ -49,9 +49,9 @@ def before_first_step(trainer: Trainer, prepared: TrainingData, settings: ModelS
 
 def check_launch(trainer: Trainer) -> str:
     """What accelerate set up, in words, or FoundryError where it is not what was asked for."""
-    state, precision = trainer.accelerator.state, precision_of(trainer.args)
-    assert_launched_as_asked(state, precision, trainer.args.expected_processes)
-    return launch_words(state, precision, trainer.model.dtype)
+    state, arguments = trainer.accelerator.state, trainer.args
+    assert_launched_as_asked(state, precision_of(arguments), arguments.expected_processes)
+    return launch_words(state, precision_in_force(trainer.model, arguments, engine_of(state)))
 
 
 def print_findings(findings: list[Finding], seconds: float, is_all_shown: bool) -> None:

@@ -42,7 +42,7 @@ def test_on_gpus_every_expectation_is_called_a_forecast(build_trainer):
     assert rows["hardware"] == "8 x H200, ZeRO-1: as if, this machine was not asked"
     assert rows["dense peak"] == "989 TFLOP/s bf16 a GPU, without sparsity, 7.91 PFLOP/s in all"
     assert rows["compute"].startswith(
-        "bf16 parameters with float32 masters, bf16 mixed precision, attention sdpa"
+        "parameters bfloat16, masters float32, compute bfloat16, attention sdpa"
     )
     expected = {
         name for name, words in rows.items() if "MFU" in name or "tokens/s" in words or "GiB" in words

@@ -8,6 +8,7 @@ import torch
 
 from modeling_foundry.settings import FoundryError
 from modeling_foundry.training.launch import assert_launched_as_asked, launch_words
+from modeling_foundry.training.precision import Precision
 from modeling_foundry.training.run_log import read_log
 from tests.training.small_run import train
 
@@ -24,33 +25,24 @@ def test_what_was_asked_for_passes_and_is_said():
 
 
 ZERO = {"deepspeed_plugin": SimpleNamespace(zero_stage=1)}
+FLOAT32 = Precision(torch.float32, torch.float32, "float32")
 
 
 @pytest.mark.parametrize(
-    ("now", "precision", "dtype", "words"),
+    ("now", "words"),
     [
-        (state(), "no", torch.float32, "1 process on the CPU, float32"),
-        (state(), "bf16", torch.float32, "1 process on the CPU, bf16 mixed precision"),
-        (state(device="cuda:0"), "no", torch.bfloat16, "1 process on cuda:0, bfloat16"),
-        (state("MULTI_CPU", 2), "no", torch.float32, "2 processes on the CPU, DDP, float32"),
-        (
-            state("MULTI_GPU", 2, "cuda:0"),
-            "bf16",
-            torch.float32,
-            "2 processes, DDP, bf16 mixed precision, rank 0 on cuda:0",
-        ),
-        (state("FSDP", 2, is_fsdp2=True), "no", torch.float32, "2 processes on the CPU, FSDP2, float32"),
-        (state("DEEPSPEED", 2, **ZERO), "no", torch.float32, "2 processes on the CPU, ZeRO-1, float32"),
-        (
-            state("MULTI_XPU", 2, "xpu:0"),
-            "no",
-            torch.float32,
-            "2 processes, MULTI_XPU, float32, rank 0 on xpu:0",
-        ),
+        (state(), "1 process on the CPU"),
+        (state(device="cuda:0"), "1 process on cuda:0"),
+        (state("MULTI_CPU", 2), "2 processes on the CPU, DDP"),
+        (state("MULTI_GPU", 2, "cuda:0"), "2 processes, DDP, rank 0 on cuda:0"),
+        (state("FSDP", 2, is_fsdp2=True), "2 processes on the CPU, FSDP2"),
+        (state("DEEPSPEED", 2, **ZERO), "2 processes on the CPU, ZeRO-1"),
+        (state("MULTI_XPU", 2, "xpu:0"), "2 processes, MULTI_XPU, rank 0 on xpu:0"),
     ],
 )
-def test_a_launch_in_words(now, precision, dtype, words):
-    assert launch_words(now, precision, dtype) == words
+def test_a_launch_in_words(now, words):
+    expected = f"{words}; parameters float32, masters float32, compute float32"
+    assert launch_words(now, FLOAT32) == expected
 
 
 @pytest.mark.parametrize(
@@ -80,7 +72,8 @@ def test_a_silent_fallback_is_refused(now, expected, environment, message):
 
 def test_a_start_says_it_in_words_and_records_it_in_accelerates_names(small_data, tmp_path, capsys):
     train(tmp_path / "run", small_data, max_steps=1)
-    assert "pretrain: from the start; 1 process on the CPU, float32\n" in capsys.readouterr().out
+    dtypes = "parameters float32, masters float32, compute float32"
+    assert f"pretrain: from the start; 1 process on the CPU; {dtypes}\n" in capsys.readouterr().out
     recorded = "NO, 1 process(es), mixed precision no, cpu"
     assert json.loads((tmp_path / "run/run.json").read_text())["launch"] == recorded
     assert next(line["launch"] for line in read_log(tmp_path / "run") if "launch" in line) == recorded
