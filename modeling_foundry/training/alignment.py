@@ -17,9 +17,11 @@ from ..configuration_foundry import attention_implementation
 from ..saved_model import load_tokenizer, require_checkpoint
 from ..settings import FoundryError, setting
 from ..terminal import console
+from .alignment_losses import DPOLoss, SFTLoss, check_loss_options
 from .alignment_samples import hash_of_samples, lint_on_main, load_samples
 from .build_locks import remove_stale_build_locks
 from .guarded_trainer import GuardedUpdates
+from .learned_rows import drop_unlearned_rows
 from .model_settings import AttentionBackend, refuse_backend_without_gpu
 from .precision import load_for_training, merged, precision_of
 from .ranges import check_length, check_ranges
@@ -85,12 +87,12 @@ class DPOArguments(MaskedArguments, GuardKeys, DPOConfig):
         super().__post_init__()
 
 
-class FoundrySFTTrainer(GuardedUpdates, ResumableTrainer, SFTTrainer):
-    """TRL's SFTTrainer with guarded updates and our checkpoints."""
+class FoundrySFTTrainer(GuardedUpdates, SFTLoss, ResumableTrainer, SFTTrainer):
+    """TRL's SFTTrainer with guarded updates, our checkpoints and a loss that is the same on any ranks."""
 
 
-class FoundryDPOTrainer(GuardedUpdates, ResumableTrainer, DPOTrainer):
-    """TRL's DPOTrainer with guarded updates and our checkpoints."""
+class FoundryDPOTrainer(GuardedUpdates, DPOLoss, ResumableTrainer, DPOTrainer):
+    """TRL's DPOTrainer with guarded updates, our checkpoints and a loss that is the same on any ranks."""
 
 
 def sft(settings: AlignmentSettings, arguments: SFTArguments) -> Path:
@@ -116,6 +118,9 @@ def sft_alone(settings: AlignmentSettings, arguments: SFTArguments) -> Path:
         model=model, args=arguments, train_dataset=train, eval_dataset=held_out, processing_class=tokenizer,
         peft_config=lora(settings),
     )  # fmt: skip
+    files = {"train_dataset": settings.train_file, "eval_dataset": settings.eval_file}
+    for line in drop_unlearned_rows(trainer, files):
+        say_on_main(arguments, f"sft: {line}")
     assert_stop_is_learned(trainer, tokenizer)
     run(session, trainer, settings)
     return session.model_folder
@@ -150,6 +155,7 @@ def open_session(stage: str, settings: AlignmentSettings, arguments: Any) -> tup
     """The run folder of a stage, and whether it is complete for these settings and inputs."""
     check_ranges(settings, arguments)
     check_length(arguments, in_steps=False)
+    check_loss_options(arguments)
     if settings.eval_file is None and arguments.eval_strategy != "no":
         raise FoundryError(
             f"eval_file: missing; eval_strategy: {arguments.eval_strategy.value} needs held-out samples"
@@ -228,6 +234,11 @@ def assert_stop_is_learned(trainer: SFTTrainer, tokenizer: PreTrainedTokenizerBa
             f"sft: {END_OF_TURN} is in no label; the chat template must close "
             "{% generation %} after it, and max_length must not cut every answer"
         )
+
+
+def say_on_main(arguments: Any, line: str) -> None:
+    if arguments.process_index == 0:
+        console.print(line)
 
 
 def run(session: TrainingSession, trainer: GuardedUpdates, settings: AlignmentSettings) -> None:

@@ -49,17 +49,18 @@ class GuardedUpdates(Trainer):
             loss = (answer[0] if isinstance(answer, tuple) else answer).detach()
             if not self.guard.losses:
                 self._loss_before_step = self._tr_loss.clone()
-            # Trainer divides by the accumulation steps only what was not normalised by its tokens.
-            parts = (
-                1
-                if kwargs.get("num_items_in_batch") is not None
-                else self.current_gradient_accumulation_steps
-            )
-            self.guard.losses.append(loss / parts)
+            self.guard.losses.append(loss / self._num_parts(kwargs.get("num_items_in_batch")))
             self.guard.mark(self.state.global_step, "inside the backward pass of the next step")
         else:
             self.guard.mark(self.state.global_step, "evaluating, a batch of its own done")
         return answer
+
+    def _num_parts(self, num_items_in_batch: Any) -> int:
+        """By what Trainer divides a micro-batch's loss: the accumulation steps, unless it is of the whole step."""
+        is_of_step = self.loss_is_scaled_for_ga
+        if is_of_step is None:
+            is_of_step = num_items_in_batch is not None
+        return 1 if is_of_step else self.current_gradient_accumulation_steps
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Trainer's only place where the norm is known and the update is still to come; no public hook has it."""

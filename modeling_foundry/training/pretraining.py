@@ -22,6 +22,7 @@ from .checkpoints import read_manifest
 from .dry_run import dry_run
 from .extension import extend
 from .float8 import convert_to_float8
+from .held_out_loss import HeldOutTokens
 from .mixture_account import MixtureAccount
 from .model_settings import (
     ModelSettings,
@@ -49,7 +50,7 @@ from .watch import start_watched
 from .z_loss import ZLossReport
 
 
-class PretrainTrainer(BatchesAhead, MeasuredSteps, ZLossReport, ResumableTrainer):
+class PretrainTrainer(BatchesAhead, MeasuredSteps, ZLossReport, HeldOutTokens, ResumableTrainer):
     """Trainer whose evaluation never materialises logits either."""
 
     def prediction_step(

@@ -144,3 +144,17 @@ def build_trainer(small_data, tmp_path):
         return trainer
 
     return build
+
+
+@pytest.fixture(scope="session")
+def uneven(samples, tmp_path_factory) -> Path:
+    """The samples with answers of one to five sentences, so that means of means show."""
+    folder = tmp_path_factory.mktemp("uneven")
+    for stage, names in (("sft", ["messages"]), ("dpo", ["chosen", "rejected"])):
+        rows = [json.loads(line) for line in (samples / f"{stage}.jsonl").read_text().splitlines()]
+        for index, row in enumerate(rows):
+            for number, name in enumerate(names):
+                answer = row[name][-1]
+                answer["content"] = " ".join([answer["content"]] * (1 + (index + number) % 5))
+        (folder / f"{stage}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
