@@ -12,7 +12,6 @@ import os
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..files import sha256_of_file, sync_folder, write_atomically
 from ..settings import FoundryError
+from .mapped_files import kept_map, read_map
 
 FORMAT_VERSION = 1
 
@@ -111,7 +111,7 @@ def header_path(path: str | Path) -> Path:
 
 @dataclass(frozen=True)
 class TokenShard:
-    """A shard opened for reading; the ids stay on disk and are mapped."""
+    """A shard opened for reading; the ids stay on disk and are mapped while they are read."""
 
     path: Path
     header: ShardHeader
@@ -142,13 +142,13 @@ class TokenShard:
         """All ids, shape (num_tokens,), memory-mapped and read-only."""
         if self.header.num_tokens == 0:
             return np.empty(0, dtype=self.header.dtype)
-        return np.memmap(self.path, dtype=np.dtype(self.header.dtype).newbyteorder("<"), mode="r")
+        return read_map(self.path, np.dtype(self.header.dtype))
 
     def document_ends(self) -> NDArray[np.uint64]:
         """End of each document in tokens, shape (num_documents,)."""
         if self.header.num_documents == 0:
             return np.empty(0, dtype=np.uint64)
-        return np.memmap(index_path(self.path), dtype="<u8", mode="r")
+        return read_map(index_path(self.path), np.dtype(np.uint64))
 
     @property
     def num_tokens(self) -> int:
@@ -156,25 +156,17 @@ class TokenShard:
 
     def read(self, start: int, stop: int) -> NDArray[np.unsignedinteger]:
         """The ids [start, stop), a view of the mapped file."""
-        return self._mapped_tokens[start:stop]
+        if self.header.num_tokens == 0:
+            return self.tokens()
+        return kept_map(self.path, np.dtype(self.header.dtype), self.header.tokens_sha256)[start:stop]
 
     def document_ends_in(self, start: int, stop: int) -> NDArray[np.int64]:
         """Ends e of documents with start < e < stop, ascending."""
-        ends = self._mapped_ends
+        if self.header.num_documents == 0:
+            return np.empty(0, dtype=np.int64)
+        ends = kept_map(index_path(self.path), np.dtype(np.uint64), self.header.index_sha256)
         first, last = np.searchsorted(ends, np.array([start + 1, stop], dtype=np.uint64))
         return np.asarray(ends[first:last], dtype=np.int64)
-
-    @cached_property
-    def _mapped_tokens(self) -> NDArray[np.unsignedinteger]:
-        return self.tokens()
-
-    @cached_property
-    def _mapped_ends(self) -> NDArray[np.uint64]:
-        return self.document_ends()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the open maps: another process opens the files again instead of copying them."""
-        return {name: value for name, value in vars(self).items() if not name.startswith("_mapped")}
 
     def verify(self) -> None:
         """Check hashes, ids and document ends against the header.

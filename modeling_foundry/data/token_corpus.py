@@ -20,8 +20,8 @@ from .shards import ShardHeader, TokenShard
 CORPUS_NAME = "corpus.json"
 TOKENIZER_FOLDER = "tokenizer"
 VERSION = 1
-# Each open shard holds two files, and a process may often hold no more than 1,024.
-MAX_OPEN_SHARDS = 200
+# Headers that a split keeps; how many files may be mapped is one limit for all (mapped_files.py).
+MAX_KEPT_HEADERS = 1000
 
 
 class TokenSource(Protocol):
@@ -53,8 +53,7 @@ class ShardEntry:
 class CorpusSplit:
     """The shards of one split, one after the other, as one :class:`TokenSource`.
 
-    Opening reads no shard.  A shard is mapped when a token of it is first asked for, and the least recently used
-    of ``MAX_OPEN_SHARDS`` gives way.
+    Opening reads no shard.  A shard's header is read, and its files mapped, when a token of it is first asked for.
     """
 
     def __init__(self, folder: Path, name: str, entries: list[ShardEntry]) -> None:
@@ -62,7 +61,7 @@ class CorpusSplit:
         self.offsets = np.concatenate(
             [[0], np.cumsum([entry.num_tokens for entry in entries], dtype=np.int64)]
         )
-        self._open: OrderedDict[int, TokenShard] = OrderedDict()
+        self._known: OrderedDict[int, TokenShard] = OrderedDict()
 
     @property
     def num_tokens(self) -> int:
@@ -78,22 +77,30 @@ class CorpusSplit:
         Raises:
             FoundryError: it is missing, cut off, or not the one that was tokenized.
         """
-        if number in self._open:
-            self._open.move_to_end(number)
-            return self._open[number]
+        if number in self._known:
+            self._known.move_to_end(number)
+            return self._known[number]
         entry = self.entries[number]
         shard = TokenShard.open(self.path / entry.path)
         if shard.header.tokens_sha256 != entry.tokens_sha256:
             raise FoundryError(f"{shard.path}: not the shard that {CORPUS_NAME} lists; tokenize it again")
-        self._open[number] = shard
-        if len(self._open) > MAX_OPEN_SHARDS:
-            self._open.popitem(last=False)
+        self._known[number] = shard
+        if len(self._known) > MAX_KEPT_HEADERS:
+            self._known.popitem(last=False)
         return shard
 
     def read(self, start: int, stop: int) -> NDArray[np.unsignedinteger]:
         """The ids [start, stop): a view of the mapped file, or a copy where they span shards."""
-        pieces = [shard.read(first, last) for shard, first, last, _ in self._parts(start, stop)]
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        parts = iter(self._parts(start, stop))
+        shard, first, last, offset = next(parts)
+        if offset + last == stop:
+            return shard.read(first, last)
+        ids, end = np.empty(stop - start, dtype=shard.header.dtype), last - first
+        ids[:end] = shard.read(first, last)
+        for shard, first, last, _ in parts:  # one at a time: a block may run across more files than may be open
+            ids[end : end + last - first] = shard.read(first, last)
+            end += last - first
+        return ids
 
     def document_ends_in(self, start: int, stop: int) -> NDArray[np.int64]:
         """Ends e of documents with start < e < stop, ascending."""
@@ -118,8 +125,8 @@ class CorpusSplit:
             number += 1
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the open shards: a loader worker opens its own."""
-        return {**vars(self), "_open": OrderedDict()}
+        """Without the headers: a loader worker reads its own."""
+        return {**vars(self), "_known": OrderedDict()}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch.utils.data import Subset
 from ..settings import FoundryError
 from .executors import num_workers
 from .folder import MANIFEST_NAME, load_prepared
+from .mapped_files import check_open_files
 from .mixture import HeldOutMixture, MixedDataset, shares_of
 from .packing import PackedDataset
 from .token_corpus import CORPUS_NAME, TokenCorpus, TokenSource
@@ -76,8 +77,9 @@ def open_training_data(folder: str | Path) -> TrainingData:
     """Open and verify a folder that prepare_data.py wrote, small (``data.json``) or large (``corpus.json``).
 
     Raises:
-        FoundryError: neither is there, or a file is not as it was written.
+        FoundryError: neither is there, a file is not as it was written, or too few files may be open.
     """
+    check_open_files()
     folder = Path(folder)
     if (folder / MANIFEST_NAME).is_file() or not (folder / CORPUS_NAME).is_file():
         prepared = load_prepared(folder)

@@ -1,12 +1,15 @@
 """Every byte of a corpus against what was written down, before a GPU is used.
 
 The first check reads every shard.  It keeps size and modification time of each in ``verified.json``; later checks
-read again what differs from that, so that a start of training costs one look at each file.
+read again what differs from that, so that a start of training costs one look at each file.  Where the folder cannot
+be written (a read-only mount), nothing is kept and every check reads all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,12 +23,15 @@ from ..files import sha256_of_file, write_atomically
 from ..settings import FoundryError
 from .executors import num_workers
 from .folder import MANIFEST_NAME, load_prepared
+from .mapped_files import num_mapped_files
 from .settings import VerifySettings
 from .shards import TokenShard, header_path, index_path
 from .token_corpus import CORPUS_NAME, CorpusSplit, ShardEntry, TokenCorpus
 
 VERIFIED_NAME = "verified.json"
 SAMPLE_TOKENS = 256
+FILES_OF_A_THREAD = 4
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,7 @@ def verify(settings: VerifySettings) -> None:
         )
         return
     corpus = TokenCorpus.open(folder)
-    (folder / VERIFIED_NAME).unlink(missing_ok=True)
-    verdict = verify_corpus(corpus, num_workers(settings.workers))
+    verdict = verify_corpus(corpus, num_workers(settings.workers), again=True)
     check_rows(folder, int(corpus.content["vocab_size"]), rows)
     check_tokenizer(corpus.tokenizer_folder, settings.model)
     console.print(
@@ -134,8 +139,11 @@ def _without_flags(part: Any) -> Any:
     return part
 
 
-def verify_corpus(corpus: TokenCorpus, workers: int = 1) -> Verdict:
+def verify_corpus(corpus: TokenCorpus, workers: int = 1, again: bool = False) -> Verdict:
     """Check the tokenizer, and each shard that is not known to be as it was when it was last read.
+
+    Args:
+        again: read every shard, whatever was verified before.
 
     Raises:
         FoundryError: the first fault: a file missing, cut off, altered, of another tokenizer, with an id outside the
@@ -144,13 +152,14 @@ def verify_corpus(corpus: TokenCorpus, workers: int = 1) -> Verdict:
     tokenizer = corpus.tokenizer_folder / "tokenizer.json"
     if not tokenizer.is_file() or sha256_of_file(tokenizer) != corpus.content["tokenizer_sha256"]:
         raise FoundryError(f"{tokenizer}: not the tokenizer that {CORPUS_NAME} lists; tokenize again")
-    known = _known(corpus)
+    known = _forget(corpus) if again else _known(corpus)
     shards = [
         (split, entry) for name in corpus.splits for split in [corpus.split(name)] for entry in split.entries
     ]
     states = {entry.path: _state(corpus.folder / entry.path) for _, entry in shards}
     unknown = [(split, entry) for split, entry in shards if known.get(entry.path) != states[entry.path]]
-    with ThreadPoolExecutor(max(1, workers)) as pool:
+    num_threads = max(1, min(workers, num_mapped_files() // FILES_OF_A_THREAD))
+    with ThreadPoolExecutor(num_threads) as pool:
         bar = tqdm(
             total=sum(entry.num_tokens for _, entry in unknown), desc="verify", unit="token", unit_scale=True,
             mininterval=0.5, disable=sum(entry.num_tokens for _, entry in unknown) < 10_000_000,
@@ -159,8 +168,7 @@ def verify_corpus(corpus: TokenCorpus, workers: int = 1) -> Verdict:
             for entry in pool.map(lambda pair: _verify_shard(corpus, *pair), unknown):
                 bar.update(entry.num_tokens)
     if unknown:
-        verified = {"corpus": corpus.fingerprint, "shards": states}
-        write_atomically(corpus.folder / VERIFIED_NAME, json.dumps(verified) + "\n")
+        _remember(corpus, states)
     num_tokens = sum(entry.num_tokens for _, entry in shards)
     return Verdict(num_tokens, len(unknown), len(shards) - len(unknown))
 
@@ -192,6 +200,21 @@ def _state(path: Path) -> list[int]:
             raise FoundryError(f"{file}: missing, though {CORPUS_NAME} lists it; tokenize again") from error
         state += [found.st_size, found.st_mtime_ns]
     return state
+
+
+def _remember(corpus: TokenCorpus, states: dict[str, list[int]]) -> None:
+    path, verified = corpus.folder / VERIFIED_NAME, {"corpus": corpus.fingerprint, "shards": states}
+    try:
+        write_atomically(path, json.dumps(verified) + "\n")
+    except OSError as error:  # a corpus may lie where nobody may write: slower, not wrong
+        logger.warning("%s: cannot be written (%s); the next check reads every shard again", path, error.strerror)
+
+
+def _forget(corpus: TokenCorpus) -> dict[str, list[int]]:
+    """Nothing is known from here on, later either, should a fault be found."""
+    with contextlib.suppress(OSError):  # of a read-only mount; what it lists is read again all the same
+        (corpus.folder / VERIFIED_NAME).unlink(missing_ok=True)
+    return {}
 
 
 def _known(corpus: TokenCorpus) -> dict[str, list[int]]:

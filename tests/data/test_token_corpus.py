@@ -1,17 +1,23 @@
 """Many shards as one row of tokens, verified once and then looked at, opened without being read."""
 
+import errno
 import json
 import os
 import shutil
+import tempfile
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modeling_foundry.data import mapped_files
+from modeling_foundry.data import shards as shards_module
 from modeling_foundry.data.packing import PackedDataset
 from modeling_foundry.data.settings import InspectSettings, VerifySettings
-from modeling_foundry.data.shards import write_shard
+from modeling_foundry.data.shards import TokenShard, write_shard
 from modeling_foundry.data.token_corpus import TokenCorpus, write_corpus
 from modeling_foundry.data.training_data import open_mixture, open_training_data
 from modeling_foundry.data.verification import check_tokenizer, verify, verify_corpus
@@ -62,17 +68,130 @@ def test_a_block_inside_one_shard_is_not_copied(tmp_path):
     assert train.read(18, 24).tolist() == [1, 1, 0, 2, 2, 2]
 
 
-def test_few_files_are_open_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr("modeling_foundry.data.token_corpus.MAX_OPEN_SHARDS", 3)
-    train = make_corpus(tmp_path / "c", [[[number + 1] * 7] for number in range(20)]).split("train")
-    data = PackedDataset(train, 8, num_samples=60, seed=1)
-    assert sorted(int(data[index]["input_ids"][0]) for index in range(20)) == list(range(1, 21))
-    assert len(train._open) <= 3
+def num_open_files():
+    return len(os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"))
+
+
+@pytest.fixture
+def few_maps(monkeypatch):
+    """A process that keeps four files mapped, and none yet."""
+    few = lru_cache(maxsize=4)(mapped_files.kept_map.__wrapped__)
+    monkeypatch.setattr(shards_module, "kept_map", few)
+    return few
+
+
+def test_few_files_are_open_at_a_time_over_all_corpora(tmp_path, few_maps):
+    """Each split of each corpus had a limit of its own: three corpora of 210 shards died of 1,200 open files."""
+    names = [str(tmp_path / name) for name in "abc"]
+    for place, name in enumerate(names):
+        make_corpus(Path(name), [[[20 * place + number + 1] * 7] for number in range(20)])
+    data = open_mixture(dict.fromkeys(names, 1.0), 4.0)
+    train, before = data.train_dataset(8, 60, 1, True), num_open_files()
+    found = {int(train[index]["input_ids"][0]) for index in range(60)}
+    assert len(found) > 30
+    assert {(first - 1) // 20 for first in found} == {0, 1, 2}
+    assert num_open_files() - before <= 4
+
+
+def test_a_block_over_many_shards_opens_few_of_them_at_a_time(tmp_path, few_maps):
+    """As many were open as the block had shards: ten thousand tiny files make shards of some tokens."""
+    train = make_corpus(tmp_path / "c", [[[number % 250 + 1]] for number in range(90)]).split("train")
+    before, most = num_open_files(), 0
+    read = TokenShard.read
+
+    def counted(shard, start, stop):
+        nonlocal most
+        most = max(most, num_open_files() - before)
+        return read(shard, start, stop)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TokenShard, "read", counted)
+        ids = train.read(0, 180)
+    assert ids.tolist() == [id for number in range(90) for id in (number % 250 + 1, 0)]
+    assert most <= 5
+
+
+@pytest.mark.parametrize(("limit", "maps"), [(10_000, 400), (1024, 400), (256, 128), (100, 50)])
+def test_maps_take_no_more_than_half_of_what_a_process_may_open(monkeypatch, limit, maps):
+    monkeypatch.setattr(mapped_files.resource, "getrlimit", lambda _: (limit, limit))
+    assert mapped_files.num_mapped_files() == maps
+    mapped_files.check_open_files()
+
+
+def test_too_few_open_files_is_one_line_at_the_start(corpus, monkeypatch):
+    monkeypatch.setattr(mapped_files.resource, "getrlimit", lambda _: (40, 1024))
+    with pytest.raises(FoundryError, match=r"may open 40, expected at least 100; .*ulimit -n 1024"):
+        open_training_data(corpus.folder)
+
+
+def test_a_shard_that_was_replaced_is_mapped_anew(tmp_path):
+    for number in (5, 6):
+        write_shard(tmp_path / "a.ds", [[number] * 3], 300, 0, "")
+        assert TokenShard.open(tmp_path / "a.ds").read(0, 4).tolist() == [number] * 3 + [0]
 
 
 @pytest.fixture
 def corpus(tmp_path):
     return make_corpus(tmp_path / "c", [[[1, 2, 3]] * 20, [[4, 5]] * 30])
+
+
+@pytest.fixture
+def read_only(monkeypatch):
+    """A folder in which nothing can be made or removed: root may write whatever a file's mode says."""
+    folders, make, remove = [], tempfile.mkstemp, Path.unlink
+
+    def refuse(path):
+        if any(Path(path).is_relative_to(folder) for folder in folders):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    def unlink(path, missing_ok=False):
+        if path.exists():
+            refuse(path)
+        remove(path, missing_ok)
+
+    def mkstemp(*arguments, dir=None, **more):
+        refuse(dir or tempfile.gettempdir())
+        return make(*arguments, dir=dir, **more)
+
+    monkeypatch.setattr(tempfile, "mkstemp", mkstemp)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    return folders.append
+
+
+@pytest.mark.parametrize("was_verified", [False, True])
+def test_a_corpus_where_nobody_may_write_is_verified_and_read(
+    corpus, read_only, monkeypatch, caplog, capsys, was_verified
+):
+    """It was a traceback at verified.json, before the first step."""
+    monkeypatch.setattr("modeling_foundry.data.inspection.coloured_sample", lambda *_, **__: "sample")
+    if was_verified:
+        verify_corpus(corpus)
+    read_only(corpus.folder)
+    data = open_training_data(corpus.folder)
+    said = [record.getMessage() for record in caplog.records]
+    line = f"{corpus.folder}/verified.json: cannot be written (Read-only file system); the next check reads every"
+    assert [line in words for words in said] == ([] if was_verified else [True])
+    assert len(data.train_dataset(8, 30, 0, True)) == 30
+    verify(VerifySettings(data_dir=str(corpus.folder)))
+    assert "221 tokens in 3 shards are as they were written" in capsys.readouterr().out
+    (corpus.folder / "train/000000.ds").write_bytes(b"x" * 160)
+    os.utime(corpus.folder / "train/000000.ds", ns=(1, 1))
+    with pytest.raises(FoundryError, match="does not match the SHA-256"):
+        verify(VerifySettings(data_dir=str(corpus.folder)))
+
+
+def test_verify_reads_again_what_was_verified(corpus, monkeypatch):
+    """Sizes and times may be kept while bytes rot."""
+    monkeypatch.setattr("modeling_foundry.data.inspection.coloured_sample", lambda *_, **__: "sample")
+    verify_corpus(corpus)
+    path = corpus.folder / "train/000000.ds"
+    times = path.stat().st_mtime_ns
+    path.write_bytes(b"\x09" + path.read_bytes()[1:])
+    os.utime(path, ns=(times, times))
+    with pytest.raises(FoundryError, match="does not match the SHA-256"):
+        verify(VerifySettings(data_dir=str(corpus.folder)))
+    with pytest.raises(FoundryError, match="does not match the SHA-256"):  # and is not trusted afterwards
+        open_training_data(corpus.folder)
 
 
 def test_verified_once_then_looked_at(corpus):
