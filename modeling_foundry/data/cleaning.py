@@ -221,11 +221,11 @@ def _first_stage(folder: Path, settings: CleanSettings, plan: Plan, target: Path
 
     steps: list[Any] = []
     for kind, paths in plan.files.paths.items():
-        listed, malformed = str(folder / "work" / f"{kind}.paths"), folder / "removed" / "malformed"
+        listed, malformed = folder / "work" / f"{kind}.paths", folder / "removed" / "malformed"
         writer = RemovedWriter(malformed, "malformed", prefix=f"{kind}_")
         if paths:
             keys = (settings.text_key, settings.id_key)
-            steps.append(reader_of(kind, str(plan.files.root), listed, *keys, writer))
+            steps.append(reader_of(kind, plan.files.root, listed, *keys, writer))
     for name, step in _filters(folder, settings):
         step.exclusion_writer = RemovedWriter(folder / "removed" / name, name)
         steps.append(Counted(step, name))

@@ -86,6 +86,13 @@ def _check(folder: Path, read: dict[str, Any], steps: list[dict[str, Any]], file
         folder, "in removed/malformed", _rows_in(files, "removed/malformed/"), sum(read["malformed"].values())
     )
     _equal(folder, "in documents", _rows_in(files, "documents/"), before["documents"])
+    if not before["documents"]:
+        reasons = {reason: facts["documents"] for step in steps for reason, facts in step["removed"].items()}
+        why = ", ".join(f"{reason}: {number:,}" for reason, number in reasons.items())
+        raise FoundryError(
+            f"{folder}: no document is left of {read['out']['documents']:,} ({why}); they are in "
+            f"{folder / 'removed'}; change filters or filter_options"
+        )
 
 
 def _equal(folder: Path, where: str, found: Any, expected: Any) -> None:
@@ -194,7 +201,7 @@ def print_books(folder: Path, manifest: dict[str, Any]) -> None:
         if step["cut_bytes"]:
             table.add_row("  cut out of documents", "", f"-{step['cut_bytes']:,}")
     table.add_row("left", *_amount(summary["left"]))
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(str(folder), soft_wrap=True)
     console.print(table)
     for task, facts in manifest["decontamination"].items():

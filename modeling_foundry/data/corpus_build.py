@@ -17,7 +17,6 @@ import hashlib
 import json
 import shutil
 import threading
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -25,17 +24,23 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from tqdm.auto import tqdm
 
 from ..files import sha256_of_file, write_atomically
 from ..settings import FoundryError
-from .executors import number_of_tasks, run_on_ray, run_on_this_machine, submit_to_slurm
-from .fast_tokenizer import DocumentEncoder
+from .corpus_report import Shards, counted, print_report, without_document
+from .document_marks import end_of_document, say_what_is_not_added, start_of_document
+from .executors import (
+    number_of_local_tasks,
+    number_of_tasks,
+    run_on_ray,
+    run_on_this_machine,
+    submit_to_slurm,
+)
 from .folder import differences
 from .manifest import Manifest, read_manifest
 from .settings import TokenizeSettings
-from .shards import ShardHeader, header_path
+from .shards import header_path
 from .token_corpus import CORPUS_NAME, TOKENIZER_FOLDER, TokenCorpus, write_corpus
 from .tokenization import (
     FAILED_FOLDER,
@@ -44,22 +49,15 @@ from .tokenization import (
     TokenizeJob,
     encoder_of,
     finished_shard,
-    said,
     shard_tasks,
 )
-from .tokenizer_class import refuse_another_class
+from .tokenizer_class import TOKENIZER_FILES, refuse_another_class
 from .verification import VERIFIED_NAME
 
 PLAN_NAME = "tokenize.json"
 # What may be changed until the index is written: no token of a shard depends on it.
 POLICIES = ("bad_rows", "damaged_files")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 def tokenize(settings: TokenizeSettings) -> Path:
@@ -72,9 +70,11 @@ def tokenize(settings: TokenizeSettings) -> Path:
     tasks = shard_tasks(manifest.of_splits(settings.splits))
     tokenizer = tokenizer_folder(str(settings.tokenizer))
     eos_token_id = end_of_document(settings, tokenizer)
-    plan = plan_of(settings, manifest, tasks, tokenizer, eos_token_id)
+    prefix = start_of_document(settings, tokenizer)
+    plan = plan_of(settings, manifest, tasks, tokenizer, eos_token_id, prefix)
     if settings.overwrite or not (folder / CORPUS_NAME).is_file():  # nothing to do takes no seconds
         refuse_another_class(tokenizer, TOKENIZER_FILES)
+        say_what_is_not_added(console, tokenizer, eos_token_id, prefix)
     if start(folder, plan, settings.overwrite):
         console.print(f"tokenize: complete already, {folder} (nothing to do)")
         return folder
@@ -83,7 +83,7 @@ def tokenize(settings: TokenizeSettings) -> Path:
     encoder_of(folder, settings.engine, sha256)  # here, so that the workers find its proof
     job = TokenizeJob(
         folder.resolve(), manifest.root, settings.text_key, eos_token_id, sha256, settings.engine,
-        settings.bad_rows, settings.damaged_files, plan_hash(plan),
+        settings.bad_rows, settings.damaged_files, plan_hash(plan), prefix,
     )  # fmt: skip
     left = [task for task in tasks if finished_shard(job, task) is None]
     if len(left) < len(tasks):
@@ -116,10 +116,13 @@ def tokenizer_folder(name: str) -> Path:
 
 
 def plan_of(
-    settings: TokenizeSettings, manifest: Manifest, tasks: list[ShardTask], tokenizer: Path, eos_token_id: int
-) -> dict[str, Any]:
+    settings: TokenizeSettings, manifest: Manifest, tasks: list[ShardTask], tokenizer: Path, eos_token_id: int,
+    prefix: tuple[int, ...] = (),
+) -> dict[str, Any]:  # fmt: skip
     """All that decides what the folder holds; how many workers make it does not."""
-    return {
+    # A key of its own only where there is one: corpora of before stay what they are.
+    start = {"begins_with": list(prefix)} if prefix else {}
+    return start | {
         "manifest": manifest.fingerprint, "num_files": len(tasks),
         "splits": sorted({task.file.split for task in tasks}),
         "tokenizer_sha256": sha256_of_file(tokenizer / "tokenizer.json"), "eos_token_id": eos_token_id,
@@ -213,24 +216,12 @@ def copy_tokenizer(source: Path, target: Path) -> None:
                 write_atomically(target / name, content)
 
 
-def end_of_document(settings: TokenizeSettings, tokenizer: Path) -> int:
-    """Id of the token that ends every document.
-
-    Raises:
-        FoundryError: the tokenizer has no such token.
-    """
-    encoder = DocumentEncoder.load(tokenizer, "reference")
-    if settings.eos_token is None:
-        return int(encoder.eos_token_id)
-    id = encoder.token_id(settings.eos_token)
-    if id is None:
-        raise FoundryError(f"eos_token: {settings.eos_token} is not a token of {settings.tokenizer}")
-    return int(id)
-
-
 def run(settings: TokenizeSettings, job: TokenizeJob, tasks: list[ShardTask]) -> bool:
     """Run the executor; False when the work was handed to SLURM and is not done yet."""
-    number = number_of_tasks(len(tasks), settings.num_tasks)
+    if settings.executor == "local":
+        number = number_of_local_tasks(len(tasks), settings.workers, settings.num_tasks)
+    else:
+        number = number_of_tasks(len(tasks), settings.num_tasks)
     step, logs = TokenizeFiles(job, tasks), job.folder / "logs"
     if settings.executor == "slurm":
         job_id = submit_to_slurm([step], number, settings.slurm or {}, logs, "tokenize")
@@ -281,7 +272,7 @@ def seal(folder: Path, plan: dict[str, Any], job: TokenizeJob, tasks: list[Shard
     """Write the index once every file has its shard, and say what was counted.
 
     Raises:
-        FoundryError: files have none; the first is named with its reason.
+        FoundryError: files have none, the first is named with its reason; or a split is without a document.
     """
     headers = {task: finished_shard(job, task) for task in tasks}
     missing = [task for task, header in headers.items() if header is None]
@@ -293,15 +284,21 @@ def seal(folder: Path, plan: dict[str, Any], job: TokenizeJob, tasks: list[Shard
             f"{folder}: {len(missing):,} of {len(tasks):,} files have no shard; the first, {first.file.path}: "
             f"{reason.removeprefix(first.file.path + ': ')}; the reasons of all are in {folder / FAILED_FOLDER}"
         )
-    splits: dict[str, list[tuple[str, ShardHeader]]] = {}
+    splits: dict[str, Shards] = {}
     for task, header in headers.items():
         if header is not None:
             splits.setdefault(task.file.split, []).append((task.shard, header))
+    for name, shards in splits.items():
+        if not any(header.num_documents for _, header in shards):
+            raise FoundryError(
+                f"{folder}: split {name}: none of its files gave a document: {without_document(shards)}; "
+                "look at --text_key, or mend the files"
+            )
     for leftover in leftovers(folder, [*splits, TOKENIZER_FOLDER]):
         leftover.unlink()
     counts = {name: counted([header for _, header in splits[name]]) for name in sorted(splits)}
     write_corpus(folder, splits, {"plan": plan, "counts": counts})
-    _print(folder, counts)
+    print_report(console, folder, counts, splits)
 
 
 def leftovers(folder: Path, names: Iterable[str]) -> list[Path]:
@@ -309,47 +306,3 @@ def leftovers(folder: Path, names: Iterable[str]) -> list[Path]:
     patterns = [f"{name}/.*.tmp" for name in names]
     patterns += map(temporary_of, (PLAN_NAME, CORPUS_NAME, VERIFIED_NAME))
     return [path for pattern in patterns for path in folder.glob(pattern)]
-
-
-def counted(headers: list[ShardHeader]) -> dict[str, Any]:
-    """Sums over the shards of a split: what went in, what came out, what gave nothing and why."""
-    bad_rows: Counter[str] = Counter()
-    for header in headers:
-        bad_rows.update(header.source["bad_rows"])
-    return {
-        "files": len(headers),
-        "documents": sum(header.num_documents for header in headers),
-        "text_bytes": sum(header.source["text_bytes"] for header in headers),
-        "tokens": sum(header.num_tokens for header in headers),
-        "empty_files": sum(header.num_documents == 0 for header in headers),
-        "damaged": [header.source["damaged"] for header in headers if header.source["damaged"]],
-        "mismatches": [found for header in headers for found in header.source["mismatches"]],
-        "bad_rows": dict(sorted(bad_rows.items())),
-    }
-
-
-def _print(folder: Path, counts: dict[str, dict[str, Any]]) -> None:
-    table = Table(title=str(folder), title_justify="left", show_edge=False, pad_edge=False)
-    table.add_column("")
-    counts = dict(sorted(counts.items(), key=lambda item: (item[0] != "train", item[0])))
-    for name in counts:
-        table.add_column(name, justify="right")
-    for key, label in (
-        ("files", "files"), ("documents", "documents"), ("text_bytes", "bytes of text"), ("tokens", "tokens"),
-    ):  # fmt: skip
-        table.add_row(label, *(f"{count[key]:,}" for count in counts.values()))
-    ratios = (f"{count['text_bytes'] / max(1, count['tokens']):.2f}" for count in counts.values())
-    table.add_row("bytes per token", *ratios)
-    console.print(table)
-    for name, count in counts.items():
-        if count["bad_rows"]:
-            console.print(f"{name}: gave no document: {said(count['bad_rows'])}")
-        if count["empty_files"]:
-            console.print(f"{name}: {count['empty_files']} files without a document")
-        for damaged in count["damaged"]:
-            console.print(f"{name}: kept up to the damage: {damaged}")
-        if count["mismatches"]:
-            console.print(
-                f"{name}: the fast engine differed from the tokenizers library {len(count['mismatches'])} times; "
-                "those files were made again by the library; --engine=reference --overwrite=true makes all so"
-            )

@@ -20,6 +20,7 @@ from datatrove.pipeline.dedup.minhash import MinhashConfig
 from datatrove.pipeline.readers import JsonlReader
 from datatrove.utils.hashing import HashConfig
 
+from .local_folder import LocalFolder
 from .pipeline import Counted, RemovedWriter, Stage, TaskWriter
 
 # datatrove's default, xxhash, is called with text, which xxhash 4 refuses.
@@ -43,7 +44,7 @@ def deduplication_stages(
 
 
 def _read(source: Path) -> Any:
-    return JsonlReader(str(source), add_file_path=False)
+    return JsonlReader(LocalFolder(source), add_file_path=False)
 
 
 def text_of(document: Document) -> str:
@@ -55,7 +56,7 @@ def _exact(
     num_tasks: int, source: Path, work: Path, documents: Path, removed: Path, language: str
 ) -> list[Stage]:
     config = ExactDedupConfig(content_getter=text_of, hash_config=HASH)
-    signatures, duplicates = str(work / "signatures"), str(work / "duplicates")
+    signatures, duplicates = LocalFolder(work / "signatures"), LocalFolder(work / "duplicates")
     keep = ExactDedupFilter(duplicates, config, RemovedWriter(removed, "duplicate"))
     return [
         Stage("dedup_1_signatures", [_read(source), ExactDedupSignature(signatures, config)], num_tasks),
@@ -70,7 +71,9 @@ def _minhash(
     num_tasks: int, source: Path, work: Path, documents: Path, removed: Path, language: str
 ) -> list[Stage]:
     config = MinhashConfig(hash_config=HASH)
-    signatures, buckets, clusters = (str(work / name) for name in ("signatures", "buckets", "clusters"))
+    signatures, buckets, clusters = (
+        LocalFolder(work / name) for name in ("signatures", "buckets", "clusters")
+    )
     keep = MinhashDedupFilter(clusters, RemovedWriter(removed, "near_duplicate"))
     return [
         Stage(

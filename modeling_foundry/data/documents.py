@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import IO, Any
 
-import fsspec
 import orjson
 import zstandard
 
 from ..settings import FoundryError
-from .file_bytes import ReadBytes, address_of
+from .file_bytes import ReadBytes, address_of, open_file
+from .file_kinds import kind_by_bytes
 from .manifest import SourceFile
+from .parquet_columns import check_column, open_parquet, texts_of
 
 BLOCK_BYTES = 1 << 20
 # Of compressed bytes less at a time: what a damaged piece still held is lost with it.
@@ -36,7 +37,7 @@ LONE_SURROGATE = "lone surrogate"
 
 
 class DamagedFileError(FoundryError):
-    """The bytes of a file end or break where they should go on; documents before that were read."""
+    """The bytes of a file end or break where they should go on, or are of another kind; what came before was read."""
 
 
 def read_documents(
@@ -51,12 +52,12 @@ def read_documents(
         seen: notes the bytes of the file, those behind a damage too.
 
     Raises:
-        DamagedFileError: a truncated or corrupt compressed stream or Parquet file.
-        FoundryError: the file cannot be opened, or has no such column.
+        DamagedFileError: a truncated or corrupt compressed stream or Parquet file, or one of another kind.
+        FoundryError: the file cannot be opened, has no such column, or one that holds no text.
     """
     name = address_of(root, file.path)
     try:
-        with fsspec.open(name, "rb") as stream:
+        with open_file(root, file.path) as stream:
             for text in _noted(stream, file, text_key, bad_rows, name, seen or ReadBytes()):
                 if not text:
                     bad_rows[EMPTY_TEXT] += 1
@@ -92,7 +93,7 @@ def count_rows(root: str, file: SourceFile) -> int:
     if file.format == "text":
         return 1
     rows = 0
-    with fsspec.open(name, "rb") as stream:
+    with open_file(root, file.path) as stream:
         try:
             if file.format == "parquet":
                 import pyarrow.parquet
@@ -126,10 +127,18 @@ def lines_of(stream: Readable, compression: str, name: str) -> Iterator[bytes]:
     A byte order mark before the first line is not part of it.
 
     Raises:
-        DamagedFileError: the stream breaks or ends inside a frame.
+        DamagedFileError: the stream breaks or ends inside a frame, or is something else than lines of UTF-8.
     """
-    for number, line in enumerate(_split_lines(_blocks(stream, compression, name))):
+    for number, line in enumerate(_split_lines(_as_text(_blocks(stream, compression, name), name))):
         yield line if number else line.removeprefix(codecs.BOM_UTF8)
+
+
+def _as_text(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
+    """The blocks, of which the first does not say that all is of another kind."""
+    for number, block in enumerate(blocks):
+        if number == 0 and (kind := kind_by_bytes(block)):
+            raise DamagedFileError(f"{name}: is {kind}, expected UTF-8 text; convert or rename it")
+        yield block
 
 
 def _parse(line: bytes) -> Any:
@@ -162,19 +171,18 @@ def _split_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _parquet(
-    stream: Readable, file: SourceFile, text_key: str, bad_rows: Counter[str], name: str
+    stream: Any, file: SourceFile, text_key: str, bad_rows: Counter[str], name: str
 ) -> Iterator[str]:
     import pyarrow
-    import pyarrow.parquet
 
+    if (kind := kind_by_bytes(stream.read(64))) not in ("a Parquet file", None):
+        raise DamagedFileError(f"{name}: not a whole Parquet file (it is {kind})")
+    stream.seek(0)
     try:
-        table = pyarrow.parquet.ParquetFile(stream)
-        if text_key not in table.schema_arrow.names:
-            raise FoundryError(
-                f"{name}: no column {text_key}; it has {', '.join(table.schema_arrow.names)}; give --text_key"
-            )
+        table = open_parquet(stream)
+        check_column(table.schema_arrow, text_key, name)
         for batch in table.iter_batches(batch_size=ROW_GROUP_ROWS, columns=[text_key]):
-            for text in _column(batch.column(0)):
+            for text in texts_of(batch.column(text_key)):
                 if isinstance(text, str):
                     yield text
                 else:
@@ -185,27 +193,15 @@ def _parquet(
         ) from error
 
 
-def _column(column: Any) -> list[Any]:
-    """Python values; bytes where a row is not UTF-8, and text where a row of a binary column is."""
-    try:
-        return [_decoded(value) for value in column.to_pylist()]
-    except UnicodeDecodeError:
-        buffers = [scalar.as_buffer() for scalar in column]
-        return [None if data is None else _decoded(data.to_pybytes()) for data in buffers]
-
-
-def _decoded(value: Any) -> Any:
-    try:
-        return value.decode("utf-8") if isinstance(value, bytes) else value
-    except UnicodeDecodeError:
-        return value
-
-
 def _whole_text(
     stream: Readable, file: SourceFile, text_key: str, bad_rows: Counter[str], name: str
 ) -> Iterator[str]:
-    """A text file is one document."""
-    data = b"".join(_blocks(stream, file.compression, name))
+    """A text file is one document.
+
+    Raises:
+        DamagedFileError: it is something else.
+    """
+    data = b"".join(_as_text(_blocks(stream, file.compression, name), name))
     try:
         yield data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -235,12 +231,22 @@ def _blocks(stream: Readable, compression: str, name: str) -> Iterator[bytes]:
         raise DamagedFileError(f"{name}: corrupt {compression} data ({error})") from error
 
 
+def _check_beginning(block: bytes, compression: str, name: str) -> None:
+    kind = kind_by_bytes(block)
+    if kind != f"{compression} data" and (kind or block.lstrip()[:1] in (b"{", b"[")):
+        raise DamagedFileError(
+            f"{name}: corrupt {compression} data (it is {kind or 'plain JSON'}, whatever its name says)"
+        )
+
+
 def _unpacked(blocks: Iterator[bytes], compression: str, name: str) -> Iterator[bytes]:
     """Frames one after the other; zstandard's own stream reader takes a truncated frame for the end."""
     zstd = zstandard.ZstdDecompressor(max_window_size=MAX_ZSTD_WINDOW_BYTES)
     open_frame: Any = None
     is_first = True
     for block in blocks:
+        if is_first:
+            _check_beginning(block, compression, name)
         while block:
             if open_frame is None:
                 if compression == "gzip" and not is_first and not (block := block.lstrip(b"\0")):

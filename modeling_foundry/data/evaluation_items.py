@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from ..settings import FoundryError
 from .decontamination import EvaluationItem
 from .documents import DamagedFileError, lines_of
+from .file_bytes import open_address
 from .file_kinds import compression_of
 from .input_files import kind_of
 
@@ -73,7 +72,7 @@ def items_of_file(path: str, text_keys: Sequence[str], task: str) -> list[Evalua
 
 def _lines(path: str) -> Iterator[bytes]:
     try:
-        with fsspec.open(path, "rb") as stream:
+        with open_address(path) as stream:
             yield from lines_of(stream, compression_of(path), path)
     except (OSError, DamagedFileError) as error:
         raise FoundryError(f"{path}: decontaminate: cannot read the evaluation file ({error})") from error

@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # a machine that only trains has no datatrove
 
 # A SLURM array has often no more places, and a folder with a log a file gets slow.
 MAX_TASKS = 1000
+# On this machine: enough that no worker waits long for the last one; each costs a fifth of a second to start.
+TASKS_A_WORKER = 4
 
 
 def num_workers(workers: int) -> int:
@@ -26,14 +28,20 @@ def number_of_tasks(num_files: int, num_tasks: int | None = None) -> int:
     return min(num_files, num_tasks or MAX_TASKS)
 
 
+def number_of_local_tasks(num_files: int, workers: int, num_tasks: int | None = None) -> int:
+    """As many as asked for, else some for each worker; never more than files."""
+    return number_of_tasks(num_files, num_tasks or min(MAX_TASKS, TASKS_A_WORKER * num_workers(workers)))
+
+
 def run_on_this_machine(steps: Sequence[PipelineStep], tasks: int, workers: int, logs: Path) -> None:
     """Run and wait; what is finished is for the steps to know, so no task is skipped by datatrove."""
+    from .local_folder import LocalFolder
     from .pipeline import QuietExecutor, quiet
 
     with quiet():
         QuietExecutor(
-            pipeline=list(steps), tasks=tasks, workers=min(num_workers(workers), tasks), logging_dir=str(logs),
-            skip_completed=False,
+            pipeline=list(steps), tasks=tasks, workers=min(num_workers(workers), tasks),
+            logging_dir=LocalFolder(logs), skip_completed=False,
         ).run()  # fmt: skip
 
 

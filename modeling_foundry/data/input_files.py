@@ -92,8 +92,13 @@ def find_files(pattern: str, output_dir: Path) -> InputFiles:
 
 
 def _glob(pattern: str) -> tuple[Path, list[Path]]:
-    """The folder before the first wildcard, and the files found."""
+    """The folder before the first wildcard, and the files found; what is there under its own name is no wildcard."""
     parts = Path(pattern).parts
-    fixed = next(place for place, part in enumerate(parts) if glob.has_magic(part))
-    found = sorted(Path(path) for path in glob.glob(pattern, recursive=True))
-    return Path(*parts[:fixed]), [path for path in found if path.is_file()]
+    fixed = 0
+    while not glob.has_magic(parts[fixed]) or Path(*parts[: fixed + 1]).exists():
+        fixed += 1
+    root = Path(*parts[:fixed])
+    found = sorted(
+        root / name for name in glob.glob(str(Path(*parts[fixed:])), root_dir=root, recursive=True)
+    )
+    return root, [path for path in found if path.is_file()]

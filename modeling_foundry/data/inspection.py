@@ -25,7 +25,7 @@ def inspect(settings: InspectSettings) -> None:
     Raises:
         FoundryError: no corpus there, or too few tokens for one sequence.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     corpus = TokenCorpus.open(settings.data_dir)
     split = corpus.split(settings.split)
     lengths = document_lengths(split, settings.sample_shards)

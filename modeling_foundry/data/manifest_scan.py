@@ -11,13 +11,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
 
 from ..settings import FoundryError
 from .documents import count_rows
-from .file_bytes import size_and_sha256_of
+from .file_bytes import is_url, size_and_sha256_of
 from .file_kinds import compression_of, format_of
 from .manifest import SHA256, Manifest, SourceFile, read_manifest, write_manifest
 from .settings import ManifestSettings
@@ -35,7 +36,7 @@ def make_manifest(settings: ManifestSettings) -> Manifest:
         FoundryError: nothing to tokenize there, or ``output`` is another manifest.
     """
     root = root_of(settings)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     files, left_out = scan(root, settings.split, settings.include)
     output = Path(settings.output)
     files = [file for file in files if Path(root, file.path) != output.resolve()]  # written there before
@@ -68,7 +69,7 @@ def root_of(settings: ManifestSettings) -> str:
         raise FoundryError("manifest: give exactly one of source and hub_name")
     if settings.source is not None:
         source = settings.source.removeprefix("file://")
-        return source if "://" in source else str(Path(source).resolve())
+        return source if is_url(source) else str(Path(source).resolve())
     from huggingface_hub import snapshot_download
 
     try:
@@ -94,10 +95,10 @@ def scan(
     Raises:
         FoundryError: the root cannot be listed or holds no such file, or a link leads nowhere.
     """
-    if "::" in root:
+    if is_url(root) and "::" in root:
         raise FoundryError(f"{root}: a chain of URLs is not read here; unpack it and give the folder")
     try:
-        system, path = fsspec.url_to_fs(root)
+        system, path = fsspec.url_to_fs(root) if is_url(root) else (LocalFileSystem(), root)
         entries = system.find(path, detail=True)
     except (OSError, ValueError, ImportError) as error:
         raise FoundryError(f"{root}: cannot be listed ({' '.join(str(error).split())})") from error

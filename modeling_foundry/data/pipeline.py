@@ -29,6 +29,7 @@ from datatrove.utils.logging import setup_default_logger
 from multiprocess.managers import SyncManager
 from tqdm.auto import tqdm
 
+from .local_folder import LocalFolder
 from .worker_watch import lost_workers_noticed, task_noted
 
 _watching = threading.Lock()
@@ -45,7 +46,7 @@ class TaskWriter(JsonlWriter):
     """
 
     def __init__(self, folder: str | Path, prefix: str = "") -> None:
-        super().__init__(str(folder), output_filename=f"{prefix}${{rank}}.jsonl", compression="gzip")
+        super().__init__(LocalFolder(folder), output_filename=f"{prefix}${{rank}}.jsonl", compression="gzip")
 
     def _get_output_filename(self, document: Document, rank: int | str = 0, **_: Any) -> str:
         return self.output_filename.substitute(rank=str(rank).zfill(5))
@@ -203,7 +204,7 @@ def run_stage(stage: Stage, logs: Path, workers: int) -> None:
         list(stage.steps),
         tasks=stage.num_tasks,
         workers=min(workers, stage.num_tasks),
-        logging_dir=str(folder),
+        logging_dir=LocalFolder(folder),
     )
     done = threading.Event()
     with tqdm(total=stage.num_tasks, desc=stage.name, unit="task", leave=False) as bar:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -15,6 +16,8 @@ from datatrove.pipeline.readers import JsonlReader, ParquetReader
 from ..settings import FoundryError
 from .documents import DamagedFileError, lines_of
 from .file_kinds import compression_of
+from .local_folder import ListedFiles
+from .parquet_columns import open_parquet
 
 if TYPE_CHECKING:
     from .pipeline import RemovedWriter
@@ -138,11 +141,10 @@ class ParquetRows(RowReader, ParquetReader):
         Raises:
             FoundryError: it is no Parquet file, or a column cannot be written as JSON.
         """
-        import pyarrow.parquet
         from pyarrow import ArrowException
 
         try:
-            with self.data_folder.open(filepath, "rb") as file, pyarrow.parquet.ParquetFile(file) as parquet:
+            with self.data_folder.open(filepath, "rb") as file, open_parquet(file) as parquet:
                 _check_columns(parquet.schema_arrow, self.data_folder.resolve_paths(filepath))
                 number = 0
                 for batch in parquet.iter_batches(batch_size=self.batch_size):
@@ -186,7 +188,7 @@ def _single_row(batch: Any, place: int) -> dict[str, Any] | UnicodeDecodeError:
         return error
 
 
-def reader_of(kind: str, folder: str, paths_file: str, text_key: str, id_key: str, writer: Any) -> Any:
+def reader_of(kind: str, folder: Path, paths_file: Path, text_key: str, id_key: str, writer: Any) -> Any:
     """The step that reads the files listed in ``paths_file``, relative to ``folder``.
 
     Args:
@@ -194,7 +196,9 @@ def reader_of(kind: str, folder: str, paths_file: str, text_key: str, id_key: st
         writer: where malformed rows go.
     """
     reader_class: Any = {"jsonl": JsonlRows, "parquet": ParquetRows}[kind]
-    reader = reader_class(folder, paths_file, adapter=as_document, text_key=text_key, id_key=id_key)
+    reader = reader_class(
+        ListedFiles(folder, paths_file), adapter=as_document, text_key=text_key, id_key=id_key
+    )
     reader.add_file_path = False  # the path on this machine; clean_source says which file of the input it was
     reader.malformed_writer = writer
     return reader

@@ -80,10 +80,14 @@ class TokenizeSettings:
     splits: list[str] | None = setting("splits of the manifest to tokenize; default all", None)
     text_key: str = setting("key or column that holds the text", "text")
     eos_token: str | None = setting("end-of-document token; default the tokenizer's eos_token", None)
+    add_bos: bool = setting("begin every document with the token AutoTokenizer puts before a text", False)
     engine: Literal["auto", "reference"] = setting("reference: the tokenizers library alone, slower", "auto")
     workers: int = setting("processes on this machine; -1 is one a core", -1)
     executor: Literal["local", "slurm", "ray"] = setting("where datatrove runs the tasks", "local")
-    num_tasks: int | None = setting("tasks the files are dealt to; default one a file, at most 1,000", None)
+    num_tasks: int | None = setting(
+        "tasks the files are dealt to; default four a worker on this machine, else one a file, at most 1,000",
+        None,
+    )
     slurm: dict[str, Any] | None = setting(
         "datatrove's SlurmPipelineExecutor: {partition: cpu, time: 24:00:00}", None
     )

@@ -43,7 +43,7 @@ def print_statistics(folder: Path, statistics: dict[str, Any]) -> None:
         table.add_column(column, justify="left" if not column else "right")
     for name, (train, held_out) in statistics["table"].items():
         table.add_row(name, _shown(train), _shown(held_out))
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(table)
     for note in statistics["notes"]:
         console.print(note)

@@ -97,7 +97,12 @@ class CorpusSplit:
             return shard.read(first, last)
         ids, end = np.empty(stop - start, dtype=shard.header.dtype), last - first
         ids[:end] = shard.read(first, last)
-        for shard, first, last, _ in parts:  # one at a time: a block may run across more files than may be open
+        for (
+            shard,
+            first,
+            last,
+            _,
+        ) in parts:  # one at a time: a block may run across more files than may be open
             ids[end : end + last - first] = shard.read(first, last)
             end += last - first
         return ids

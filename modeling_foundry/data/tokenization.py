@@ -59,6 +59,7 @@ class TokenizeJob:
     Args:
         folder: the corpus folder, with the tokenizer in ``tokenizer/``.
         root: folder or fsspec URL of the manifest.
+        prefix: ids that every document begins with.
         plan: hash of all settings that decide the tokens; a shard of another plan is made again.
             ``bad_rows`` and ``damaged_files`` are not among them: they say which shards may stand.
     """
@@ -72,6 +73,7 @@ class TokenizeJob:
     bad_rows: str
     damaged_files: str
     plan: str
+    prefix: tuple[int, ...] = ()
 
 
 def shard_tasks(files: list[SourceFile]) -> list[ShardTask]:
@@ -194,7 +196,7 @@ def _documents(
         for ids in documents:
             token = encoder.control_token_in(ids, job.eos_token_id)
             if token is None:
-                yield ids
+                yield np.concatenate([np.array(job.prefix, dtype=ids.dtype), ids]) if job.prefix else ids
             else:
                 bad_rows[f"text that becomes the control token {token}"] += 1
 

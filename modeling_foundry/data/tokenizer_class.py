@@ -17,6 +17,13 @@ from tokenizers import Tokenizer
 from ..settings import FoundryError
 
 CONFIG_NAME = "tokenizer_config.json"
+# What a corpus keeps of a tokenizer, so what AutoTokenizer will find.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 # Those that read all of tokenizer.json; to know that, transformers (seconds) need not be imported.
 KEEPERS = (None, "PreTrainedTokenizerFast", "TokenizersBackend")
 # Where normalizers and patterns differ: what each is about, alone, so that a difference is short to show.
@@ -42,9 +49,16 @@ def refuse_another_class(folder: Path, files: tuple[str, ...]) -> None:
     Raises:
         FoundryError: it cannot be loaded, or another tokenizer comes of it.
     """
-    named = _class_named(folder / CONFIG_NAME)
-    if named in KEEPERS:
-        return
+    if config_of(folder).get("tokenizer_class") not in KEEPERS:
+        refuse_another_tokenizer(folder, load_alone(folder, files))
+
+
+def load_alone(folder: Path, files: tuple[str, ...]) -> Any:
+    """What AutoTokenizer makes of these files of a folder, without what else lies there.
+
+    Raises:
+        FoundryError: it does not load them.
+    """
     from transformers import AutoTokenizer
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -52,13 +66,32 @@ def refuse_another_class(folder: Path, files: tuple[str, ...]) -> None:
             if (folder / name).is_file():
                 (Path(temporary) / name).write_bytes((folder / name).read_bytes())
         try:
-            loaded = AutoTokenizer.from_pretrained(temporary, local_files_only=True, trust_remote_code=False)
+            return AutoTokenizer.from_pretrained(temporary, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # whatever the class raises on a vocabulary that is not its own
             reason = " ".join(str(error).replace(temporary, str(folder)).split())[:200]
+            named = config_of(folder).get("tokenizer_class")
             raise FoundryError(
                 f"{folder / CONFIG_NAME}: tokenizer_class: {named} does not load this tokenizer ({reason}); {_right()}"
             ) from error
-    refuse_another_tokenizer(folder, loaded)
+
+
+def tokens_around(folder: Path, files: tuple[str, ...]) -> tuple[list[int], list[int]]:
+    """Ids that AutoTokenizer puts before and behind every text it encodes, as Llama 3's begins with its BOS.
+
+    Raises:
+        FoundryError: it does not load the folder.
+    """
+    if config_of(folder).get("tokenizer_class") in KEEPERS and not _post_processor_adds(folder):
+        return [], []  # known without the seconds that importing transformers takes
+    loaded = load_alone(folder, files)
+    bare, whole = (loaded("a", add_special_tokens=added)["input_ids"] for added in (False, True))
+    place = next((n for n in range(len(whole)) if whole[n : n + len(bare)] == bare), 0)
+    return whole[:place], whole[place + len(bare) :]
+
+
+def _post_processor_adds(folder: Path) -> bool:
+    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return backend.num_special_tokens_to_add(is_pair=False) > 0
 
 
 def refuse_another_tokenizer(folder: Path, loaded: Any) -> None:
@@ -131,11 +164,15 @@ def _right() -> str:
     return "write PreTrainedTokenizerFast there, which keeps tokenizer.json as it is"
 
 
-def _class_named(path: Path) -> Any:
-    """The ``tokenizer_class`` of a ``tokenizer_config.json``, None where there is none."""
+def config_of(folder: Path) -> dict[str, Any]:
+    """The settings in ``tokenizer_config.json``; none where there is no such file."""
+    path = folder / CONFIG_NAME
     try:
-        return json.loads(path.read_text(encoding="utf-8")).get("tokenizer_class")
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("not an object")
+        return config
     except FileNotFoundError:
-        return None
-    except (OSError, ValueError, AttributeError) as error:
+        return {}
+    except (OSError, ValueError) as error:
         raise FoundryError(f"{path}: not readable as JSON; expected an object of settings") from error

@@ -49,7 +49,7 @@ def verify(settings: VerifySettings) -> None:
     Raises:
         FoundryError: the first fault, by file.
     """
-    folder, console = Path(settings.data_dir), Console(highlight=False, soft_wrap=True)
+    folder, console = Path(settings.data_dir), Console(highlight=False, soft_wrap=True, markup=False)
     rows = None if settings.model is None else embedding_rows(settings.model)
     if (folder / MANIFEST_NAME).is_file():
         prepared = load_prepared(folder)
@@ -207,7 +207,9 @@ def _remember(corpus: TokenCorpus, states: dict[str, list[int]]) -> None:
     try:
         write_atomically(path, json.dumps(verified) + "\n")
     except OSError as error:  # a corpus may lie where nobody may write: slower, not wrong
-        logger.warning("%s: cannot be written (%s); the next check reads every shard again", path, error.strerror)
+        logger.warning(
+            "%s: cannot be written (%s); the next check reads every shard again", path, error.strerror
+        )
 
 
 def _forget(corpus: TokenCorpus) -> dict[str, list[int]]:

@@ -271,6 +271,39 @@ def test_a_glob_and_a_single_file(corpus, tmp_path):
     assert len(rows(out)) == 6, "both frames of the file"
 
 
+@pytest.mark.parametrize("kind", ["int8", "int32", "int64"])
+def test_one_bad_row_of_a_dictionary_costs_no_other(tmp_path, kind):
+    """As pandas writes its categories, numbered in 8 bits: the file could not be read."""
+    words = pyarrow.array([b"fine text", b"\xff", b"more text"], pyarrow.binary())
+    words = pyarrow.StringArray.from_buffers(3, *words.buffers()[1:], words.buffers()[0])
+    places = pyarrow.array([0, 1, None, 2], getattr(pyarrow, kind)())
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    column = pyarrow.DictionaryArray.from_arrays(places, words)
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), folder / "a.parquet")
+    out = cleaned(folder, tmp_path, filters=[])
+    assert [row["text"] for row in rows(out)] == ["fine text", "more text"]
+    assert manifest_of(out)["summary"]["malformed"] == {"invalid_utf8": 1, "missing_text": 1}
+
+
+@pytest.mark.parametrize("name", ["a[1]", "std::vector"])
+def test_names_that_mean_something_to_a_library_are_names(corpus, tmp_path, name):
+    """In a folder ``a[1]`` datatrove, looking for signatures by a pattern, found none: no duplicate was removed."""
+    place = tmp_path / name
+    place.mkdir()
+    corpus.rename(place / name)
+    (place / name / "c.jsonl.zst").rename(place / name / f"{name}.jsonl.zst")
+    write_lines(place / "items.jsonl", [{"text": " ".join(prose(40).split()[:20])}])
+    items = [str(place / "items.jsonl")]
+    for dedup, reason, number in (("exact", "duplicate", 2), ("minhash", "near_duplicate", 3)):
+        out = cleaned(place / name, place, f"{name} {dedup}", filters=[], dedup=dedup, decontaminate=items)
+        steps = {step["name"]: step["removed"] for step in manifest_of(out)["steps"]}
+        assert steps[f"dedup_{dedup}"][reason]["documents"] == number
+        assert steps["decontamination"]["contaminated"]["documents"] == 1
+    out = cleaned(f"{place}/{name}/*.zst", place, "globbed", filters=[])
+    assert len(rows(out)) == 6
+
+
 # ------------------------------------------------------------------------------------------------ duplicates
 
 
@@ -294,11 +327,16 @@ def test_near_duplicates_are_kept_once(corpus, tmp_path):
     assert not (out / "work").exists()
 
 
-def test_nothing_left_is_said_and_not_deduplicated(corpus, tmp_path):
+def test_nothing_left_is_not_complete(corpus, tmp_path):
+    """It was: exit code 0, a folder without a document, and "complete already" ever after."""
     options = {"gopher_quality": {"min_doc_words": 10_000}}
-    out = cleaned(corpus, tmp_path, filters=["gopher_quality"], filter_options=options, dedup="minhash")
-    assert manifest_of(out)["summary"]["left"] == {"documents": 0, "bytes": 0}
-    assert rows(out) == []
+    for _ in range(2):
+        with pytest.raises(
+            FoundryError, match=r"no document is left of 18 .*gopher_short_doc: 18\).*filter_options"
+        ):
+            cleaned(corpus, tmp_path, filters=["gopher_quality"], filter_options=options, dedup="minhash")
+    assert not (tmp_path / "out" / "clean.json").exists()
+    assert len(rows(tmp_path / "out", "removed/gopher_quality/*.gz")) == 18
 
 
 def test_a_document_of_which_nothing_is_left_is_removed(tmp_path):

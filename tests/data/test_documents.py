@@ -1,8 +1,10 @@
 """Documents of every kind of file, and each row that gives none counted by its reason."""
 
+import bz2
 import gzip
 import hashlib
 import json
+import lzma
 from collections import Counter
 
 import pyarrow
@@ -110,17 +112,120 @@ def test_little_before_a_damage_is_lost(tmp_path, compression, pack):
     ("column", "texts", "bad_rows"),
     [
         (pyarrow.array([b"ab", b"\xff", None], pyarrow.binary()), ["ab"], {"invalid UTF-8": 1, "no text": 1}),
-        (pyarrow.array([5, None]), [], {"no text": 2}),
-        (pyarrow.array([{"a": "x"}]), [], {"no text": 1}),
-        (pyarrow.array([["x"]]), [], {"no text": 1}),
+        (pyarrow.nulls(2), [], {"no text": 2}),
+        (pyarrow.array([b"ab"], pyarrow.binary(2)), ["ab"], {}),
+        (pyarrow.array(["a", None], pyarrow.string_view()), ["a"], {"no text": 1}),
         (pyarrow.array(["a", "b"], pyarrow.large_string()), ["a", "b"], {}),
         (pyarrow.array(["a", "a", None]).dictionary_encode(), ["a", "a"], {"no text": 1}),
     ],
 )
 def test_parquet_columns_of_every_type(tmp_path, column, texts, bad_rows):
-    """A number is no text, not invalid UTF-8; bytes that are UTF-8 are text."""
+    """Bytes that are UTF-8 are text; a column of nothing may have text in another file."""
     pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet")
     assert read(tmp_path, "a.parquet", "parquet") == (texts, bad_rows)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pyarrow.array([5, None]), pyarrow.array([{"text": "x"}]), pyarrow.array([["x"]]), pyarrow.array([True]),
+        pyarrow.array([[["x"]]], pyarrow.large_list(pyarrow.list_(pyarrow.string()))),
+        pyarrow.array([7, 7]).dictionary_encode(), pyarrow.array([0], pyarrow.timestamp("s")),
+    ],
+)  # fmt: skip
+def test_a_column_that_is_no_text_is_refused(tmp_path, column):
+    """Tokenizing a column of lists ended well, without a token."""
+    pyarrow.parquet.write_table(pyarrow.table({"text": column, "n": column}), tmp_path / "a.parquet")
+    with pytest.raises(
+        FoundryError, match=r"a\.parquet: column text is .*, expected text; it has text, n; give"
+    ):
+        read(tmp_path, "a.parquet", "parquet")
+
+
+def unchecked(kind, *rows):
+    """Text of which one row need not be UTF-8, as other writers leave it."""
+    data = pyarrow.array(rows, pyarrow.large_binary() if kind == pyarrow.large_string() else pyarrow.binary())
+    return pyarrow.Array.from_buffers(kind, len(rows), data.buffers())
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["text", "large text", "bytes", "dictionary", "dictionary of bytes", "categories of pandas", "long"],
+)
+def test_one_bad_row_costs_no_other(tmp_path, kind):
+    """In a dictionary it was "not a whole Parquet file", and --damaged_files=keep lost all of its rows."""
+    words, places = (b"good", b"\xff", b"fine"), pyarrow.array([0, 1, None, 2, 0], pyarrow.int32())
+    rows = [None if place is None else words[place] for place in places.to_pylist()]
+    column = {
+        "text": lambda: unchecked(pyarrow.string(), *rows),
+        "large text": lambda: unchecked(pyarrow.large_string(), *rows),
+        "bytes": lambda: pyarrow.array(rows, pyarrow.binary()),
+        "dictionary": lambda: pyarrow.DictionaryArray.from_arrays(
+            places, unchecked(pyarrow.string(), *words)
+        ),
+        "dictionary of bytes": lambda: pyarrow.DictionaryArray.from_arrays(places, pyarrow.array(words)),
+        "categories of pandas": lambda: pyarrow.DictionaryArray.from_arrays(
+            places.cast(pyarrow.int8()), unchecked(pyarrow.large_string(), *words)
+        ),
+        "long": lambda: pyarrow.DictionaryArray.from_arrays(
+            places.cast(pyarrow.int64()), unchecked(pyarrow.large_string(), *words)
+        ),
+    }[kind]()
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet", row_group_size=2)
+    expected = ["good", "fine", "good"], {documents.NOT_UTF8: 1, documents.NO_TEXT: 1}
+    assert read(tmp_path, "a.parquet", "parquet") == expected
+
+
+def test_a_column_is_found_by_its_whole_name(tmp_path):
+    """A dot has a meaning to the library: a part of a nested column."""
+    columns = {"text.language": ["en"], "text": ["a text"], "meta": [{"text": "other"}]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    assert read(tmp_path, "a.parquet", "parquet") == (["a text"], {})
+    assert read(tmp_path, "a.parquet", "parquet", text_key="text.language") == (["en"], {})
+    with pytest.raises(FoundryError, match=r"no column meta\.text; it has text\.language, text, meta"):
+        read(tmp_path, "a.parquet", "parquet", text_key="meta.text")
+    twice = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
+    pyarrow.parquet.write_table(twice, tmp_path / "b.parquet")
+    with pytest.raises(FoundryError, match="2 columns named text"):
+        read(tmp_path, "b.parquet", "parquet")
+
+
+ROWS = '{"text": "one"}\n{"text": "two"}\n'
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "format", "compression", "reason"),
+    [
+        (ROWS.encode("utf-16"), "jsonl", "none", "is UTF-16 text, expected UTF-8 text; convert"),
+        (ROWS.encode("utf-16-le"), "jsonl", "none", "is UTF-16 text"),
+        (ROWS.encode("utf-16-be"), "jsonl", "none", "is UTF-16 text"),
+        (ROWS.encode("utf-32"), "jsonl", "none", "is UTF-32 text"),
+        (gzip.compress(ROWS.encode("utf-16")), "jsonl", "gzip", "is UTF-16 text"),
+        ("a text".encode("utf-16"), "text", "none", "is UTF-16 text"),
+        (
+            gzip.compress(ROWS.encode()),
+            "jsonl",
+            "none",
+            "is gzip data, expected UTF-8 text; convert or rename it",
+        ),
+        (zstandard.compress(ROWS.encode()), "text", "none", "is zstd data"),
+        (gzip.compress(gzip.compress(ROWS.encode())), "jsonl", "gzip", "is gzip data"),
+        (bz2.compress(ROWS.encode()), "jsonl", "none", "is bzip2 data"),
+        (lzma.compress(ROWS.encode()), "jsonl", "gzip", r"corrupt gzip data \(it is xz data"),
+        (ROWS.encode(), "jsonl", "gzip", r"corrupt gzip data \(it is plain JSON, whatever its name says\)"),
+        (ROWS.encode(), "jsonl", "zstd", r"corrupt zstd data \(it is plain JSON"),
+        (gzip.compress(ROWS.encode()), "jsonl", "zstd", r"corrupt zstd data \(it is gzip data"),
+        (POINTER, "jsonl", "none", "is a pointer of Git LFS"),
+        (POINTER, "jsonl", "zstd", "it is a pointer of Git LFS"),
+        (POINTER, "parquet", "none", r"not a whole Parquet file \(it is a pointer of Git LFS"),
+    ],
+)
+def test_what_a_file_really_is_is_said(tmp_path, content, format, compression, reason):
+    """Such a file was some rows of broken JSON or invalid UTF-8, "incorrect header check", or no word at all."""
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(DamagedFileError, match=f"/a: {reason}|/a: .*{reason}"):
+        read(tmp_path, "a", format, compression)
 
 
 def test_every_bad_row_is_counted(tmp_path):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+from collections import Counter
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -11,11 +12,13 @@ import pytest
 import zstandard
 
 from modeling_foundry.data.corpus_build import tokenize
+from modeling_foundry.data.documents import read_documents
 from modeling_foundry.data.manifest import read_manifest
-from modeling_foundry.data.manifest_scan import make_manifest
-from modeling_foundry.data.settings import ManifestSettings, TokenizeSettings
+from modeling_foundry.data.manifest_scan import make_manifest, scan
+from modeling_foundry.data.settings import ManifestSettings, TokenizeSettings, VerifySettings
 from modeling_foundry.data.token_corpus import TokenCorpus
 from modeling_foundry.data.tokenizer import train_tokenizer
+from modeling_foundry.data.verification import verify
 from modeling_foundry.settings import FoundryError
 
 FILES = {"train/p 1#%20.jsonl.zst": "one", "train/p2.jsonl": "two", "validation/p3.jsonl.zst": "three"}
@@ -123,6 +126,48 @@ def test_a_chain_of_urls_is_refused(tmp_path):
         make_manifest(
             ManifestSettings(source=f"zip://::file://{tmp_path}/z.zip", output=str(tmp_path / "m.jsonl"))
         )
+
+
+ODD_NAMES = [
+    "std::vector", "a[1]", "a*b?", "a#b%20c", "hf:", "s3:x::y", "-leading", " spaces in ", "line\nbreak", "{a,b}", "~",
+    "[bold]", "ünï\u2028",
+]  # fmt: skip
+
+
+def test_local_paths_are_paths(tokenizer, tmp_path, capsys):
+    """fsspec reads ``a::b`` as a chain of URLs: ``std::vector.jsonl`` was a traceback."""
+    for number, name in enumerate(ODD_NAMES):
+        folder = tmp_path / "in" / "train" / name
+        folder.mkdir(parents=True)
+        (folder / f"{name}.jsonl").write_bytes(content_of("x.jsonl", f"word {number}"))
+        (folder / f"{name}.jsonl.zst").write_bytes(content_of("x.zst", f"packed {number}"))
+    manifest, corpus = made(str(tmp_path / "in"), tokenizer, tmp_path)
+    assert {file.path for file in manifest.files} == {
+        f"train/{name}/{name}.jsonl{suffix}" for name in ODD_NAMES for suffix in ("", ".zst")
+    }
+    assert corpus.content["counts"]["train"]["documents"] == 10 * len(ODD_NAMES)
+
+
+@pytest.mark.parametrize("name", ["std::vector", "a[1]*", "[bold] x"])
+def test_folders_are_paths_too(name, source, tokenizer, tmp_path, capsys):
+    """Of the input, of the output; and what is said of them is no markup."""
+    place = tmp_path / name
+    place.mkdir()
+    source.rename(place / "in")
+    manifest, corpus = made(str(place / "in"), tokenizer, place, sample_files=3)
+    assert manifest.root == str(place / "in")
+    assert corpus.content["counts"]["train"]["documents"] == 10
+    verify(VerifySettings(data_dir=str(corpus.folder), workers=1))
+    assert capsys.readouterr().out.count(str(place)) == 3  # manifest, tokenize, verify
+
+
+def test_a_name_in_a_bucket_may_hold_what_chains_urls(in_memory):
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/bucket/train/std::vector.jsonl", content_of("x.jsonl", "word"))
+    files, _ = scan("memory://bucket", include="*std*")
+    assert list(read_documents("memory://bucket", files[0], "text", Counter())) == [
+        f"word {n}" for n in range(5)
+    ]
 
 
 # ------------------------------------------------------------------------------------------ the Hub's cache

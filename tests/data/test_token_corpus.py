@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from modeling_foundry.data import mapped_files
 from modeling_foundry.data import shards as shards_module
-from modeling_foundry.data.packing import PackedDataset
 from modeling_foundry.data.settings import InspectSettings, VerifySettings
 from modeling_foundry.data.shards import TokenShard, write_shard
 from modeling_foundry.data.token_corpus import TokenCorpus, write_corpus

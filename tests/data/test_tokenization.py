@@ -14,13 +14,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
 import zstandard
+from tokenizers import Tokenizer, processors
+from transformers import AutoTokenizer
 
-from modeling_foundry.data import tokenization
-from modeling_foundry.data.corpus_build import tokenize
+from modeling_foundry.data import documents, tokenization
+from modeling_foundry.data.corpus_build import console, tokenize
+from modeling_foundry.data.corpus_report import print_report
+from modeling_foundry.data.document_marks import say_what_is_not_added
+from modeling_foundry.data.executors import number_of_local_tasks
 from modeling_foundry.data.inspection import inspect
 from modeling_foundry.data.manifest_scan import make_manifest
 from modeling_foundry.data.settings import InspectSettings, ManifestSettings, TokenizeSettings, VerifySettings
@@ -355,6 +359,155 @@ def test_what_is_broken_is_counted_and_a_damaged_file_stops(tokenizer, tmp_path,
     assert "kept up to the damage" in printed
 
 
+def source_of(root, **files):
+    """A manifest of JSON lines: name -> texts, or the bytes of the file."""
+    for name, rows in files.items():
+        split = "validation" if name.startswith("v") else "train"
+        (root / split).mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(row) + "\n" for row in rows).encode() if isinstance(rows, list) else rows
+        (root / split / f"{name}.jsonl").write_bytes(lines)
+    make_manifest(ManifestSettings(source=str(root), output=str(root.parent / "manifest.jsonl")))
+    return root.parent / "manifest.jsonl"
+
+
+GOOD = [{"text": "a text"}]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (b"", "no rows"),
+        ([{"content": "a text"}] * 3, "3 rows with no text"),
+        (('{"text": "é"}\n' * 2).encode("latin-1"), "2 rows with invalid UTF-8"),
+        ([{"text": ""}], "1 row with empty text"),
+        (b"text\n", "1 row with broken JSON"),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_an_empty_split_is_not_complete(tokenizer, tmp_path, rows, said, split):
+    """The command ended with 0 and a corpus of no tokens."""
+    files = {"t": rows, "v": GOOD} if split == "train" else {"t": GOOD, "v": rows}
+    manifest = source_of(tmp_path / "source", **files)
+    said = rf"split {split}: none of its files gave a document: {split}/[tv]\.jsonl \({said}\); look at --text_key"
+    for _ in range(2):
+        with pytest.raises(FoundryError, match=said):
+            tokenize(wanted(manifest, tokenizer, tmp_path / "data"))
+    assert not (tmp_path / "data" / "corpus.json").exists()
+
+
+def test_files_without_a_document_are_named(tokenizer, tmp_path, capsys):
+    """They were counted; of many the first are named."""
+    files = {f"t{number}": b"{\n" if number else GOOD for number in range(8)}
+    manifest = source_of(tmp_path / "source", **files, v=GOOD, v2=b"")
+    tokenize(wanted(manifest, tokenizer, tmp_path / "data"))
+    printed = capsys.readouterr().out
+    named = ", ".join(f"train/t{number}.jsonl (1 row with broken JSON)" for number in range(1, 6))
+    assert f"train: 7 files without a document: {named} and 2 more\n" in printed
+    assert "validation: 1 file without a document: validation/v2.jsonl (no rows)\n" in printed
+
+
+def test_a_file_of_another_encoding_stops_by_name_or_is_kept_out(tokenizer, tmp_path, capsys):
+    manifest = source_of(tmp_path / "source", t=GOOD, u='{"text": "a"}\n'.encode("utf-16"), v=GOOD)
+    with pytest.raises(
+        FoundryError, match=r"1 of 3 files .*train/u\.jsonl: .*is UTF-16 text, expected UTF-8"
+    ):
+        tokenize(wanted(manifest, tokenizer, tmp_path / "data"))
+    tokenize(wanted(manifest, tokenizer, tmp_path / "data", damaged_files="keep"))
+    printed = capsys.readouterr().out
+    assert "train: 1 file without a document: train/u.jsonl" in printed
+    assert "is UTF-16 text" in printed
+
+
+def test_a_control_token_that_looks_like_markup_is_said(tmp_path, capsys):
+    """Mistral's [/INST] closed a style that nobody had opened: a traceback when all was done."""
+    counts = {
+        "files": 1, "documents": 1, "text_bytes": 1, "tokens": 1, "empty_files": 0, "damaged": [], "mismatches": [],
+        "bad_rows": {"text that becomes the control token [/INST]": 2},
+    }  # fmt: skip
+    print_report(console, tmp_path, {"train": counts}, {"train": []})
+    assert "2 rows with text that becomes the control token [/INST]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("workers", "asked", "tasks"),
+    [(2, None, 8), (64, None, 256), (300, None, 1000), (2, 5, 5), (2, 20_000, 10_000)],
+)
+def test_many_small_files_are_some_tasks_a_worker(workers, asked, tasks):
+    """A task a file, each with its process, logs and statistics: 227 CPU seconds for 10,000 files, 15 with two."""
+    assert number_of_local_tasks(10_000, workers, asked) == tasks
+    assert number_of_local_tasks(3, workers, asked) == 3
+
+
+# ------------------------------------------------------------------------------------ beginning of documents
+
+
+def with_bos(tokenizer, folder, single="<|im_start|> $A", **config):
+    """The tokenizer as Llama 3's is: its file puts the BOS before every text."""
+    backend = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    special = [("<|endoftext|>", 0), ("<|im_start|>", 1), ("<|im_end|>", 2)]
+    backend.post_processor = processors.TemplateProcessing(single=single, special_tokens=special)
+    folder.mkdir()
+    backend.save(str(folder / "tokenizer.json"))
+    known = json.loads((tokenizer / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({**known, "bos_token": "<|im_start|>", **config})
+    )
+    return folder
+
+
+def all_of(folder):
+    split = TokenCorpus.open(folder).split("train")
+    return split.read(0, split.num_tokens)
+
+
+def test_a_bos_that_documents_lack_is_said_or_put_there(corpus, manifest, tokenizer, tmp_path, capsys):
+    """AutoTokenizer had it, the shards had not, and nothing was said."""
+    folder = with_bos(tokenizer, tmp_path / "tokenizer")
+    tokenize(wanted(manifest, folder, tmp_path / "without"))
+    assert (
+        f"tokenize: {folder}: AutoTokenizer puts <|im_start|> before every text, and documents here begin "
+        "without it; --add_bos=true puts it there\n"
+    ) in capsys.readouterr().out
+    bare = all_of(corpus)
+    assert np.array_equal(all_of(tmp_path / "without"), bare)
+    tokenize(wanted(manifest, folder, tmp_path / "with", add_bos=True))
+    assert "AutoTokenizer puts" not in capsys.readouterr().out
+    expected = [[1, *ids] for ids in np.split(bare, np.flatnonzero(bare == 0) + 1)[:-1]]
+    assert all_of(tmp_path / "with").tolist() == [id for ids in expected for id in ids]
+    users = AutoTokenizer.from_pretrained(folder)
+    assert users("a text")["input_ids"] == [1, *users("a text", add_special_tokens=False)["input_ids"]]
+    tokenize(wanted(manifest, folder, tmp_path / "with", add_bos=True))
+    assert "complete already" in capsys.readouterr().out
+    with pytest.raises(FoundryError, match=r"holds another corpus \(.*begins_with: \[1\] -> None"):
+        tokenize(wanted(manifest, folder, tmp_path / "with"))
+
+
+@pytest.mark.parametrize(
+    ("single", "said"),
+    [
+        ("$A", ""),
+        ("$A <|endoftext|>", ""),  # documents end so
+        ("$A <|im_end|>", "puts <|im_end|> behind every text, and documents here end with <|endoftext|>"),
+        (
+            "<|im_start|> <|im_end|> $A",
+            "puts <|im_start|> <|im_end|> before every text, and documents here begin",
+        ),
+    ],
+)
+def test_what_else_a_tokenizer_adds_is_said(tokenizer, tmp_path, capsys, single, said):
+    # The flag alone puts no token there: AutoTokenizer goes by tokenizer.json.
+    folder = with_bos(tokenizer, tmp_path / "tokenizer", single, add_bos_token=True)
+    say_what_is_not_added(console, folder, 0, ())
+    printed = capsys.readouterr().out
+    assert (said in printed) if said else (printed == "")
+
+
+def test_a_bos_that_no_tokenizer_puts_is_refused(manifest, tokenizer, tmp_path):
+    with pytest.raises(FoundryError, match="add_bos: AutoTokenizer puts 0 tokens before a text of"):
+        tokenize(wanted(manifest, tokenizer, tmp_path / "data", add_bos=True))
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize(
     ("strict", "lenient", "num_failed"),
     [
@@ -457,10 +610,10 @@ def test_a_file_is_read_once(tokenizer, tmp_path, monkeypatch, name):
     path.write_bytes(KINDS_OF_FILE[name]("a text"))
     make_manifest(ManifestSettings(source=str(path.parent), output=str(tmp_path / "m.jsonl"), sha256=True))
     opened = []
-    really = fsspec.open
-    monkeypatch.setattr(fsspec, "open", lambda name, *rest: opened.append(name) or really(name, *rest))
+    really = documents.open_file
+    monkeypatch.setattr(documents, "open_file", lambda *names: opened.append(names) or really(*names))
     tokenize(wanted(tmp_path / "m.jsonl", tokenizer, tmp_path / "data"))
-    assert opened == [str(path)]
+    assert opened == [(str(path.parent), name)]
 
 
 @pytest.mark.parametrize("policy", ["stop", "keep"])
