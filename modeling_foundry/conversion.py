@@ -5,7 +5,6 @@ weights move unchanged.  Published as stock ``model_type: qwen3`` (or ``llama``)
 llama.cpp and ``transformers serve`` without remote code.
 """
 
-import json
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -14,13 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_foundry import FoundryConfig
 from .files import settle
 from .modeling_foundry import FoundryForCausalLM
+from .portable_files import (
+    GENERATION,
+    check_generation_config,
+    read_object,
+    write_portable_config,
+    write_portable_tokenizer,
+)
 from .saved_model import load_model, require_checkpoint
 from .settings import FoundryError
 
@@ -126,24 +132,48 @@ def from_llama(model: LlamaForCausalLM) -> FoundryForCausalLM:
 
 
 def export_stock(checkpoint: str | Path, output: str | Path, family: str = "qwen3") -> Parity:
-    """Write a Foundry checkpoint folder as a stock one that needs no remote code.
+    """Write a checkpoint folder as a stock one that needs no remote code: a Foundry one, or one of that family.
 
     The folder appears at ``output`` only after its logits, read back from disk, equal the original's bit for
-    bit in fp32 and greedy decoding gives the same tokens.  Weights keep the checkpoint's dtype; tokenizer,
-    chat template and generation settings come along.
+    bit in fp32 and greedy decoding gives the same tokens.  Weights keep the checkpoint's dtype; the other files are
+    written so that transformers 4 and readers of their own read them as transformers 5 does
+    (:mod:`.portable_files`).
 
     Raises:
-        FoundryError: a component the family lacks, an output folder that is not empty, or no parity.
+        FoundryError: a component the family lacks, files that contradict each other, an output folder that is not
+            empty, or no parity.
     """
-    _family(family)  # refused before anything is read
-    return _convert_folder(checkpoint, output, FoundryForCausalLM, lambda model: _to_stock(model, family))
+    stock = _family(family).model_class  # refused before anything is read
+    if model_type_of(checkpoint) == family:  # fine-tuned from a stock checkpoint: nothing to convert
+        return _convert_folder(checkpoint, output, stock, lambda model: model, _write_for_every_reader)
+    return _convert_folder(
+        checkpoint,
+        output,
+        FoundryForCausalLM,
+        lambda model: _to_stock(model, family),
+        _write_for_every_reader,
+    )
 
 
 def import_stock(checkpoint: str | Path, output: str | Path, family: str = "qwen3") -> Parity:
     """Write a stock checkpoint folder as a Foundry one, custom code included, under the same gate."""
     return _convert_folder(
-        checkpoint, output, _family(family).model_class, lambda model: _from_stock(model, family)
+        checkpoint,
+        output,
+        _family(family).model_class,
+        lambda model: _from_stock(model, family),
+        _copy_companions,
     )
+
+
+def model_type_of(checkpoint: str | Path) -> Any:
+    """What a checkpoint's ``config.json`` says it is.
+
+    Raises:
+        FoundryError: there is no checkpoint, or its configuration is no JSON object.
+    """
+    require_checkpoint(Path(checkpoint))
+    return read_object(Path(checkpoint) / "config.json").get("model_type")
 
 
 def measure_parity(original: PreTrainedModel, converted: PreTrainedModel, num_new_tokens: int = 16) -> Parity:
@@ -159,11 +189,12 @@ def measure_parity(original: PreTrainedModel, converted: PreTrainedModel, num_ne
         model.eval()
         with torch.no_grad():
             logits.append(model(tokens, attention_mask=mask).logits)
+        # Plain greedy: what the checkpoint says of sampling and stopping is no part of the comparison.
+        own, model.generation_config = model.generation_config, GenerationConfig(pad_token_id=0)
         texts.append(
-            model.generate(
-                tokens, attention_mask=mask, max_new_tokens=num_new_tokens, do_sample=False, pad_token_id=0
-            )
+            model.generate(tokens, attention_mask=mask, max_new_tokens=num_new_tokens, do_sample=False)
         )
+        model.generation_config = own
     difference = (logits[0] - logits[1]).abs().max().item()
     return Parity(tokens.numel(), difference, torch.equal(*texts))
 
@@ -215,7 +246,11 @@ def _rebuild(model: PreTrainedModel, model_class: type, config: PreTrainedConfig
 
 
 def _convert_folder(
-    checkpoint: str | Path, output: str | Path, source_class: Any, convert: Callable[[Any], PreTrainedModel]
+    checkpoint: str | Path,
+    output: str | Path,
+    source_class: Any,
+    convert: Callable[[Any], PreTrainedModel],
+    write_rest: Callable[[Path, Path, PreTrainedModel], None],
 ) -> Parity:
     checkpoint, output = Path(checkpoint), Path(output)
     if output.exists() and any(output.iterdir()):
@@ -226,10 +261,9 @@ def _convert_folder(
     staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
         converted = convert(load_model(checkpoint, source_class))
+        check_generation_config(checkpoint, converted.config.vocab_size)
         converted.save_pretrained(staging)
-        for name in COMPANION_FILES:
-            if (checkpoint / name).is_file():
-                shutil.copyfile(checkpoint / name, staging / name)
+        write_rest(checkpoint, staging, converted)
         parity = _gate(checkpoint, staging, source_class, type(converted))
         settle(staging)
         staging.replace(output)
@@ -238,15 +272,25 @@ def _convert_folder(
     return parity
 
 
+def _copy_companions(checkpoint: Path, staging: Path, model: PreTrainedModel) -> None:
+    for name in COMPANION_FILES:
+        if (checkpoint / name).is_file():
+            shutil.copyfile(checkpoint / name, staging / name)
+
+
+def _write_for_every_reader(checkpoint: Path, staging: Path, model: PreTrainedModel) -> None:
+    if (checkpoint / GENERATION).is_file():
+        shutil.copyfile(checkpoint / GENERATION, staging / GENERATION)
+    write_portable_config(staging)
+    if (checkpoint / "tokenizer.json").is_file():
+        config = model.config
+        write_portable_tokenizer(checkpoint, staging, config.max_position_embeddings, config.vocab_size)
+
+
 def _require_kind(checkpoint: Path, model_type: str) -> None:
     """Refuse a folder of another architecture: Mistral's and Granite's tensors have Llama's names and shapes too."""
     path = checkpoint / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FoundryError(f"{path}: not JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise FoundryError(f"{path}: not a JSON object")
+    config = read_object(path)
     if config.get("model_type") != model_type:
         raise FoundryError(
             f"{path}: model_type {config.get('model_type')!r} is not {model_type!r}, whose arithmetic its weights "

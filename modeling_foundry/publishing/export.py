@@ -12,8 +12,9 @@ from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
 from .. import FoundryConfig
-from ..conversion import COMPANION_FILES, blocking_components, export_stock
+from ..conversion import blocking_components, export_stock
 from ..files import sha256_of_file, sync_folder, write_atomically
+from ..portable_files import check_generation_config, write_portable_tokenizer
 from ..run_record import RECORD_NAME, write_run_record
 from ..settings import FoundryError
 from .card import model_card
@@ -23,7 +24,9 @@ from .verification import verify
 STOCK_FAMILIES = ("qwen3", "llama")
 CARD_NAME = "README.md"
 # What leaves the machine is named, not what stays: a checkpoint folder may hold anything.
-WEIGHT_PATTERNS = ("config.json", "*.safetensors", "*.safetensors.index.json")
+FOUNDRY_PATTERNS = (
+    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.py"
+)  # fmt: skip
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -132,7 +135,7 @@ def _export(settings: PublishSettings, output: Path, card: str, content: dict[st
     shutil.rmtree(temporary, ignore_errors=True)  # of an interrupted export
     temporary.mkdir(parents=True)
     if family == "foundry":
-        _copy_checkpoint(checkpoint, temporary / "model")
+        _copy_checkpoint(checkpoint, temporary / "model", FoundryConfig.from_pretrained(checkpoint))
     else:
         parity = export_stock(checkpoint, temporary / "model", family)
         console.print(f"publish: stock {family}, logits equal on {parity.num_probe_tokens} tokens")
@@ -152,12 +155,13 @@ def _export(settings: PublishSettings, output: Path, card: str, content: dict[st
     sync_folder(output.parent)
 
 
-def _copy_checkpoint(checkpoint: Path, target: Path) -> None:
+def _copy_checkpoint(checkpoint: Path, target: Path, config: FoundryConfig) -> None:
     """Weights, configuration, tokenizer and the model code that ``auto_map`` names, with what it imports."""
+    check_generation_config(checkpoint, config.vocab_size)
     target.mkdir()
-    patterns = [*WEIGHT_PATTERNS, *COMPANION_FILES, "*.py"]
-    for path in sorted({path for pattern in patterns for path in checkpoint.glob(pattern)}):
+    for path in sorted({path for pattern in FOUNDRY_PATTERNS for path in checkpoint.glob(pattern)}):
         shutil.copyfile(path, target / path.name)
+    write_portable_tokenizer(checkpoint, target, config.max_position_embeddings, config.vocab_size)
 
 
 def _share(settings: PublishSettings, output: Path, family: str) -> None:
