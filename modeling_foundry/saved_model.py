@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from .settings import FoundryError
 
+ADAPTER_CONFIG = "adapter_config.json"
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 
 
@@ -56,6 +57,48 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
         raise FoundryError(f"{folder}: its tokenizer cannot be loaded ({_first_line(error)})") from error
 
 
+def load_tokenizer_to_train(
+    folder: str | Path, chat_template_path: str | None = None
+) -> PreTrainedTokenizerBase:
+    """A folder's tokenizer as TRL trains with it, so that what is checked is what is trained.
+
+    Args:
+        chat_template_path: TRL's option: a Jinja file, or a folder whose tokenizer gives its template, its tokens and
+            its end of text.
+
+    Raises:
+        FoundryError: neither, or a tokenizer cannot be loaded.
+    """
+    tokenizer = load_tokenizer(folder)
+    if chat_template_path is None:
+        return tokenizer
+    path = Path(chat_template_path)
+    if path.is_file() and path.suffix in (".jinja", ".j2"):  # what TRL takes for a file
+        try:
+            tokenizer.chat_template = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise FoundryError(f"chat_template_path: {path}: cannot be read as UTF-8 ({error})") from error
+        return tokenizer
+    if not path.is_dir():
+        expected = "expected a .jinja or .j2 file, or a folder with a tokenizer"
+        raise FoundryError(f"chat_template_path: {path}: {expected}")
+    return _with_template_of(load_tokenizer(path), tokenizer, path)
+
+
+def _with_template_of(
+    source: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase, path: Path
+) -> PreTrainedTokenizerBase:
+    """The tokenizer's half of TRL's ``clone_chat_template``, which needs the weights as well."""
+    try:
+        tokenizer.chat_template = source.get_chat_template()
+    except ValueError as error:
+        raise FoundryError(f"chat_template_path: {path}: its tokenizer has no chat template") from error
+    known = tokenizer.get_vocab()
+    tokenizer.add_tokens([each for each in source.added_tokens_decoder.values() if each.content not in known])
+    tokenizer.eos_token = source.eos_token
+    return tokenizer
+
+
 def require_checkpoint(folder: Path) -> None:
     """Raise FoundryError unless there is a folder with a configuration and safetensors weights."""
     if not folder.is_dir():
@@ -64,7 +107,25 @@ def require_checkpoint(folder: Path) -> None:
         )
     for pattern in ("config.json", "*.safetensors"):
         if not any(folder.glob(pattern)):
-            raise FoundryError(f"{folder}: no model here ({pattern}); run the stage before this one first")
+            raise FoundryError(f"{folder}: no model here ({pattern}); {_what_it_is(folder)}")
+
+
+def _what_it_is(folder: Path) -> str:
+    """What to do about a folder that is no checkpoint."""
+    if (folder / ADAPTER_CONFIG).is_file():
+        return (
+            "it is an adapter, not a model: merge it into its base (peft: merge_and_unload, then save_pretrained) "
+            "and give that folder"
+        )
+    if any(folder.glob("*.bin")):
+        return (
+            "its weights are pickles (.bin); save them as safetensors (save_pretrained of transformers does)"
+        )
+    if any(folder.glob("*.gguf")):
+        return "GGUF is for inference; give the safetensors it was made from"
+    if (folder / "model").is_dir():
+        return f"give {folder / 'model'}"
+    return "run the stage before this one first, or give another folder"
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any, Literal
 
 Status = Literal["PASS", "WARN", "FAIL"]
+TruncationMode = Literal["keep_start", "keep_end"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,35 @@ class Check:
     name: str
     status: Status
     detail: str
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What training keeps of a sequence.
+
+    Args:
+        max_length: tokens; None keeps all.
+        mode: TRL's ``truncation_mode``.
+    """
+
+    max_length: int | None = None
+    mode: TruncationMode = "keep_start"
+
+    @property
+    def kept(self) -> slice:
+        """The kept places."""
+        if self.max_length is None:
+            return slice(None)
+        return slice(self.max_length) if self.mode == "keep_start" else slice(-self.max_length, None)
+
+    def of(self, sequence: dict[str, Any]) -> tuple[list[int], list[int]]:
+        """What is left of ids and mask."""
+        return sequence["ids"][self.kept], sequence["mask"][self.kept]
+
+    def __str__(self) -> str:
+        if self.max_length is None:
+            return "without max_length"
+        return f"at max_length {self.max_length:,}" + ", keep_end" * (self.mode == "keep_end")
 
 
 @dataclass
@@ -43,17 +73,26 @@ class Tally:
     num_spelled: int = 0
     num_obeyed: int = 0
     num_same: int = 0
+    num_same_when_cut: int = 0
+    num_lost: int = 0
+    first_lost: str = ""
+    unread: Counter[str] = field(default_factory=Counter)
     turns: Counter[str] = field(default_factory=Counter)
 
-    def add(self, answer: dict[str, Any], facts: dict[str, Any], max_length: int) -> None:
+    def add(self, name: str, answer: dict[str, Any], facts: dict[str, Any], cut: Cut) -> None:
         """Count one rendered row."""
         self.num_spelled += answer["spelled"]
         self.num_obeyed += answer["obeyed"]
+        self.unread.update(answer["unread"])
+        if answer["lost"]:
+            self.num_lost += 1
+            self.first_lost = self.first_lost or f"{name}: {answer['lost'][0]}"
         first, *others = answer["sequences"]
         self.num_same += any(other["ids"] == first["ids"] for other in others)
+        self.num_same_when_cut += any(cut.of(other) == cut.of(first) for other in others)
         self.turns.update(first.get("turns", {}))
         for sequence in answer["sequences"]:
-            self._add_sequence(sequence, facts, max_length)
+            self._add_sequence(sequence, facts, cut)
             # A BOS that a content spells is found by another check.
             if not (answer["obeyed"] or facts["bos"] is None or facts["bos_has_another_use"]):
                 self._add_bos(sequence, facts["bos"])
@@ -64,13 +103,13 @@ class Tally:
         self.num_inner_bos += count > _leading(sequence["ids"], bos)
         self.num_many_bos += count > max(1, sequence["questions"])
 
-    def _add_sequence(self, sequence: dict[str, Any], facts: dict[str, Any], max_length: int) -> None:
+    def _add_sequence(self, sequence: dict[str, Any], facts: dict[str, Any], cut: Cut) -> None:
         ids, mask = sequence["ids"], sequence["mask"]
         self.num_sequences += 1
         self.num_no_prefix += not sequence["prefix"]
         self.longest_characters = max(self.longest_characters, sequence["characters"])
         self.leading_bos[_leading(ids, facts["bos"])] += 1
-        trained, kept = sum(mask), sum(mask[:max_length])
+        trained, kept = sum(mask), sum(mask[cut.kept])
         self.num_trained_tokens += trained
         self.num_untrained += trained == 0
         self.num_cut += kept < trained
@@ -94,18 +133,18 @@ def _answers(ids: Sequence[int], mask: Sequence[int]) -> list[list[int]]:
     return [[id for _, id in run] for trained, run in runs if trained]
 
 
-def checks_of(tally: Tally, facts: dict[str, Any], max_length: int, is_sft: bool) -> list[Check]:
+def checks_of(tally: Tally, facts: dict[str, Any], cut: Cut, is_sft: bool) -> list[Check]:
     """What the counts say; ``facts`` are those of the tokenizer (``template_renderer.facts_of``)."""
-    checks = [_bos_policy(tally, facts)]
+    checks = [_calls_in_text(tally), _keys_that_are_read(tally), _bos_policy(tally, facts)]
     if is_sft:
         checks.append(_generation_markers(facts))
     checks.append(_trained_tokens(tally))
     if is_sft and tally.num_trained_tokens:
         checks.append(_trained_turns(tally))
     if not is_sft:
-        checks.append(_pairs_differ(tally))
+        checks.append(_pairs_differ(tally, cut))
     if tally.num_answers:
-        checks += [_stop_is_trained(tally, facts), _cut_answers(tally, max_length)]
+        checks += [_stop_is_trained(tally, facts), _cut_answers(tally, cut)]
     return [*checks, _prompt_is_prefix(tally), _control_tokens(tally)]
 
 
@@ -176,12 +215,34 @@ def _trained_turns(tally: Tally) -> Check:
     return Check(name, "PASS", f"{turns['answers']:,} answers")
 
 
-def _pairs_differ(tally: Tally) -> Check:
-    name, same, rows = "chosen is not rejected", tally.num_same, tally.num_sequences // 2
+def _calls_in_text(tally: Tally) -> Check:
+    name = "calls and tools in the text"
+    if not tally.num_lost:
+        return Check(name, "PASS", "none is missing")
+    detail = (
+        f"{tally.num_lost:,} of {tally.num_rows:,} rows have some of which the template writes nothing, first "
+        f"{tally.first_lost}; give a template that reads tools and tool_calls"
+    )
+    return Check(name, "FAIL", detail)
+
+
+def _keys_that_are_read(tally: Tally) -> Check:
+    name = "keys that are read"
+    if not tally.unread:
+        return Check(name, "PASS", "the template reads every key of the messages")
+    found = ", ".join(f"{key} (of {count:,} rows)" for key, count in tally.unread.most_common())
+    return Check(name, "WARN", f"the template writes nothing of {found}: it is not learned")
+
+
+def _pairs_differ(tally: Tally, cut: Cut) -> Check:
+    """From a pair that is the same on both sides nothing is learned; where most are, the file is another's."""
+    name, same, rows = "chosen is not rejected", tally.num_same_when_cut, tally.num_sequences // 2
     if not same:
         return Check(name, "PASS", f"in all {rows:,} pairs")
+    by_cut = same - tally.num_same
     detail = f"{same:,} of {rows:,} pairs are the same tokens on both sides"
-    return Check(name, "FAIL" if same == rows else "WARN", detail)
+    detail += f", {by_cut:,} of them only when cut {cut}" * (by_cut > 0)
+    return Check(name, "FAIL" if 2 * same > rows else "WARN", detail)
 
 
 def _stop_is_trained(tally: Tally, facts: dict[str, Any]) -> Check:
@@ -193,12 +254,11 @@ def _stop_is_trained(tally: Tally, facts: dict[str, Any]) -> Check:
     return Check("stop token in the loss", "FAIL" if missing else "PASS", detail)
 
 
-def _cut_answers(tally: Tally, max_length: int) -> Check:
-    detail = f"none at max_length {max_length:,}"
+def _cut_answers(tally: Tally, cut: Cut) -> Check:
     if not tally.num_cut:
-        return Check("answers not cut", "PASS", detail)
+        return Check("answers not cut", "PASS", f"none {cut}")
     detail = (
-        f"{tally.num_cut:,} of {tally.num_sequences:,} are at max_length {max_length:,}, "
+        f"{tally.num_cut:,} of {tally.num_sequences:,} are {cut}, "
         f"{tally.num_cut_whole:,} of them wholly; {tally.num_tokens_cut:,} of "
         f"{tally.num_trained_tokens:,} trained tokens are lost"
     )

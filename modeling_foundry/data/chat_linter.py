@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..settings import FoundryError
-from .chat_checks import Check, Tally, checks_of, every_row_renders
+from .chat_checks import Check, Cut, Tally, checks_of, every_row_renders
+from .chat_rows import MalformedRowError
+from .chat_samples import Kind, checked_sample, kind_of
+from .sample_files import CheckedFile, Sample, check_file
 from .settings import LintSettings
 from .template_process import MAX_CHARACTERS, TemplateLimitError, TemplateProcess
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Kind = Literal["auto", "sft", "preference"]
-COLUMNS = {"sft": ("messages",), "preference": ("prompt", "chosen", "rejected")}
 COLOURS = {"PASS": "green", "WARN": "yellow", "FAIL": "red"}
+NO_TEMPLATE = "none (or none named default); set tokenizer.chat_template and save it again"
 
 
 @dataclass(frozen=True)
@@ -41,22 +42,18 @@ def lint(settings: LintSettings) -> None:
     """Check a file, print the report, and exit with code 1 when a check fails.
 
     Raises:
-        FoundryError: the file or the tokenizer cannot be read.
+        FoundryError: the file, one of its rows, or the tokenizer cannot be read.
     """
-    numbered = list(read_rows(settings.file, settings.num_samples))
-    try:
-        report = lint_samples(
-            [row for _, row in numbered],
-            settings.tokenizer,
-            settings.max_length,
-            settings.kind,
-            settings.time_limit_s,
-            settings.memory_limit_mb,
-            [number for number, _ in numbered],
-        )
-    except UnlikeSampleError as error:
-        raise FoundryError(f"{settings.file}: {error}") from error
-    print_report(report, f"{settings.file}, {len(numbered):,} rows")
+    file = check_file(settings.file, settings.kind, settings.num_samples)
+    tokenizer: Any = settings.tokenizer
+    if settings.chat_template_path is not None:
+        from ..saved_model import load_tokenizer_to_train  # transformers takes seconds to import
+
+        tokenizer = load_tokenizer_to_train(tokenizer, settings.chat_template_path)
+    cut = Cut(settings.max_length, settings.truncation_mode)
+    with Linter(tokenizer, cut, settings.time_limit_s, settings.memory_limit_mb) as linter:
+        report = linter.report_on(file)
+    print_report(report, f"{settings.file}, {len(file.to_render):,} of {file.num_rows:,} rows rendered")
     if report.failed:
         sys.exit(1)
 
@@ -64,11 +61,11 @@ def lint(settings: LintSettings) -> None:
 def lint_samples(
     samples: Iterable[Mapping[str, Any]],
     tokenizer: str | Path | PreTrainedTokenizerBase,
-    max_length: int = 1024,
-    kind: Literal["auto", "sft", "preference"] = "auto",
+    max_length: int | None = 1024,
+    kind: Kind | Literal["auto"] = "auto",
     time_limit_s: float = 10.0,
     memory_limit_mb: int = 1024,
-    numbers: Iterable[int] | None = None,
+    truncation_mode: Literal["keep_start", "keep_end"] = "keep_start",
 ) -> Report:
     """Check samples in TRL's conversational formats against a tokenizer and its chat template.
 
@@ -76,128 +73,90 @@ def lint_samples(
 
     Args:
         tokenizer: folder, or a tokenizer in memory.
-        max_length: tokens that training keeps of a sequence, from its start.
+        max_length: tokens that training keeps of a sequence; None keeps all.
         time_limit_s: for each row; the template may also grow by ``memory_limit_mb``.
-        numbers: what messages call the rows; from 1 when not given.
+        truncation_mode: whether those are kept from its start or from its end.
 
     Raises:
-        FoundryError: no samples, a sample of another format, or no tokenizer that loads.
+        FoundryError: no samples, one that training could not read as it stands, or no tokenizer that loads.
     """
-    rows = list(samples)
-    names = [f"row {number}" for number in (numbers or range(1, len(rows) + 1))]
-    columns = COLUMNS[kind_of(rows, kind)]
-    plain = [plain_sample(row, columns, name) for row, name in zip(rows, names, strict=True)]
-    with ExitStack() as stack:
-        folder = tokenizer
-        if not isinstance(folder, (str, Path)):
-            folder = stack.enter_context(tempfile.TemporaryDirectory())
-            tokenizer.save_pretrained(folder)  # type: ignore[union-attr]
-        process = TemplateProcess(folder, time_limit_s, memory_limit_mb << 20, max_length)
-        stack.enter_context(process)
-        return _lint(process, dict(zip(names, plain, strict=True)), max_length, "messages" in columns)
-
-
-def _lint(process: TemplateProcess, rows: dict[str, Any], max_length: int, is_sft: bool) -> Report:
-    facts = process.start()
-    if not facts["template"]:
-        return Report(
-            [
-                Check(
-                    "chat template",
-                    "FAIL",
-                    "none (or none named default); set tokenizer.chat_template and save it again",
-                )
-            ]
-        )
-    checks = [Check("chat template", "PASS", "present")]
-    tally = Tally(len(rows))
-    pieces: list[tuple[bool, str]] = []
-    for name, sample in rows.items():
+    rows: dict[str, Sample] = {}
+    for number, row in enumerate(samples, start=1):
         try:
-            answer = process.render(sample, decode=not pieces)
-        except TemplateLimitError as error:
-            return Report([*checks, Check("template within limits", "FAIL", f"{name}: {error}")])
-        if "error" in answer:
-            tally.num_refused += 1
-            tally.first_refusal = tally.first_refusal or f"{name}: {answer['error']}"
-            continue
-        pieces = pieces or [(trained, text) for trained, text in answer["pieces"]]
-        tally.add(answer, facts, max_length)
-    within = (
-        f"slowest row {process.slowest_s * 1000:,.0f} ms of {process.time_limit_s:g} s, "
-        f"longest {tally.longest_characters:,} of {MAX_CHARACTERS:,} characters"
-    )
-    checks += [Check("template within limits", "PASS", within), every_row_renders(tally)]
-    if tally.num_sequences:
-        checks += checks_of(tally, facts, max_length, is_sft)
-    return Report(checks, pieces)
+            kind = kind_of(row, kind)
+            rows[f"row {number}"] = checked_sample(row, kind)
+        except MalformedRowError as error:
+            raise FoundryError(f"row {number}: {error}") from error
+    if kind == "auto":
+        raise FoundryError("no samples to check")
+    with Linter(tokenizer, Cut(max_length, truncation_mode), time_limit_s, memory_limit_mb) as linter:
+        return linter.report(rows, kind)
 
 
-# ----------------------------------------------------------------------------------------------- samples
+class Linter:
+    """A tokenizer's chat template in a child process, ready for any number of files; use it in a ``with`` block."""
 
+    def __init__(
+        self,
+        tokenizer: str | Path | PreTrainedTokenizerBase,
+        cut: Cut,
+        time_limit_s: float = 10.0,
+        memory_limit_mb: int = 1024,
+    ) -> None:
+        self.tokenizer, self.cut = tokenizer, cut
+        self.limits = (time_limit_s, memory_limit_mb << 20)
 
-class UnlikeSampleError(FoundryError):
-    """A row is not in the format that training reads."""
+    def __enter__(self) -> Linter:
+        with ExitStack() as stack:
+            folder = self.tokenizer
+            if not isinstance(folder, (str, Path)):
+                folder = stack.enter_context(tempfile.TemporaryDirectory())
+                self.tokenizer.save_pretrained(folder)  # type: ignore[union-attr]
+            self.process = TemplateProcess(folder, *self.limits, self.cut.max_length)
+            stack.enter_context(self.process)
+            self.facts = self.process.start()
+            self.stack = stack.pop_all()
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
 
-def read_rows(path: str | Path, num_rows: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a JSON lines file with their line numbers, spread evenly over it.
+    def report_on(self, file: CheckedFile) -> Report:
+        """The checks of a file whose rows have the right shape."""
+        report = self.report(file.to_render, file.kind)
+        columns = f"{file.num_rows:,} rows, columns read: {', '.join(file.columns)}"
+        if file.not_read:
+            columns += f"; others, which nothing reads: {', '.join(sorted(file.not_read))}"
+        return Report([Check("every row has the format", "PASS", columns), *report.checks], report.pieces)
 
-    Raises:
-        FoundryError: it cannot be read, is empty, or a line is not a JSON object.
-    """
-    try:
-        with open(path, "rb") as file:
-            present = [number for number, line in enumerate(file, start=1) if line.strip()]
-            if not present:
-                raise FoundryError(f"{path}: empty; expected JSON lines")
-            count = min(num_rows, len(present))
-            wanted = {present[place * len(present) // count] for place in range(count)}
-            file.seek(0)
-            for number, line in enumerate(file, start=1):
-                if number in wanted:
-                    yield number, _json_object(line, f"{path}, line {number}")
-    except OSError as error:
-        raise FoundryError(f"{path}: cannot read the samples ({error.strerror})") from error
+    def report(self, rows: Mapping[str, Sample], kind: Kind) -> Report:
+        """The checks of some rows, each under the name that messages call it."""
+        if not self.facts["template"]:
+            return Report([Check("chat template", "FAIL", NO_TEMPLATE)])
+        checks, tally = [Check("chat template", "PASS", "present")], Tally(len(rows))
+        pieces: list[tuple[bool, str]] = []
+        for name, sample in rows.items():
+            try:
+                answer = self.process.render(sample, decode=not pieces)
+            except TemplateLimitError as error:
+                return Report([*checks, Check("template within limits", "FAIL", f"{name}: {error}")])
+            if "error" in answer:
+                tally.num_refused += 1
+                tally.first_refusal = tally.first_refusal or f"{name}: {answer['error']}"
+                continue
+            pieces = pieces or [(trained, text) for trained, text in answer["pieces"]]
+            tally.add(name, answer, self.facts, self.cut)
+        checks += [self._within_limits(tally), every_row_renders(tally)]
+        if tally.num_sequences:
+            checks += checks_of(tally, self.facts, self.cut, kind == "sft")
+        return Report(checks, pieces)
 
-
-def _json_object(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise FoundryError(f"{where}: not JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise FoundryError(f"{where}: expected a JSON object, found {type(row).__name__}")
-    return row
-
-
-def kind_of(rows: Sequence[Mapping[str, Any]], kind: Kind) -> str:
-    """``sft`` or ``preference``, as asked or by the keys of the first row."""
-    if not rows:
-        raise UnlikeSampleError("no samples to check")
-    if kind != "auto":
-        return kind
-    for name, columns in COLUMNS.items():
-        if all(column in rows[0] for column in columns):
-            return name
-    raise UnlikeSampleError(
-        f"the first row has {', '.join(rows[0]) or 'no keys'}; expected messages, or prompt, chosen, rejected"
-    )
-
-
-def plain_sample(row: Mapping[str, Any], columns: Sequence[str], name: str) -> dict[str, Any]:
-    """The columns that training reads, each a list of messages with a role and a text."""
-    for column in columns:
-        messages = row.get(column)
-        if not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
-            raise UnlikeSampleError(
-                f"{name}: {column}: expected a list of messages, each with role and content as text"
-            )
-    return {column: row[column] for column in columns}
-
-
-def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("role", "content"))
+    def _within_limits(self, tally: Tally) -> Check:
+        within = (
+            f"slowest row {self.process.slowest_s * 1000:,.0f} ms of {self.process.time_limit_s:g} s, "
+            f"longest {tally.longest_characters:,} of {MAX_CHARACTERS:,} characters"
+        )
+        return Check("template within limits", "PASS", within)
 
 
 # ------------------------------------------------------------------------------------------------ report

@@ -17,6 +17,10 @@ ROLES = {
     "user": "user", "human": "user", "prompter": "user", "Human": "user",
     "assistant": "assistant", "gpt": "assistant", "Assistant": "assistant",
 }  # fmt: skip
+KINDS = {
+    type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list",
+    dict: "an object",
+}  # fmt: skip
 # A turn of an HH-RLHF transcript begins after an empty line, or at the very start.
 TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 
@@ -35,6 +39,8 @@ class Reason(StrEnum):
     NO_ANSWER = "no assistant turn last"
     SAME_ANSWERS = "chosen equals rejected"
     EARLY_DIFFERENCE = "chosen and rejected differ before the last turn"
+    NOT_AN_ANSWER = "not the answer alone"
+    NOT_TRAINED = "not what is trained"
     NOT_A_TRANSCRIPT = "not a transcript"
     ID_TWICE = "message id twice"
     NO_PARENT = "parent not in the file"
@@ -71,15 +77,25 @@ def optional_text_of(row: Row, key: str) -> str:
 
 
 def _text(value: Any, key: str) -> str:
-    if not isinstance(value, str):
-        raise MalformedRowError(Reason.WRONG_TYPE, f"{key} is {type(value).__name__}, not text")
-    if not value.strip():
+    if not as_text(value, key).strip():
         raise MalformedRowError(Reason.EMPTY_TEXT, key)
+    return value
+
+
+def as_text(value: Any, key: str) -> str:
+    """The value, which must be text that UTF-8 holds; blank is text, too."""
+    if not isinstance(value, str):
+        raise MalformedRowError(Reason.WRONG_TYPE, f"{key} is {kind_in_words(value)}, not text")
     try:
         value.encode()
     except UnicodeEncodeError:
         raise MalformedRowError(Reason.WRONG_TYPE, f"{key} holds half of a surrogate pair") from None
     return value
+
+
+def kind_in_words(value: Any) -> str:
+    """``a list``, ``null``: what JSON calls a value, else the name of its class."""
+    return KINDS.get(type(value), type(value).__name__)
 
 
 def list_of(row: Row, key: str) -> list[Row]:

@@ -38,7 +38,7 @@ def open_source(dataset: ChatDataset, settings: ChatSettings) -> Source:
     """
     if settings.file is not None:
         path = Path(settings.file)
-        return Source(str(path), rows_of_file(path), None, {"file": path.name})
+        return Source(str(path), rows_of_file(path).rows, None, {"file": path.name})
     return _from_hub(settings.dataset, dataset, settings.revision)
 
 

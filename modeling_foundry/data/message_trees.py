@@ -14,6 +14,7 @@ from .chat_rows import (
     Row,
     Sample,
     conversation,
+    kind_in_words,
     optional_text_of,
     text_of,
 )
@@ -93,7 +94,7 @@ def _read(number: int, row: Row) -> TreeMessage:
         error = raised
     rank = row.get("rank")
     if rank is not None and not isinstance(rank, (int, float)):
-        error = MalformedRowError(Reason.WRONG_TYPE, f"rank is {type(rank).__name__}, not a number")
+        error = MalformedRowError(Reason.WRONG_TYPE, f"rank is {kind_in_words(rank)}, not a number")
         rank = None
     deleted = bool(row.get("deleted"))
     return TreeMessage(

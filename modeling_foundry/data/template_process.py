@@ -35,11 +35,11 @@ class TemplateProcess:
         tokenizer: folder that AutoTokenizer loads, with its chat template.
         time_limit_s: for one sample, tokens included.
         memory_bytes: what the process may grow by after it loaded the tokenizer.
-        max_length: tokens of a decoded sample.
+        max_length: tokens of a decoded sample; None decodes all.
     """
 
     def __init__(
-        self, tokenizer: str | Path, time_limit_s: float, memory_bytes: int, max_length: int
+        self, tokenizer: str | Path, time_limit_s: float, memory_bytes: int, max_length: int | None
     ) -> None:
         self.tokenizer, self.time_limit_s = str(Path(tokenizer).resolve()), time_limit_s
         self.order = {

@@ -114,28 +114,51 @@ def render(tokenizer, request, order):
     """Token ids and trained tokens of each sequence of a sample, as TRL will see them."""
     sample = request["sample"]
     limit = order["max_characters"]
+    template = Template(tokenizer, sample)
     if "messages" in sample:
-        sequences = [trained_by_mask(tokenizer, sample["messages"], limit)]
+        sequences = [trained_by_mask(template, sample["messages"], limit)]
         conversations = [sample["messages"]]
     else:
         conversations = [sample["prompt"] + sample[side] for side in ("chosen", "rejected")]
-        sequences = [after_prompt(tokenizer, sample["prompt"], whole, limit) for whole in conversations]
+        sequences = pair_after_prompt(template, sample["prompt"], conversations, limit)
     for messages, sequence in zip(conversations, sequences, strict=True):
         sequence["questions"] = sum(message["role"] == "user" for message in messages)
-    answer = {"sequences": sequences, **spelled_control_tokens(tokenizer, conversations, sequences)}
+    answer = {"sequences": sequences, **spelled_control_tokens(template, conversations, sequences)}
     if request["decode"]:
         answer["pieces"] = pieces(tokenizer, sequences[0], order["max_length"])
-    return answer
+    return answer | traces(template, conversations)
 
 
-def trained_by_mask(tokenizer, messages, limit):
+class Template:
+    """A tokenizer's chat template with the tools and variables of one sample."""
+
+    def __init__(self, tokenizer, sample):
+        self.tokenizer, self.tools = tokenizer, sample.get("tools")
+        self.variables = sample.get("chat_template_kwargs") or {}
+
+    def apply(self, messages, **options):
+        """What ``apply_chat_template`` gives, called as TRL calls it."""
+        options = {"tools": self.tools, **self.variables, **options}
+        return self.tokenizer.apply_chat_template(messages, **options)
+
+    def ids(self, messages, **options):
+        """Token ids alone."""
+        return self.apply(messages, return_dict=True, **options)["input_ids"]
+
+    def text(self, messages, **options):
+        """The rendered text; with other tools or variables, too."""
+        return self.apply(messages, tokenize=False, **options)
+
+
+def trained_by_mask(template, messages, limit):
     """A conversation of SFT: the tokens inside ``{% generation %}`` are trained."""
-    num_characters = checked_length(tokenizer, messages, limit)
-    output = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+    num_characters = checked_length(template, messages, limit)
+    output = template.apply(messages, return_dict=True, return_assistant_tokens_mask=True)
     ids = output["input_ids"]
-    prompt = ids_of(tokenizer, messages[:-1], add_generation_prompt=True) if messages[:-1] else []
+    prompt = template.ids(messages[:-1], add_generation_prompt=True) if messages[:-1] else []
     sequence = {"ids": ids, "mask": output["assistant_masks"], "prefix": prompt == ids[: len(prompt)]}
-    return {**sequence, "characters": num_characters, "turns": trained_turns(tokenizer, messages, sequence)}
+    turns = trained_turns(template.tokenizer, messages, sequence)
+    return {**sequence, "characters": num_characters, "turns": turns}
 
 
 def trained_turns(tokenizer, messages, sequence):
@@ -148,44 +171,127 @@ def trained_turns(tokenizer, messages, sequence):
             text in run for run in sides[not is_trained]
         )
 
-    answers = [message["content"].strip() for message in messages if message["role"] == "assistant"]
-    others = [message["content"].strip() for message in messages if message["role"] != "assistant"]
+    spoken = [(message, (message.get("content") or "").strip()) for message in messages]
+    answers = [text for message, text in spoken if message["role"] == "assistant"]
+    others = [text for message, text in spoken if message["role"] != "assistant"]
+    calling = sum(not text and bool(message.get("tool_calls")) for message, text in spoken)
     return {
         "answers": len(answers),
-        "blank": answers.count(""),
+        "blank": answers.count("") - calling,
         "not_trained": sum(bool(text) and only_in(text, False) for text in answers),
         "others_trained": sum(bool(text) and only_in(text, True) for text in others),
     }
 
 
-def after_prompt(tokenizer, prompt, whole, limit):
-    """One side of a preference pair: what follows the prompt's tokens is compared."""
-    num_characters = checked_length(tokenizer, whole, limit)
-    prompt_ids, ids = ids_of(tokenizer, prompt, add_generation_prompt=True), ids_of(tokenizer, whole)
-    same = len(list(takewhile(lambda both: both[0] == both[1], zip(prompt_ids, ids, strict=False))))
-    mask = [int(place >= same) for place in range(len(ids))]
-    return {"ids": ids, "mask": mask, "prefix": same == len(prompt_ids), "characters": num_characters}
+def pair_after_prompt(template, prompt, conversations, limit):
+    """Both sides of a preference pair: what follows the prompt's tokens is compared.
+
+    Where one side departs from the prompt's tokens earlier, TRL takes what both share for the prompt.
+    """
+    lengths = [checked_length(template, whole, limit) for whole in conversations]
+    prompt_ids = template.ids(prompt, add_generation_prompt=True)
+    sides = [template.ids(whole) for whole in conversations]
+    shared = [
+        len(list(takewhile(lambda two: two[0] == two[1], zip(prompt_ids, ids, strict=False))))
+        for ids in sides
+    ]
+    start = min(shared)
+    return [
+        {
+            "ids": ids, "mask": [int(place >= start) for place in range(len(ids))],
+            "prefix": same == len(prompt_ids), "characters": length,
+        }
+        for ids, same, length in zip(sides, shared, lengths, strict=True)
+    ]  # fmt: skip
 
 
-def ids_of(tokenizer, messages, **options):
-    return tokenizer.apply_chat_template(messages, return_dict=True, **options)["input_ids"]
-
-
-def checked_length(tokenizer, messages, limit):
+def checked_length(template, messages, limit):
     """Characters of the rendered text, known before it is tokenized."""
-    num_characters = len(tokenizer.apply_chat_template(messages, tokenize=False))
+    num_characters = len(template.text(messages))
     if num_characters > limit:
         raise TooLargeError(f"renders {num_characters:,} characters; expected at most {limit:,}")
     return num_characters
 
 
-def spelled_control_tokens(tokenizer, conversations, sequences):
+# --------------------------------------------------------------------------- what leaves no trace in the text
+
+
+def traces(template, conversations):
+    """``lost``: calls and tools that the text is the same without; ``unread``: other keys of which that is true."""
+    lost, unread = [], set(unread_variables(template))
+    for messages in conversations:
+        keys = {key for message in messages for key in message} - {"role", "content", "tool_calls"}
+        calls = any(message.get("tool_calls") for message in messages)
+        if not (keys or calls or template.tools):
+            continue
+        whole = template.text(messages)
+        for name, changed, options in without_each(template, messages, keys):
+            if not leaves_trace(template, whole, changed, options):
+                unread.add(name) if name in keys else lost.append(name)
+    return {"lost": list(dict.fromkeys(lost)), "unread": sorted(unread)}
+
+
+def without_each(template, messages, keys):
+    """Name, messages and options of the same conversation without a key, or with one call or tool that says nothing."""
+    for key in sorted(keys):
+        yield key, [{k: v for k, v in message.items() if k != key} for message in messages], {}
+    tools = template.tools or []
+    for place in range(len(tools)):
+        yield f"tools, tool {place + 1}", messages, {"tools": replaced(tools, place, blank(tools[place]))}
+    for turn, message in enumerate(messages):
+        for name, calls in quieter_calls(message.get("tool_calls") or []):
+            changed = {**message, "tool_calls": calls}
+            yield f"turn {turn + 1}, {name}", replaced(messages, turn, changed), {}
+
+
+def quieter_calls(calls):
+    """The calls with one of them blank, and with its arguments empty."""
+    for place, call in enumerate(calls):
+        yield f"tool_calls, call {place + 1}", replaced(calls, place, blank(call))
+        function = call.get("function", call)
+        if arguments := function.get("arguments"):
+            empty = {**function, "arguments": type(arguments)()}
+            changed = {**call, "function": empty} if "function" in call else empty
+            yield f"arguments of call {place + 1}", replaced(calls, place, changed)
+
+
+def replaced(values, place, value):
+    """The list with another value there."""
+    return [*values[:place], value, *values[place + 1 :]]
+
+
+def blank(value):
+    """A value of the same structure that says nothing: a heading that the template writes over it is no trace."""
+    if isinstance(value, dict):
+        return {key: blank(inner) for key, inner in value.items()}
+    return [blank(inner) for inner in value] if isinstance(value, list) else type(value)()
+
+
+def leaves_trace(template, whole, messages, options):
+    """Whether the text becomes another one; a template that refuses what is left has read it."""
+    try:
+        return template.text(messages, **options) != whole
+    except Exception:  # a template may raise anything
+        return True
+
+
+def unread_variables(template):
+    """Variables of the sample that the template's source does not name."""
+    source = template.tokenizer.get_chat_template(tools=template.tools) if template.variables else ""
+    return [
+        f"chat_template_kwargs.{name}"
+        for name in template.variables
+        if not re.search(rf"\b{re.escape(name)}\b", source)
+    ]
+
+
+def spelled_control_tokens(template, conversations, sequences):
     """Whether contents spell control tokens, and whether the spelling came out as the real token.
 
     The same conversations with the spelling broken by a space say how many the template itself writes.
     """
-    tokens = control_tokens(tokenizer)
-    contents = [message["content"] for messages in conversations for message in messages]
+    tokens = control_tokens(template.tokenizer)
+    contents = [message.get("content") or "" for messages in conversations for message in messages]
     if not any(token in content for token in tokens for content in contents):
         return {"spelled": False, "obeyed": False}
 
@@ -194,10 +300,13 @@ def spelled_control_tokens(tokenizer, conversations, sequences):
             text = text.replace(token, f"{token[:1]} {token[1:]}")
         return text
 
-    control = set(tokenizer.convert_tokens_to_ids(tokens))
+    control = set(template.tokenizer.convert_tokens_to_ids(tokens))
     for messages, sequence in zip(conversations, sequences, strict=True):
-        plain = [{**message, "content": broken(message["content"])} for message in messages]
-        written = sum(id in control for id in ids_of(tokenizer, plain))
+        plain = [
+            {**message, "content": broken(message["content"])} if message.get("content") else message
+            for message in messages
+        ]
+        written = sum(id in control for id in template.ids(plain))
         if sum(id in control for id in sequence["ids"]) > written:
             return {"spelled": True, "obeyed": True}
     return {"spelled": True, "obeyed": False}

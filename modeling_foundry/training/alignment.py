@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,22 @@ from transformers import PreTrainedTokenizerBase, Trainer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from ..configuration_foundry import attention_implementation
-from ..saved_model import load_tokenizer, require_checkpoint
+from ..saved_model import load_tokenizer, load_tokenizer_to_train, require_checkpoint
 from ..settings import FoundryError, setting
 from ..terminal import console
 from .alignment_losses import DPOLoss, SFTLoss, check_loss_options
-from .alignment_samples import hash_of_samples, lint_on_main, load_samples
+from .alignment_samples import (
+    SampleFile,
+    check_samples,
+    hash_of_samples,
+    lint_on_main,
+    load_samples,
+    template_refusals_named,
+)
 from .build_locks import remove_stale_build_locks
 from .guarded_trainer import GuardedUpdates
 from .learned_rows import drop_unlearned_rows
+from .left_out_samples import leave_out_samples
 from .model_settings import AttentionBackend, refuse_backend_without_gpu
 from .precision import load_for_training, merged, precision_of
 from .ranges import check_length, check_ranges
@@ -110,16 +117,18 @@ def sft_alone(settings: AlignmentSettings, arguments: SFTArguments) -> Path:
     session, complete = open_session("sft", settings, arguments)
     if complete:
         return session.model_folder
-    load = partial(load_model_and_tokenizer, settings, arguments.device.type, precision_of(arguments))
-    model, tokenizer = load()
-    train, held_out = both_sides(settings, arguments.seed, ("messages",))
-    lint_on_main(settings.train_file, tokenizer, arguments, "sft")
-    trainer = FoundrySFTTrainer(
-        model=model, args=arguments, train_dataset=train, eval_dataset=held_out, processing_class=tokenizer,
-        peft_config=lora(settings),
-    )  # fmt: skip
-    files = {"train_dataset": settings.train_file, "eval_dataset": settings.eval_file}
-    for line in drop_unlearned_rows(trainer, files):
+    tokenizer = tokenizer_to_train(settings, arguments)
+    files = check_samples(settings, session.inputs, "sft")
+    lint_on_main(files, tokenizer, arguments, "sft")
+    train, held_out = both_sides(files, settings, arguments.seed)
+    model = load_base(settings, arguments)
+    with template_refusals_named(files):
+        trainer = FoundrySFTTrainer(
+            model=model, args=arguments, train_dataset=train, eval_dataset=held_out, peft_config=lora(settings),
+            processing_class=load_tokenizer(settings.model),  # TRL gives it the template itself, and its tokens
+        )  # fmt: skip
+    paths = {"train_dataset": settings.train_file, "eval_dataset": settings.eval_file}
+    for line in leave_out_samples(trainer, files, [train, held_out]) + drop_unlearned_rows(trainer, paths):
         say_on_main(arguments, f"sft: {line}")
     assert_stop_is_learned(trainer, tokenizer)
     run(session, trainer, settings)
@@ -137,16 +146,20 @@ def dpo_alone(settings: AlignmentSettings, arguments: DPOArguments) -> Path:
     session, complete = open_session("dpo", settings, arguments)
     if complete:
         return session.model_folder
-    load = partial(load_model_and_tokenizer, settings, arguments.device.type, precision_of(arguments))
-    model, tokenizer = load()
+    tokenizer = tokenizer_to_train(settings, arguments)
+    files = check_samples(settings, session.inputs, "preference")
+    lint_on_main(files, tokenizer, arguments, "dpo")
+    train, held_out = both_sides(files, settings, arguments.seed)
+    model = load_base(settings, arguments)
     # The reference is the same checkpoint, loaded here: TRL would look it up by name.
-    reference = None if settings.lora_rank else load()[0]
-    train, held_out = both_sides(settings, arguments.seed, ("prompt", "chosen", "rejected"))
-    lint_on_main(settings.train_file, tokenizer, arguments, "preference")
-    trainer = FoundryDPOTrainer(
-        model=model, ref_model=reference, args=arguments, train_dataset=train, eval_dataset=held_out,
-        processing_class=tokenizer, peft_config=lora(settings),
-    )  # fmt: skip
+    reference = None if settings.lora_rank else load_base(settings, arguments)
+    with template_refusals_named(files):
+        trainer = FoundryDPOTrainer(
+            model=model, ref_model=reference, args=arguments, train_dataset=train, eval_dataset=held_out,
+            processing_class=tokenizer, peft_config=lora(settings),
+        )  # fmt: skip
+    for line in leave_out_samples(trainer, files, [train, held_out]):
+        say_on_main(arguments, f"dpo: {line}")
     run(session, trainer, settings)
     return session.model_folder
 
@@ -178,15 +191,13 @@ def open_session(stage: str, settings: AlignmentSettings, arguments: Any) -> tup
     return session, complete
 
 
-def load_model_and_tokenizer(
-    settings: AlignmentSettings, device_type: str, mixed_precision: str = "no"
-) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The checkpoint through the Auto classes; a Foundry one needs no remote code."""
-    refuse_backend_without_gpu(settings.attention_backend, device_type)
-    attention = attention_implementation(settings.attention_backend)
-    is_frozen = settings.lora_rank > 0
-    model = load_for_training(settings.model, is_frozen, mixed_precision, attn_implementation=attention)
-    tokenizer = load_tokenizer(settings.model)
+def tokenizer_to_train(settings: AlignmentSettings, arguments: Any) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer, with the chat template that the run is going to train with.
+
+    Raises:
+        FoundryError: none, or one without the token that ends a turn.
+    """
+    tokenizer = load_tokenizer_to_train(settings.model, getattr(arguments, "chat_template_path", None))
     if tokenizer.chat_template is None:
         raise FoundryError(
             f"{settings.model}: no chat template; put a ChatML one with {{% generation %}} there as "
@@ -196,17 +207,23 @@ def load_model_and_tokenizer(
         raise FoundryError(
             f"{settings.model}: its tokenizer has no token {END_OF_TURN}, which ends a turn; give a base that has"
         )
-    return model, tokenizer
+    return tokenizer
+
+
+def load_base(settings: AlignmentSettings, arguments: Any) -> Any:
+    """The checkpoint through the Auto classes; a Foundry one needs no remote code."""
+    refuse_backend_without_gpu(settings.attention_backend, arguments.device.type)
+    attention = attention_implementation(settings.attention_backend)
+    precision, is_frozen = precision_of(arguments), settings.lora_rank > 0
+    return load_for_training(settings.model, is_frozen, precision, attn_implementation=attention)
 
 
 def both_sides(
-    settings: AlignmentSettings, seed: int, columns: tuple[str, ...]
+    files: list[SampleFile], settings: AlignmentSettings, seed: int
 ) -> tuple[Dataset, Dataset | None]:
     """Samples to train on, and held-out ones where there are any."""
-    train = load_samples(settings.train_file, columns, settings.max_train_samples, seed)
-    if settings.eval_file is None:
-        return train, None
-    return train, load_samples(settings.eval_file, columns, settings.max_eval_samples, seed)
+    train = load_samples(files[0], settings.max_train_samples, seed)
+    return train, load_samples(files[1], settings.max_eval_samples, seed) if files[1:] else None
 
 
 def lora(settings: AlignmentSettings) -> LoraConfig | None:
@@ -221,15 +238,16 @@ def lora(settings: AlignmentSettings) -> LoraConfig | None:
 
 
 def assert_stop_is_learned(trainer: SFTTrainer, tokenizer: PreTrainedTokenizerBase) -> None:
-    """The first batch must train ``<|im_end|>``: a mask that leaves it out never teaches a model to stop.
+    """Some batch must train ``<|im_end|>``: a mask that leaves it out never teaches a model to stop.
 
     Raises:
-        FoundryError: no label of the batch is the end-of-turn token.
+        FoundryError: no label of any sample is the end-of-turn token.
     """
     stop = tokenizer.convert_tokens_to_ids(END_OF_TURN)
-    samples = [trainer.train_dataset[index] for index in range(min(8, len(trainer.train_dataset)))]
-    labels = trainer.data_collator(samples)["labels"]
-    if not bool((labels == stop).any()):
+    samples, size = trainer.train_dataset, 8
+    starts = range(0, len(samples), size)
+    batches = ([samples[i] for i in range(start, min(start + size, len(samples)))] for start in starts)
+    if not any(bool((trainer.data_collator(batch)["labels"] == stop).any()) for batch in batches):
         raise FoundryError(
             f"sft: {END_OF_TURN} is in no label; the chat template must close "
             "{% generation %} after it, and max_length must not cut every answer"

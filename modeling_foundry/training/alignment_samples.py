@@ -1,19 +1,40 @@
-"""The JSON lines that SFT and DPO train on: read, checked and shuffled."""
+"""The samples that SFT and DPO train on: every row checked, some rendered, then handed to TRL as the file has them."""
 
 from __future__ import annotations
 
-import sys
-from typing import Any, Literal
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
-from datasets import Dataset, load_dataset
-from datasets.exceptions import DatasetGenerationError
+from datasets import Dataset, Features, Json, Value
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from ..data.chat_linter import UnlikeSampleError, lint_samples, read_rows
+from ..data.chat_checks import Check, Cut
+from ..data.chat_linter import Linter
+from ..data.chat_samples import Kind
+from ..data.sample_files import CheckedFile, check_file, samples_of_file
 from ..files import sha256_of_file
 from ..settings import FoundryError
+from .session import console
 
-NUM_LINTED_SAMPLES = 200  # a second or two; prepare_data.py lint reads as many as it is told
+NUM_LINTED_SAMPLES = 200  # a second or two; prepare_data.py lint renders as many as it is told
+# Part of what the library's cache knows a data set by: raise it when the same file comes to give other rows.
+SAMPLES_VERSION = 1
+
+
+@dataclass(frozen=True)
+class SampleFile:
+    """``train_file`` or ``eval_file``: its key, a hash of its bytes, and what the check of its rows found."""
+
+    key: str
+    content: str
+    checked: CheckedFile
+
+    def __str__(self) -> str:
+        return str(self.checked.path)
 
 
 def hash_of_samples(path: str) -> str:
@@ -30,33 +51,29 @@ def hash_of_samples(path: str) -> str:
         ) from error
 
 
-def load_samples(path: str, columns: tuple[str, ...], limit: int | None, seed: int) -> Dataset:
-    """Samples with exactly the columns TRL reads, shuffled by the seed, at most ``limit`` of them.
+def check_samples(settings: Any, inputs: dict[str, Any], kind: Kind) -> list[SampleFile]:
+    """Check every row of ``train_file`` and, where there is one, of ``eval_file``.
+
+    Args:
+        inputs: their hashes, by key.
 
     Raises:
-        FoundryError: not JSON lines, none of them, or without one of the columns.
+        FoundryError: the first row of a file that training could not read as it stands.
     """
-    with open(path, "rb") as lines:
-        if not any(line.strip() for line in lines):
-            raise FoundryError(f"{path}: holds no samples; every line needs {', '.join(columns)}")
-    try:
-        samples = load_dataset("json", data_files=path, split="train")
-    except (DatasetGenerationError, ValueError) as error:
-        for _ in read_rows(path, sys.maxsize):  # names the line; pyarrow's row is counted from 0 in a block
-            pass
-        reason = " ".join(str(error.__cause__ or error).split())[:200]
-        raise FoundryError(f"{path}: not JSON lines that can be read ({reason})") from error
-    missing = [name for name in columns if name not in samples.column_names]
-    if missing:
-        raise FoundryError(f"{path}: every line needs {', '.join(columns)}; missing {', '.join(missing)}")
-    samples = samples.select_columns(list(columns)).shuffle(seed=seed)
-    return samples.select(range(min(limit, len(samples)))) if limit else samples
+    keys = [key for key in ("train_file", "eval_file") if getattr(settings, key) is not None]
+    return [
+        SampleFile(key, inputs[key], check_file(getattr(settings, key), kind, NUM_LINTED_SAMPLES))
+        for key in keys
+    ]
+
+
+# -------------------------------------------------------------------------------------------- the linter
 
 
 def lint_on_main(
-    train_file: str, tokenizer: PreTrainedTokenizerBase, arguments: Any, kind: Literal["sft", "preference"]
+    files: list[SampleFile], tokenizer: PreTrainedTokenizerBase, arguments: Any, stage: str
 ) -> None:
-    """The chat linter over samples of the whole file, by one process, before any other renders the template.
+    """The chat linter over rows of each file, by one process, before any other renders the template.
 
     Raises:
         FoundryError: the first check that fails; ``prepare_data.py lint`` shows all of them.
@@ -64,14 +81,74 @@ def lint_on_main(
     with arguments.main_process_first(desc="chat linter"):
         if arguments.process_index != 0:
             return
-        numbers, samples = zip(*read_rows(train_file, NUM_LINTED_SAMPLES), strict=True)
-        length = arguments.max_length or tokenizer.model_max_length
-        try:
-            checks = lint_samples(samples, tokenizer, length, kind, numbers=numbers).checks
-        except UnlikeSampleError as error:
-            raise FoundryError(f"{train_file}: {error}") from error
-        failed = next((check for check in checks if check.status == "FAIL"), None)
-        if failed is not None:
-            raise FoundryError(
-                f"{train_file}: {failed.name}: {failed.detail}; prepare_data.py lint shows all checks"
-            )
+        with Linter(tokenizer, cut_of(arguments)) as linter:
+            checks = [(file, check) for file in files for check in linter.report_on(file.checked).checks]
+        for file, check in checks:
+            if check.status == "FAIL":
+                raise FoundryError(
+                    f"{file}: {check.name}: {check.detail}; prepare_data.py lint shows all checks"
+                )
+        checks += [(file, seen) for file in files[1:] if (seen := _seen_in_training(files[0], file))]
+        for file, check in checks:
+            if check.status == "WARN":
+                console.print(f"{stage}: {file.key}: {check.name}: {check.detail}")
+
+
+@contextmanager
+def template_refusals_named(files: list[SampleFile]) -> Iterator[None]:
+    """TRL renders every row, and the linter only some: what the template refuses then is one line, too."""
+    try:
+        yield
+    except (TemplateError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "no assistant" not in str(error):
+            raise
+        most = max(file.checked.num_rows for file in files)
+        raise FoundryError(
+            f"{' or '.join(map(str, files))}: the chat template refuses a row ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}); prepare_data.py lint --num_samples={most} names it"
+        ) from error
+
+
+def cut_of(arguments: Any) -> Cut:
+    """What TRL keeps of a sequence under these arguments."""
+    if not getattr(arguments, "packing", False):
+        return Cut(arguments.max_length, arguments.truncation_mode)
+    # Of its ways of packing one cuts what is too long, from the start; the others go on in the next row.
+    return Cut(arguments.max_length if arguments.packing_strategy == "bfd" else None)
+
+
+def _seen_in_training(train: SampleFile, held_out: SampleFile) -> Check | None:
+    both = len(train.checked.digests & held_out.checked.digests)
+    if not both:
+        return None
+    detail = f"{both:,} of {len(held_out.checked.digests):,} different samples are in train_file, too"
+    return Check("held-out samples", "WARN", detail)
+
+
+# ------------------------------------------------------------------------------------------ the data sets
+
+
+def load_samples(file: SampleFile, limit: int | None, seed: int) -> Dataset:
+    """Samples with exactly the columns TRL reads, shuffled by the seed, at most ``limit`` of them.
+
+    Values are kept as JSON text, so that no type is guessed and no key of one row becomes a null of the others.
+    """
+    checked = file.checked
+    features = {name: Value("string") if name == "tools" else Json() for name in checked.columns}
+    facts = {"kind": checked.kind, "content": file.content, "version": SAMPLES_VERSION}
+    samples = Dataset.from_generator(
+        stored_rows,
+        features=Features(features),
+        gen_kwargs={"path": str(checked.path), "columns": checked.columns, "facts": facts},
+    ).shuffle(seed=seed)
+    return samples.select(range(min(limit, len(samples)))) if limit else samples
+
+
+def stored_rows(
+    path: str, columns: tuple[str, ...], facts: dict[str, Any]
+) -> Iterator[dict[str, str | None]]:
+    """Each sample as JSON texts; ``facts`` tell the library's cache one content of the path from another."""
+    absent: dict[str, Any] = {"tools": None, "chat_template_kwargs": {}}
+    for sample in samples_of_file(path, facts["kind"]):
+        values = {name: sample.get(name, absent.get(name)) for name in columns}
+        yield {name: None if value is None else json.dumps(value) for name, value in values.items()}

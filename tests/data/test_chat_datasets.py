@@ -149,7 +149,7 @@ def test_each_needed_key_is_missed_and_typed(name):
     ("name", "row", "reason"),
     [
         ("alpaca", {"instruction": "a", "output": " \n"}, "empty text: output"),
-        ("alpaca", {"instruction": "a", "input": ["b"], "output": "c"}, "wrong type: input is list, not text"),
+        ("alpaca", {"instruction": "a", "input": ["b"], "output": "c"}, "wrong type: input is a list, not text"),
         ("alpaca", {"instruction": "a", "output": "\ud800"}, "wrong type: output holds half of a surrogate pair"),
         ("ultrachat", {"messages": said("a", "b", "c")}, "no assistant turn last"),
         ("ultrachat", {"messages": []}, "no assistant turn last"),
@@ -404,7 +404,7 @@ def test_what_is_wrong_in_a_tree_is_said_and_the_rest_used():
         9: "empty text: text",
         10: "LeftOut(reason='below a message that is not used')",
         11: "unknown role: moderator",
-        12: "wrong type: rank is str, not a number",
+        12: "wrong type: rank is text, not a number",
         13: "missing key: message_id",
         14: "LeftOut(reason='deleted')",
         15: "LeftOut(reason='below a message that is not used')",
@@ -685,8 +685,8 @@ def test_a_failed_overwrite_keeps_what_was_there(tmp_path):
         ("rows.json", "[]", r"no sample in 0 rows \(it is empty\)"),
         ("rows.json", '[{"instruction": "a"}', "not JSON"),
         ("rows.json", "[" * 100_000, "not JSON"),
-        ("rows.jsonl.gz", "plain text", "not readable to its end"),
-        ("rows.jsonl.zst", "plain text", "not readable to its end"),
+        ("rows.jsonl.gz", "plain text", "corrupt gzip data"),
+        ("rows.jsonl.zst", "plain text", "corrupt zstd data"),
         ("rows.jsonl.xz", "plain text", "not readable to its end"),
     ],
 )

@@ -9,12 +9,12 @@ from unittest.mock import patch
 import pytest
 from tokenizers import processors
 
-from modeling_foundry.data import template_renderer
-from modeling_foundry.data.chat_linter import lint_samples, marked, read_rows
+from modeling_foundry.data.chat_linter import lint_samples, marked
 from modeling_foundry.data.template_process import TemplateLimitError, TemplateProcess
 from modeling_foundry.data.tokenizer import CHAT_TEMPLATE, train_tokenizer
 from modeling_foundry.settings import FoundryError
 from tests.conftest import REPOSITORY
+from tests.data.template_here import Here
 
 TEXTS = ["Say hello to the world.\nHello, world!\n" * 30, "What is one and one? Two.\n" * 30]
 
@@ -37,24 +37,6 @@ SAMPLES = [sample(), sample("What is one and one?", "Two."), sample("Say hello t
 @pytest.fixture
 def tokenizer():
     return train_tokenizer(TEXTS, vocab_size=340)
-
-
-class Here:
-    """The renderer's own functions in this process: a child for each template here would cost two seconds."""
-
-    slowest_s, time_limit_s = 0.0, 10.0
-
-    def __init__(self, folder, time_limit_s, memory_bytes, max_length):
-        self.folder, self.tokenizer = str(folder), template_renderer.load(folder)
-        self.order = {"memory_bytes": memory_bytes, "max_characters": 10**6, "max_length": max_length}
-
-    __enter__ = __exit__ = lambda self, *_: None
-
-    def start(self):
-        return json.loads(json.dumps(template_renderer.facts_of(self.tokenizer, self.folder)))
-
-    def render(self, sample, decode=False):
-        return template_renderer.attempt(self.tokenizer, {"sample": sample, "decode": decode}, self.order)
 
 
 def lint(samples, tokenizer, **options):
@@ -319,6 +301,134 @@ def test_a_row_that_the_template_refuses(tokenizer):
     assert found["stop token in the loss"].status == "PASS"
 
 
+# ------------------------------------------------------------------------- what the text has no trace of
+
+# Writes tools, calls and reasoning; enable_thinking is a variable of it.
+WITH_TOOLS = (
+    "{%- if tools %}{{- '<|im_start|>system\\n' }}{%- for tool in tools %}{{- tool | tojson }}{%- endfor %}"
+    "{{- '<|im_end|>\\n' }}{%- endif %}"
+    "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' }}{%- if m.role == 'assistant' %}{% generation %}"
+    "{%- if enable_thinking and m.reasoning_content %}{{- m.reasoning_content }}{%- endif %}{{- m.content or '' }}"
+    "{%- for call in m.tool_calls or [] %}{{- call.function.name + (call.function.arguments | tojson) }}{%- endfor %}"
+    "{{- '<|im_end|>' }}{% endgeneration %}{%- else %}{{- m.content + '<|im_end|>' }}{%- endif %}{{- '\\n' }}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+CALL = {"type": "function", "function": {"name": "greet", "arguments": {"whom": "world"}}}
+GREET = {"type": "function", "function": {"name": "greet", "description": "Say hello."}}
+
+
+def calling(*calls, **more):
+    turn = {"role": "assistant", "content": "", "tool_calls": list(calls or [CALL])}
+    return {"messages": [sample()["messages"][0], turn], **more}
+
+
+def calling_pair(**more):
+    return {**pair(), "chosen": calling()["messages"][1:], **more}
+
+
+@pytest.mark.parametrize(
+    ("row", "cut", "lost"),
+    [
+        (calling(), None, None),
+        (calling(CALL, {**CALL, "function": {"name": "bow", "arguments": {}}}, tools=[GREET]), None, None),
+        (calling_pair(tools=[GREET]), None, None),
+        (calling(), "{%- for call", "row 1: turn 2, tool_calls, call 1"),
+        (calling_pair(), "{%- for call", "row 1: turn 2, tool_calls, call 1"),
+        (calling(), "(call.function.arguments", "row 1: turn 2, arguments of call 1"),
+        (calling(CALL, CALL), "or []", "row 1: turn 2, tool_calls, call 2"),
+        (sample() | {"tools": [GREET]}, "for tool", "row 1: tools, tool 1"),
+        (pair() | {"tools": [GREET]}, "for tool", "row 1: tools, tool 1"),
+        (sample() | {"tools": [GREET, GREET]}, "in tools", "row 1: tools, tool 2"),
+    ],
+)  # fmt: skip
+def test_calls_and_tools_without_a_trace_in_the_text_fail(tokenizer, row, cut, lost):
+    changed = {
+        "{%- for call": ("in m.tool_calls or []", "in []"),
+        "(call.function.arguments": ("(call.function.arguments | tojson)", "'()'"),
+        "or []": ("m.tool_calls or []", "(m.tool_calls or [])[:1]"),
+        "for tool": ("{{- tool | tojson }}", ""),
+        "in tools": ("for tool in tools", "for tool in tools[:1]"),
+    }
+    tokenizer.chat_template = WITH_TOOLS.replace(*changed[cut]) if cut else WITH_TOOLS
+    check = lint([row, row], tokenizer)["calls and tools in the text"]
+    assert (check.status, lost is None) == ("PASS" if lost is None else "FAIL", lost is None)
+    if lost:
+        assert (
+            f"2 of 2 rows have some of which the template writes nothing, first {lost}; give" in check.detail
+        )
+
+
+def test_our_own_template_refuses_calls_and_tools(tokenizer):
+    """It writes contents alone: a turn of calls would be learned as an empty answer."""
+    assert lint([calling()], tokenizer)["calls and tools in the text"].status == "FAIL"
+    assert lint([sample() | {"tools": [GREET]}], tokenizer)["calls and tools in the text"].status == "FAIL"
+    nothing = calling()
+    nothing["messages"][1]["content"] = None
+    assert "a content is not text" in lint([nothing], tokenizer)["every row renders"].detail
+
+
+def test_keys_that_the_template_does_not_read_are_named(tokenizer):
+    thinking = sample()
+    thinking["messages"][1]["reasoning_content"] = "They want a greeting."
+    rows = [thinking, sample(), {**thinking, "chat_template_kwargs": {"enable_thinking": True}}]
+    check = lint(rows, tokenizer)["keys that are read"]
+    assert check.status == "WARN"
+    assert check.detail == (
+        "the template writes nothing of reasoning_content (of 2 rows), chat_template_kwargs.enable_thinking "
+        "(of 1 rows): it is not learned"
+    )
+    tokenizer.chat_template = WITH_TOOLS
+    check = lint(rows, tokenizer)["keys that are read"]
+    assert (check.status, "reasoning_content (of 1 rows)" in check.detail) == ("WARN", True)
+    assert lint(rows[1:], tokenizer)["keys that are read"].status == "PASS"
+
+
+def test_tools_and_variables_reach_the_tokens(tokenizer):
+    tokenizer.chat_template = WITH_TOOLS
+    row = calling(tools=[GREET], chat_template_kwargs={"enable_thinking": True})
+    row["messages"][1]["reasoning_content"] = "Hm."
+    text = "".join(text for _, text in lint_samples([row], tokenizer).pieces)
+    assert text == tokenizer.apply_chat_template(
+        row["messages"], tools=[GREET], enable_thinking=True, tokenize=False
+    )
+    assert "Hm." in text
+    assert "Say hello." in text
+
+
+@pytest.mark.parametrize(
+    ("mode", "max_length", "status", "detail"),
+    [
+        ("keep_start", 60, "FAIL", "2 of 2 are at max_length 60, 2 of them wholly"),
+        ("keep_end", 60, "PASS", "none at max_length 60, keep_end"),
+        ("keep_end", 3, "WARN", "2 of 2 are at max_length 3, keep_end, 0 of them wholly"),
+        ("keep_start", None, "PASS", "none without max_length"),
+    ],
+)
+def test_what_is_cut_depends_on_the_end_that_is_kept(tokenizer, mode, max_length, status, detail):
+    rows = [sample(question="Say hello. " * 60), sample(question="Say hello to the world. " * 60)]
+    check = lint(rows, tokenizer, max_length=max_length, truncation_mode=mode)["answers not cut"]
+    assert (check.status, check.detail[: len(detail)]) == (status, detail)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "mode", "max_length", "status"),
+    [
+        ("Hello, world! One.", "Hello, world! Two.", "keep_start", 1024, "PASS"),
+        ("Hello, world! One.", "Hello, world! Two.", "keep_start", 22, "FAIL"),
+        ("One. Hello, world!", "Two. Hello, world!", "keep_end", 5, "FAIL"),
+        ("One. Hello, world!", "Two. Hello, world!", "keep_start", 40, "PASS"),
+        ("Hello, world! One.", "Hello, world! Two.", "keep_end", 5, "PASS"),
+        ("Hello, world!", "Hello, world!", "keep_start", None, "FAIL"),
+    ],
+)
+def test_pairs_are_compared_as_they_are_cut(tokenizer, chosen, rejected, mode, max_length, status):
+    rows = [pair(chosen=chosen, rejected=rejected)]
+    check = lint(rows, tokenizer, max_length=max_length, truncation_mode=mode)["chosen is not rejected"]
+    assert check.status == status, check.detail
+    if status == "FAIL" and max_length:
+        assert f"1 of them only when cut at max_length {max_length}" in check.detail
+
+
 # ---------------------------------------------------------------------------------------- hostile templates
 
 NESTED = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
@@ -434,16 +544,12 @@ def test_the_command(tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "rows.jsonl: empty; expected JSON lines"),
-        ('{"messages": []}\n{"mess', "rows.jsonl, line 2: not JSON"),
-        ("[" * 100_000, "rows.jsonl, line 1: not JSON"),
-        ("[1]\n", "rows.jsonl, line 1: expected a JSON object, found list"),
+        ("", "rows.jsonl: empty; expected rows"),
+        ("[" * 100_000, "rows.jsonl: not JSON"),
         (
             '{"text": "a"}\n',
-            "rows.jsonl: the first row has text; expected messages, or prompt, chosen, rejected",
+            "rows.jsonl, line 1: missing key: messages, or prompt, chosen and rejected; the row has text",
         ),
-        ('{"messages": "a"}\n', "rows.jsonl: row 1: messages: expected a list of messages"),
-        ('{"messages": [{"role": "user"}]}\n', "rows.jsonl: row 1: messages: expected a list of messages"),
     ],
 )
 def test_bad_samples_are_one_line(content, message, tmp_path):
@@ -470,13 +576,6 @@ def test_a_folder_without_tokenizer_is_one_line(tmp_path):
     assert "\n" not in str(raised.value)
     with pytest.raises(FoundryError, match="no samples to check"):
         lint_samples([], tmp_path)
-
-
-def test_rows_are_spread_over_the_file(tmp_path):
-    path = write(tmp_path / "rows.jsonl", [{"row": number} for number in range(1, 101)])
-    assert [number for number, _ in read_rows(path, 4)] == [1, 26, 51, 76]
-    assert all(number == row["row"] for number, row in read_rows(path, 4))
-    assert len(list(read_rows(path, 1000))) == 100
 
 
 def test_marks():

@@ -41,7 +41,7 @@ DPO = {
     "lora": {"loss_type": ["sigmoid", "sft"], "lora_rank": 2},
 }  # fmt: skip
 CASES = [(stage, name) for stage, cases in (("sft", SFT), ("dpo", DPO)) for name in cases]
-COLUMNS = {"sft": ("messages",), "dpo": ("prompt", "chosen", "rejected")}
+KINDS = {"sft": "sft", "dpo": "preference"}
 
 
 def changes_of(stage, name):
@@ -63,15 +63,17 @@ def trainer_of(stage, checkpoint, samples, output_dir, num_samples=NUM_PAIRS, nu
     arguments = kind(str(output_dir), **given)
     alignment.check_loss_options(arguments)
     set_seed(0)
-    load = alignment.load_model_and_tokenizer
-    model, tokenizer = load(settings, "cpu")
-    rows, _ = alignment.both_sides(settings, 0, COLUMNS[stage])
+    inputs = {"train_file": alignment.hash_of_samples(settings.train_file)}
+    files = alignment.check_samples(settings, inputs, KINDS[stage])
+    rows, _ = alignment.both_sides(files, settings, 0)
+    tokenizer = alignment.tokenizer_to_train(settings, arguments)
     rest = {"peft_config": alignment.lora(settings), "processing_class": tokenizer, "args": arguments}
     rest["train_dataset"] = rows.select(range(num_samples))
     rest["eval_dataset"] = rows.select(range(20, 20 + num_held_out)) if num_held_out else None
     if stage == "dpo" and not settings.lora_rank:
-        rest["ref_model"] = load(settings, "cpu")[0]
-    trainer = (alignment.FoundrySFTTrainer if stage == "sft" else alignment.FoundryDPOTrainer)(model, **rest)
+        rest["ref_model"] = alignment.load_base(settings, arguments)
+    make = alignment.FoundrySFTTrainer if stage == "sft" else alignment.FoundryDPOTrainer
+    trainer = make(alignment.load_base(settings, arguments), **rest)
     trainer.guard_updates(
         UpdateGuard(arguments, output_dir, None, arguments.world_size, arguments.train_batch_size)
     )

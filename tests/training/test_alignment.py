@@ -30,14 +30,17 @@ def sft_trainer(tiny_checkpoint, samples, tmp_path, tokenizer=None):
     from modeling_foundry.training import alignment
 
     settings = alignment.AlignmentSettings(model=str(tiny_checkpoint), train_file=str(samples / "sft.jsonl"))
-    model, own_tokenizer = alignment.load_model_and_tokenizer(settings, "cpu")
     arguments = alignment.SFTArguments(
         str(tmp_path), use_cpu=True, bf16=False, gradient_checkpointing=False, max_length=64, max_steps=1
     )
-    train, _ = alignment.both_sides(settings, 0, ("messages",))
-    return SFTTrainer(
-        model=model, args=arguments, train_dataset=train, processing_class=tokenizer or own_tokenizer
+    files = alignment.check_samples(
+        settings, {"train_file": alignment.hash_of_samples(settings.train_file)}, "sft"
     )
+    train, _ = alignment.both_sides(files, settings, 0)
+    return SFTTrainer(
+        model=alignment.load_base(settings, arguments), args=arguments, train_dataset=train,
+        processing_class=tokenizer or alignment.tokenizer_to_train(settings, arguments),
+    )  # fmt: skip
 
 
 def test_the_end_of_the_answer_is_inside_the_loss(tiny_checkpoint, samples, tmp_path):
@@ -98,16 +101,16 @@ def test_a_hostile_template_is_stopped_before_the_trainer_renders_it(
     kind = alignment.SFTArguments if stage == "sft" else alignment.DPOArguments
     arguments = kind(str(tmp_path / "run"), use_cpu=True, bf16=False, max_length=64, max_steps=1)
     settings = alignment.AlignmentSettings(model=str(checkpoint), train_file=str(samples / f"{stage}.jsonl"))
-    with pytest.raises(FoundryError, match=r"template within limits: row 1: SecurityError: "):
+    with pytest.raises(FoundryError, match=r"template within limits: line 1: SecurityError: "):
         getattr(alignment, stage)(settings, arguments)
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"messages": [', r"rows.jsonl, line 33: not JSON \("),
-        ('{"text": "other"}', r"rows.jsonl: row 33: messages: expected a list of messages"),
-        ('{"messages": []}', r"rows.jsonl: row 33: messages: expected a list of messages"),
+        ('{"messages": [', r"rows.jsonl, line 33: not JSON: "),
+        ('{"text": "other"}', r"rows.jsonl, line 33: missing key: messages; the row has text: a document"),
+        ('{"messages": []}', r"rows.jsonl, line 33: empty text: messages has no messages"),
     ],
 )
 def test_a_bad_line_is_named_before_training(line, message, tiny_checkpoint, samples, tmp_path, monkeypatch):
@@ -166,43 +169,6 @@ def test_dpo_with_an_adapter_gives_a_plain_checkpoint(tiny_checkpoint, samples, 
     assert AutoModelForCausalLM.from_pretrained(out / "model").generation_config.eos_token_id
 
 
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        ("", "holds no samples; every line needs messages"),
-        ("\n\n", "holds no samples; every line needs messages"),
-        ('{"text": "a"}\n', "every line needs messages; missing messages"),
-    ],
-)
-def test_samples_that_are_none_are_one_line(tmp_path, content, expected):
-    from modeling_foundry.training.alignment_samples import load_samples
-
-    path = tmp_path / "train.jsonl"
-    path.write_text(content)
-    with pytest.raises(FoundryError, match=f"train.jsonl: {expected}") as error:
-        load_samples(str(path), ("messages",), None, 0)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        ('{"messages": [', "line 1: not JSON"),
-        ('{"messages": []}\n\n{"messages": []}}\n', "line 3: not JSON"),
-        ("{\n", "line 1: not JSON"),
-    ],
-)
-def test_a_line_that_is_no_json_is_named_by_its_number(tmp_path, content, expected):
-    """pyarrow says a row, counted from 0 in its own block of the file."""
-    from modeling_foundry.training.alignment_samples import load_samples
-
-    path = tmp_path / "train.jsonl"
-    path.write_text(content)
-    with pytest.raises(FoundryError, match=f"train.jsonl, {expected}") as error:
-        load_samples(str(path), ("messages",), None, 0)
-    assert "\n" not in str(error.value)
-
-
 def test_a_base_without_a_chat_template_says_where_to_put_one(tiny_checkpoint, samples, tmp_path):
     from modeling_foundry.training import alignment
 
@@ -213,7 +179,7 @@ def test_a_base_without_a_chat_template_says_where_to_put_one(tiny_checkpoint, s
     with pytest.raises(
         FoundryError, match=r"checkpoint: no chat template; put a ChatML .*chat_template\.jinja"
     ):
-        alignment.load_model_and_tokenizer(settings, "cpu")
+        alignment.tokenizer_to_train(settings, None)
 
 
 def test_evaluation_without_held_out_samples_is_refused(tiny_checkpoint, samples, tmp_path):
