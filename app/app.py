@@ -19,6 +19,11 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read by gradio when it is im
 # Written beside this file when the folder is bundled as a Space: {"model": …, "revision": …, …}.
 SPACE_SETTINGS = Path(__file__).resolve().parent / "space.json"
 ON_A_SPACE = "SPACE_ID" in os.environ
+BEHIND_A_PROXY = (
+    "behind a proxy: pass Host and X-Forwarded-For on (nginx: proxy_set_header Host $http_host), "
+    "else the page is all 403"
+)
+ON_THIS_MACHINE = "for this machine only; behind a proxy set APP_USER and APP_PASSWORD"
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -59,16 +64,31 @@ def find_credentials(host: str) -> tuple[str, str] | None:
     """User and password from the environment; None where the server is open, which is on this machine only.
 
     Raises:
-        ValueError: another address without them.
+        ValueError: another address without them, one without the other, or one that no client could send.
     """
     from guard import LOOPBACK
 
-    user, password = os.environ.get("APP_USER"), os.environ.get("APP_PASSWORD")
+    names = ("APP_USER", "APP_PASSWORD")
+    user, password = (os.environ.get(name, "") for name in names)
     if user and password:
+        _check_sendable("APP_USER", user, ":")
+        _check_sendable("APP_PASSWORD", password)
         return user, password
+    if user or password:
+        missing = names[1] if user else names[0]
+        raise ValueError(f"{missing}: not set; set APP_USER and APP_PASSWORD, or neither")
     if host not in LOOPBACK and not ON_A_SPACE:
         raise ValueError(f"--host {host}: lets other machines in; set APP_USER and APP_PASSWORD first")
     return None
+
+
+def _check_sendable(name: str, value: str, end: str = "") -> None:
+    """A header and Gradio's login lose blanks at the ends, and basic's user ends at a colon."""
+    if value != value.strip() or not value.isprintable() or (end and end in value):
+        without = f", without {end!r}" if end else ""
+        raise ValueError(
+            f"{name}: expected printable characters, no blank or line's end at either end{without}"
+        )
 
 
 def make_application(arguments: argparse.Namespace, credentials: tuple[str, str] | None) -> Any:
@@ -76,7 +96,8 @@ def make_application(arguments: argparse.Namespace, credentials: tuple[str, str]
     import gradio as gr
     from api import make_api
     from chat_model import ChatModel
-    from chat_page import STYLE, THEME, make_page
+    from chat_page import COPIES_WHAT_WAS_SAID, STYLE, THEME, make_page
+    from connections import Unbuffered
     from guard import Guard
 
     chat = ChatModel(arguments.model, arguments.device, arguments.trust_remote_code, arguments.revision)
@@ -84,10 +105,12 @@ def make_application(arguments: argparse.Namespace, credentials: tuple[str, str]
         make_api(chat, credentials), make_page(chat), path="/", auth=credentials, show_error=False,
         server_name=arguments.host, server_port=arguments.port, allowed_paths=[], blocked_paths=["/"],
         footer_links=[], ssr_mode=False, mcp_server=False, enable_monitoring=False, theme=THEME, css=STYLE,
+        head=COPIES_WHAT_WAS_SAID,
     )  # fmt: skip
     application.add_middleware(
         Guard, only_loopback_hosts=credentials is None and not ON_A_SPACE, check_origin=not ON_A_SPACE
     )
+    application.add_middleware(Unbuffered)
     return application
 
 
@@ -98,7 +121,8 @@ def bound_socket(host: str, port: int) -> socket.socket:
         ValueError: it cannot be had.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # The protocol by its name: asyncio turns Nagle's algorithm off only where it is told that this is TCP.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
@@ -126,15 +150,26 @@ def main() -> None:
         reason = " ".join(str(error).split())[:300]
         missing = "" if Path(arguments.model).exists() else "no such folder, and as a Hub repository: "
         give_up(f"--model {arguments.model}: {missing}{reason}")
-    import uvicorn
-
     print(
-        f"chat: http://{arguments.host}:{arguments.port}   API: /v1/chat/completions /generate /health",
+        f"chat: http://{arguments.host}:{arguments.port}   API: /v1/chat/completions /generate /health\n"
+        + (BEHIND_A_PROXY if credentials else ON_THIS_MACHINE),
         flush=True,
     )
-    # An open page keeps a connection: do not wait for it when told to stop.
-    settings = uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=2)
-    uvicorn.Server(settings).run(sockets=[address])
+    make_server(application).run(sockets=[address])
+
+
+def make_server(application: Any) -> Any:
+    """uvicorn's server, with bounds to its connections."""
+    import uvicorn
+    from connections import BACKLOG, BoundedHTTP, most_connections
+
+    BoundedHTTP.most_connections = most_connections()
+    # An open page keeps a connection: do not wait for it when told to stop.  Below errors uvicorn logs a line for
+    # every request that is none.
+    settings = uvicorn.Config(
+        application, http=BoundedHTTP, ws="none", log_level="error", backlog=BACKLOG, timeout_graceful_shutdown=2
+    )  # fmt: skip
+    return uvicorn.Server(settings)
 
 
 if __name__ == "__main__":

@@ -1,32 +1,22 @@
-"""A loaded checkpoint that answers: one generation at a time, streamed, bounded in length, time and line."""
+"""A loaded checkpoint, and what becomes of a conversation or a text before it answers."""
 
 from __future__ import annotations
 
 import json
-import math
 import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from control_tokens import conversation_ids, text_as_ids
+from generation import Generation
 from safetensors import SafetensorError
-from sampling import BusyError, RequestError, Sampling, check_text
-from stop_strings import StopStrings, before_stop
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    StoppingCriteria,
-    StoppingCriteriaList,
-    TextIteratorStreamer,
-)
+from sampling import RequestError, Sampling, TooLongError, check_text
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 MAX_PROMPT_CHARACTERS = 50_000
 MAX_TEMPLATE_CHARACTERS = 50_000
-MAX_GENERATION_SECONDS = 120.0
-MAX_WAITING_SECONDS = 60.0
 MAX_REQUESTS = 16  # the one that runs and those that wait
 TEMPLATE_SECONDS = 5.0
 PROBE_CHAT = [{"role": role, "content": "text"} for role in ("user", "assistant", "user")]
@@ -73,47 +63,49 @@ class ChatModel:
         """Prompt ids (1, length) of a conversation.
 
         Raises:
-            RequestError: no chat template, or the conversation is too long for the model.
+            TooLongError: the conversation is too long for the model.
+            RequestError: no chat template, or one that does not take this conversation.
         """
         if self.tokenizer.chat_template is None:
             raise RequestError("this model has no chat template: use /generate")
         if sum(len(message["content"]) for message in messages) > MAX_PROMPT_CHARACTERS:
-            raise RequestError(f"messages: at most {MAX_PROMPT_CHARACTERS} characters")
+            raise TooLongError(f"messages: at most {MAX_PROMPT_CHARACTERS} characters")
         for message in messages:
             check_text("messages", message["content"])
-        ids = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )["input_ids"]
-        return self._fitting("messages", ids)
+        return self._fitting("messages", conversation_ids(self.tokenizer, messages))
 
     def text_ids(self, prompt: str, num_last: int | None = None) -> torch.Tensor:
         """Prompt ids (1, length) of plain text, or its last ones; raises RequestError where it is empty or too long."""
         if len(prompt) > MAX_PROMPT_CHARACTERS:
-            raise RequestError(f"prompt: at most {MAX_PROMPT_CHARACTERS} characters")
+            raise TooLongError(f"prompt: at most {MAX_PROMPT_CHARACTERS} characters")
         check_text("prompt", prompt)
-        ids = self.tokenizer(prompt, return_tensors="pt")["input_ids"]
-        if ids.shape[1] == 0:
+        ids = text_as_ids(self.tokenizer, prompt)
+        if not ids:
             raise RequestError("prompt: expected some text")
-        if num_last is not None:
-            if num_last < 1:
-                raise RequestError("truncate: expected 1 or more")
-            ids = ids[:, -num_last:]
-        return self._fitting("prompt", ids)
+        return self._fitting("prompt", ids if num_last is None else ids[-num_last:])
+
+    def document_start_ids(self) -> torch.Tensor:
+        """Ids (1, 1) from which the model begins a document."""
+        first = self.tokenizer.bos_token_id
+        if first is None:
+            first = self.tokenizer.eos_token_id
+        if first is None:
+            raise RequestError("prompt: expected some text: this model has no token that begins a document")
+        return self._fitting("prompt", [first])
 
     def given_ids(self, ids: list[int]) -> torch.Tensor:
         """Prompt ids (1, length) of a prompt sent as ids; raises RequestError where they are not this model's."""
-        vocab_size = self.model.config.vocab_size
+        vocab_size = self.model.get_input_embeddings().num_embeddings
         if not ids or not all(0 <= each < vocab_size for each in ids):
             raise RequestError(f"prompt: expected text, or token ids from 0 to {vocab_size - 1}")
-        return self._fitting("prompt", torch.tensor([ids]))
+        return self._fitting("prompt", ids)
 
-    def _fitting(self, name: str, ids: torch.Tensor) -> torch.Tensor:
-        if ids.shape[1] >= self.max_positions:
-            raise RequestError(
-                f"{name}: {ids.shape[1]} tokens; this model holds {self.max_positions}, "
-                "prompt and answer together"
+    def _fitting(self, name: str, ids: list[int]) -> torch.Tensor:
+        if len(ids) >= self.max_positions:
+            raise TooLongError(
+                f"{name}: {len(ids)} tokens; this model holds {self.max_positions}, prompt and answer together"
             )
-        return ids.to(self.device, torch.long)
+        return torch.tensor([ids], device=self.device)
 
     def generate(self, ids: torch.Tensor, sampling: Sampling) -> Generation:
         """An answer to iterate over; raises RequestError for sampling values that make no sense."""
@@ -131,110 +123,6 @@ def _whole_model(checkpoint: str, options: dict[str, Any]) -> Any:
     if missing := sorted(found["missing_keys"]):
         raise ValueError(f"the weights lack {', '.join(missing[:3])}")
     return model
-
-
-class _Stop(StoppingCriteria):
-    """Ends a generation when its reader has left or its time is over."""
-
-    def __init__(self) -> None:
-        self.reader_left = threading.Event()
-        self.deadline = math.inf
-
-    def begin(self) -> None:
-        """The time runs from here, where the waiting in line is over."""
-        self.deadline = time.monotonic() + MAX_GENERATION_SECONDS
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        done = self.reader_left.is_set() or time.monotonic() > self.deadline
-        return torch.full((input_ids.shape[0],), done, dtype=torch.bool, device=input_ids.device)
-
-
-class Generation:
-    """One answer.  Iterating makes it and yields its text in pieces; after that the facts are known.
-
-    Attributes:
-        tokens: ids made, those that end the answer included.
-        end: what ended it: the model's own end of text, a string of ``Sampling.stop``, or its length or time.
-    """
-
-    def __init__(self, chat: ChatModel, ids: torch.Tensor, sampling: Sampling) -> None:
-        self.chat, self.ids, self.sampling = chat, ids, sampling
-        self._stop = _Stop()
-        self.tokens: list[int] = []
-        self.end: Literal["end_of_text", "stop_string", "length"] = "length"
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def finish_reason(self) -> str:
-        """OpenAI's word for the end."""
-        return "length" if self.end == "length" else "stop"
-
-    def leave(self) -> None:
-        """Nobody reads on: the answer ends with its next token."""
-        self._stop.reader_left.set()
-
-    def __iter__(self) -> Iterator[str]:
-        """Pieces of text; raises BusyError where the line is full or moves too slowly."""
-        if not self.chat.places.acquire(blocking=False):
-            raise BusyError("too many requests are waiting; try again in a moment")
-        if not self.chat.one_at_a_time.acquire(timeout=MAX_WAITING_SECONDS):
-            self.chat.places.release()
-            raise BusyError("the requests before this one take too long; try again later")
-        self._stop.begin()
-        streamer = TextIteratorStreamer(self.chat.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        failure: list[BaseException] = []
-
-        def work() -> None:
-            # It gives the place back itself: a reader that is gone may never be told to close.
-            try:
-                self._generate(streamer)
-            except BaseException as error:  # raised again below, in the thread of the reader
-                failure.append(error)
-                streamer.end()
-            finally:
-                self.chat.one_at_a_time.release()
-                self.chat.places.release()
-
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        try:
-            pieces = (piece for piece in streamer if piece)
-            yield from before_stop(pieces, self.sampling.stop)
-        finally:
-            self.leave()
-            if thread is not threading.current_thread():  # the garbage collector closes this in any thread
-                thread.join()
-        if failure:
-            raise failure[0]
-
-    def _generate(self, streamer: TextIteratorStreamer) -> None:
-        if self.sampling.seed is not None:
-            torch.manual_seed(self.sampling.seed)  # generations never overlap
-        prompt_tokens = self.ids.shape[1]
-        room = self.chat.max_positions - prompt_tokens
-        criteria: list[StoppingCriteria] = [self._stop]
-        if self.sampling.stop:
-            criteria.append(StopStrings(self.chat.tokenizer, self.sampling.stop, prompt_tokens))
-        with torch.inference_mode():
-            output = self.chat.model.generate(
-                input_ids=self.ids,
-                attention_mask=torch.ones_like(self.ids),
-                max_new_tokens=min(self.sampling.max_new_tokens, room),
-                eos_token_id=self.chat.end_ids or None,
-                pad_token_id=self.chat.tokenizer.pad_token_id,
-                use_cache=True,
-                streamer=streamer,
-                stopping_criteria=StoppingCriteriaList(criteria),
-                **self.sampling.for_generate(),
-            )
-        self.tokens = output[0, prompt_tokens:].tolist()
-        if self.tokens and self.tokens[-1] in self.chat.end_ids:
-            self.end = "end_of_text"
-        elif any(isinstance(each, StopStrings) and each.is_found for each in criteria):
-            self.end = "stop_string"
 
 
 def _model_type(checkpoint: str, revision: str | None) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import html
+import logging
 from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 from chat_model import MAX_PROMPT_CHARACTERS, ChatModel
-from sampling import BusyError, RequestError, Sampling
+from sampling import BusyError, ModelError, RequestError, Sampling, TooLongError
+
+logger = logging.getLogger(__name__)
 
 MAX_WAITING = 32
 # Label -> message: what the quickstart's model was taught, and what any model can be asked.
@@ -33,24 +37,56 @@ STYLE = """
 h1 {text-align: left !important; margin: 0.4em 0 0 !important}
 footer {display: none !important}
 .message .md {white-space: pre-wrap; overflow-wrap: anywhere}
+.placeholder-content {text-align: center}
 .placeholder-content .examples {grid-template-columns: repeat(auto-fit, minmax(240px, 0.5fr)); max-width: 560px}
 """
 
 
-def keeping_indents(chatbot: gr.Chatbot) -> gr.Chatbot:
-    """Gradio cleans them from what was said, from the next prompt too, but only where it is a plain string.
+# Gradio's copy buttons copy what the chatbot holds, which is escaped.
+COPIES_WHAT_WAS_SAID = """
+<script>
+if (navigator.clipboard) {
+  const write = navigator.clipboard.writeText.bind(navigator.clipboard);
+  const plain = {"&lt;": "<", "&gt;": ">", "&amp;": "&"};
+  navigator.clipboard.writeText = (text) => write(text.replace(/&(lt|gt|amp);/g, (found) => plain[found]));
+}
+</script>
+"""
 
-    Not a subclass: Gradio would write a ``.pyi`` beside this file.
+
+def letter_for_letter(chatbot: gr.Chatbot) -> gr.Chatbot:
+    """Show what was said as the text it is.
+
+    Gradio's chatbot takes a turn for HTML even where it renders no Markdown: tags vanish and images are fetched.  So
+    it is given escaped text, and gives back what was said.  It also cleans indents, but only where a turn is a plain
+    string.  Not a subclass: Gradio would write a ``.pyi`` beside this file.
     """
-    clean = chatbot.postprocess
+    clean, read = chatbot.postprocess, chatbot.preprocess
+
+    def turn_of(turn: Any, text: str) -> dict[str, Any]:
+        return {**turn, "content": [{"type": "text", "text": text}]}
 
     def postprocess(value: list[Any] | None) -> Any:
         return clean(
-            [{**turn, "content": [{"type": "text", "text": _text(turn["content"])}]} for turn in value or []]
+            [turn_of(turn, html.escape(_text(turn["content"]), quote=False)) for turn in value or []]
         )
 
-    chatbot.postprocess = postprocess
+    def preprocess(payload: Any) -> list[Any]:
+        return [turn_of(turn, html.unescape(_text(turn["content"]))) for turn in read(payload) or []]
+
+    chatbot.postprocess, chatbot.preprocess = postprocess, preprocess
     return chatbot
+
+
+def as_text(name: str) -> str:
+    """A name that neither Markdown nor HTML nor LaTeX takes for markup."""
+    return "".join(each if each.isalnum() or each == " " else f"&#{ord(each)};" for each in name)
+
+
+def unchecked(slider: gr.Slider) -> gr.Slider:
+    """Let ``Sampling`` say what is wrong: Gradio's own check raises, and the page loses its send button."""
+    slider.preprocess = lambda payload: payload
+    return slider
 
 
 def make_page(chat: ChatModel) -> gr.ChatInterface:
@@ -70,9 +106,9 @@ def make_page(chat: ChatModel) -> gr.ChatInterface:
             for piece in chat.generate(ids, sampling):
                 shown += piece
                 yield shown
-        except (RequestError, BusyError) as error:
-            # Not a gr.Error: that hides the conversation and leaves the page without its send button.
-            yield NOT_ANSWERED + str(error).removeprefix("messages: ")
+        except Exception as error:
+            # Not raised, nor a gr.Error: that hides the conversation and leaves the page without its send button.
+            yield NOT_ANSWERED + _reason(error)
             return
         if not shown:
             yield NOTHING_SAID
@@ -80,15 +116,16 @@ def make_page(chat: ChatModel) -> gr.ChatInterface:
     page = gr.ChatInterface(
         answer,
         title="LLM Foundry",
-        description=f"**{chat.name}** · {chat.num_parameters:,} parameters · {chat.device} · "
+        description=f"**{as_text(chat.name)}** · {chat.num_parameters:,} parameters · {chat.device} · "
         f"{chat.max_positions:,} tokens at most, prompt and answer together",
-        chatbot=keeping_indents(
+        chatbot=letter_for_letter(
             gr.Chatbot(
                 show_label=False,
                 height="60vh",
                 buttons=["copy", "copy_all"],
                 placeholder=_invitation(chat),
                 render_markdown=False,  # it makes a heading of a comment and init of __init__
+                latex_delimiters=[],
             )
         ),
         textbox=gr.Textbox(
@@ -118,14 +155,15 @@ def recent_ids(chat: ChatModel, messages: list[dict[str, str]]) -> tuple[Any, in
     """Prompt ids of the newest part of a conversation that fits, from a user's turn on, and how many went.
 
     Raises:
-        RequestError: not even the last message fits.
+        TooLongError: not even the last message fits.
+        RequestError: the model's template does not take it.
     """
     starts = [place for place, message in enumerate(messages) if message["role"] == "user"]
     for start in starts:
         first = 0 if start == starts[0] else start
         try:
             return chat.chat_ids(messages[first:]), first
-        except RequestError:
+        except TooLongError:
             if start == starts[-1]:
                 raise
     raise RequestError("messages: expected one of the user")
@@ -133,17 +171,25 @@ def recent_ids(chat: ChatModel, messages: list[dict[str, str]]) -> tuple[Any, in
 
 def _settings(chat: ChatModel) -> list[gr.Slider]:
     longest = max(2, min(1024, chat.max_positions))
-    return [
+    sliders = [
         gr.Slider(0, 2, 0.0, step=0.05, label="Temperature", info="0 takes the likeliest token"),
         gr.Slider(1, longest, min(128, longest), step=1, label="New tokens", info="at most"),
         gr.Slider(0.05, 1, 0.9, step=0.05, label="Top-p", info="1 is off"),
         gr.Slider(0, 200, 0, step=1, label="Top-k", info="0 is off"),
         gr.Slider(1, 2, 1.0, step=0.05, label="Repetition penalty", info="1 is off"),
     ]
+    return [unchecked(slider) for slider in sliders]
 
 
 def _invitation(chat: ChatModel) -> str:
-    return f"<center><h3>Talk to {chat.name}</h3>It can be wrong, and a small model often is.</center>"
+    return f"### Talk to {as_text(chat.name)}\nIt can be wrong, and a small model often is."
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, (RequestError, BusyError, ModelError)):
+        return str(error).removeprefix("messages: ")
+    logger.error("the page failed", exc_info=error)
+    return f"this page failed ({type(error).__name__}); the server's log says where"
 
 
 def said(history: list[dict[str, Any]]) -> list[dict[str, str]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
+
+from refusals import refusal_body
 
 Scope = MutableMapping[str, Any]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -33,7 +35,7 @@ class Guard:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            await _answer(send, *refusal)
+            await refuse(send, *refusal)
 
     def refusal(self, scope: Scope) -> tuple[int, str] | None:
         """Status and sentence of a request that goes no further; None for one that may pass."""
@@ -56,11 +58,6 @@ class Guard:
         return None
 
 
-def refusal_body(message: str, kind: str = "invalid_request_error") -> dict[str, Any]:
-    """What OpenAI's clients read in a refusal; the field that is wrong stands first in the message."""
-    return {"error": {"message": message, "type": kind, "param": None, "code": None}}
-
-
 def _host_name(url: str) -> str | None:
     try:
         return urlsplit(url).hostname
@@ -68,10 +65,14 @@ def _host_name(url: str) -> str | None:
         return None
 
 
-async def _answer(send: Callable[[Any], Awaitable[None]], status: int, message: str) -> None:
+async def refuse(
+    send: Callable[[Any], Awaitable[None]], status: int, message: str, more: Mapping[str, str] | None = None
+) -> None:
+    """Answer with a refusal, the body of the request unread."""
     content = json.dumps(refusal_body(message)).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(content)), **(more or {})}
     if status in (411, 413):
-        headers.append((b"connection", b"close"))  # the body stays unread
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+        headers["Connection"] = "close"  # the body stays unread
+    pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
     await send({"type": "http.response.body", "body": content})

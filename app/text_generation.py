@@ -6,12 +6,17 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from chat_model import ChatModel, Generation
-from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+from chat_model import ChatModel
+from fastapi import APIRouter, Request
+from generation import Generation
 from pydantic import BaseModel, ConfigDict
-from sampling import BusyError, RequestError, Sampling
-from stream import Stream
+from refusals import answers_of
+from request_types import Count, Flag, Number, Whole
+from sampling import ModelError, Sampling, refuse_what_is_not_honoured
+from starlette.concurrency import run_in_threadpool
+from stream import Stream, first_piece, whole_text
+
+ANSWER = "The text, or with `stream` its pieces as server-sent events."
 
 DEFAULT_NEW_TOKENS = 100  # TGI's
 FINISH_REASONS = {"end_of_text": "eos_token", "stop_string": "stop_sequence", "length": "length"}
@@ -27,25 +32,21 @@ class Parameters(BaseModel):
     """TGI's parameters; without any that asks for sampling the answer is greedy."""
 
     model_config = ConfigDict(extra="allow")
-    details: bool | None = None
-    do_sample: bool | None = None
-    max_new_tokens: int | None = None
-    repetition_penalty: float | None = None
-    return_full_text: bool | None = None
-    seed: int | None = None
+    details: Flag = None
+    do_sample: Flag = None
+    max_new_tokens: Count = None
+    repetition_penalty: Number = None
+    return_full_text: Flag = None
+    seed: Whole = None
     stop: list[str] | None = None
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    truncate: int | None = None
+    temperature: Number = None
+    top_k: Whole = None
+    top_p: Number = None
+    truncate: Count = None
 
     def sampling(self) -> Sampling:
         """Raises RequestError for a parameter that this server does not honour."""
-        for name, neutral in NOT_HONOURED.items():
-            if (self.model_extra or {}).get(name) not in neutral:
-                raise RequestError(f"{name}: not supported by this server")
-        if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise RequestError("max_new_tokens: expected 1 or more")
+        refuse_what_is_not_honoured(self.model_extra or {}, NOT_HONOURED)
         samples = self.do_sample or any(
             value is not None for value in (self.temperature, self.top_k, self.top_p)
         )
@@ -64,39 +65,30 @@ class TextRequest(BaseModel):
     """A prompt, to be gone on with."""
 
     inputs: str
-    parameters: Parameters = Parameters()
-    stream: bool = False
+    parameters: Parameters | None = None
+    stream: Flag = None
 
 
 def make_text_generation(chat: ChatModel) -> APIRouter:
     """``POST /`` around one loaded model."""
     routes = APIRouter()
 
-    @routes.post("/", response_model=None)
-    def text_generation(body: TextRequest) -> Any:
-        try:
-            return _answer(chat, body)
-        except RequestError as error:
-            return JSONResponse({"error": str(error), "error_type": "validation"}, 422)
-        except BusyError as error:
-            return JSONResponse({"error": str(error), "error_type": "overloaded"}, 429)
+    @routes.post("/", response_model=None, responses=answers_of(ANSWER, 422))
+    async def text_generation(body: TextRequest, request: Request) -> Any:
+        wanted = body.parameters or Parameters()
+        sampling = wanted.sampling()
+        ids = await run_in_threadpool(chat.text_ids, body.inputs, wanted.truncate)
+        generation = chat.generate(ids, sampling)
+        if body.stream:
+            first, rest = await first_piece(request, generation)
+            return Stream(_events(first, rest, generation), generation)
+        text = await whole_text(request, generation)
+        answer: dict[str, Any] = {"generated_text": (body.inputs if wanted.return_full_text else "") + text}
+        if wanted.details:
+            answer["details"] = _details(generation) | {"prefill": [], "tokens": _tokens(chat, generation)}
+        return [answer]
 
     return routes
-
-
-def _answer(chat: ChatModel, body: TextRequest) -> Any:
-    wanted = body.parameters
-    sampling, ids = wanted.sampling(), chat.text_ids(body.inputs, wanted.truncate)
-    generation = chat.generate(ids, sampling)
-    if body.stream:
-        pieces = iter(generation)
-        first = next(pieces, "")  # a full line answers 429 here, before the stream has begun
-        return Stream(_events(first, pieces, generation), generation)
-    text = "".join(generation)
-    answer: dict[str, Any] = {"generated_text": (body.inputs if wanted.return_full_text else "") + text}
-    if wanted.details:
-        answer["details"] = _details(generation) | {"prefill": [], "tokens": _tokens(chat, generation)}
-    return [answer]
 
 
 def _details(generation: Generation) -> dict[str, Any]:
@@ -124,7 +116,11 @@ def _events(first: str, pieces: Iterator[str], generation: Generation) -> Iterat
         return f"data: {json.dumps(content)}\n\n"
 
     text, newest, index = "", first, 1
-    for piece in pieces:
-        yield event(index, newest)
-        text, newest, index = text + newest, piece, index + 1
+    try:
+        for piece in pieces:
+            yield event(index, newest)
+            text, newest, index = text + newest, piece, index + 1
+    except ModelError as error:
+        yield f"data: {json.dumps({'error': str(error), 'error_type': 'generation'})}\n\n"
+        return
     yield event(index, newest, generated_text=text + newest, details=_details(generation))

@@ -1,10 +1,12 @@
 """A tiny chat model, in this process and behind one running server."""
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 
@@ -42,6 +44,47 @@ def chat(chat_checkpoint):
     from chat_model import ChatModel
 
     return ChatModel(str(chat_checkpoint), "cpu")
+
+
+@pytest.fixture(scope="session")
+def client(chat):
+    """The API without a network."""
+    from api import make_api
+    from fastapi.testclient import TestClient
+
+    return TestClient(make_api(chat), raise_server_exceptions=False)
+
+
+@pytest.fixture(scope="session")
+def page(chat):
+    from chat_page import make_page
+
+    return make_page(chat)
+
+
+@contextlib.contextmanager
+def served(application):
+    """A free port of this machine where an application answers, in a thread of this process."""
+    from app import bound_socket, make_server
+
+    address = bound_socket("127.0.0.1", 0)
+    server = make_server(application)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [address]})
+    thread.start()
+    try:
+        wait_until(lambda: server.started, seconds=60)
+        yield address.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+        address.close()
+
+
+def wait_until(is_true, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < deadline, "it did not become true in time"
+        time.sleep(0.02)
 
 
 def start(checkpoint, *arguments, **environment):

@@ -53,7 +53,7 @@ def test_how_an_answer_ended_is_told(chat, monkeypatch):
 
 
 def test_time_is_bounded(chat, monkeypatch):
-    monkeypatch.setattr("chat_model.MAX_GENERATION_SECONDS", 0)
+    monkeypatch.setattr("generation.MAX_GENERATION_SECONDS", 0)
     _, generation = answer(chat, temperature=0)
     assert (generation.finish_reason, generation.num_tokens) == ("length", 1)
 
@@ -73,7 +73,7 @@ def test_a_reader_who_leaves_gives_the_place_back(chat):
 def test_who_waits_too_long_is_told(chat, monkeypatch):
     from sampling import BusyError
 
-    monkeypatch.setattr("chat_model.MAX_WAITING_SECONDS", 0.01)
+    monkeypatch.setattr("generation.MAX_WAITING_SECONDS", 0.01)
     with chat.one_at_a_time, pytest.raises(BusyError, match="take too long"):
         answer(chat)
     assert answer(chat)[0]
@@ -191,10 +191,10 @@ class Listener:
         self.room, self.heard = room, None
 
     def chat_ids(self, messages):
-        from sampling import RequestError
+        from sampling import TooLongError
 
         if len(messages) > self.room:
-            raise RequestError("messages: too many")
+            raise TooLongError("messages: too many")
         self.heard = messages
         return messages
 
@@ -225,14 +225,14 @@ def test_the_page_sends_history_and_settings():
 
 def test_the_oldest_turns_are_forgotten_first():
     from chat_page import recent_ids
-    from sampling import RequestError
+    from sampling import TooLongError
 
     roles = ["system", "user", "assistant", "user", "assistant", "user"]
     messages = [{"role": role, "content": str(place)} for place, role in enumerate(roles)]
     assert recent_ids(Listener(6), messages) == (messages, 0)
     assert recent_ids(Listener(4), messages) == (messages[3:], 3)
     assert recent_ids(Listener(1), messages) == (messages[5:], 5)
-    with pytest.raises(RequestError):
+    with pytest.raises(TooLongError):
         recent_ids(Listener(0), messages)
 
 
@@ -292,14 +292,3 @@ def test_a_foundry_checkpoint_without_the_package_is_explained(chat_checkpoint, 
     monkeypatch.setitem(sys.modules, "modeling_foundry", None)
     with pytest.raises(RequestError, match=r"export it as a stock model with recipes/publish\.py"):
         ChatModel(str(chat_checkpoint))
-
-
-def test_the_page_keeps_indents():
-    """Gradio's chatbot passes what was said through ``inspect.cleandoc``, and the next prompt is made of that."""
-    import gradio
-    from chat_page import keeping_indents, said
-
-    code = "class Queue:\n    def get(self):\n        return __init__"
-    turns = [{"role": "user", "content": code}, {"role": "assistant", "content": f"    {code}\n"}]
-    shown = keeping_indents(gradio.Chatbot())
-    assert said(shown.preprocess(shown.postprocess(turns))) == turns
