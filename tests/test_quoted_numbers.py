@@ -32,7 +32,7 @@ DEFINED = {
         "planner fits with 5% of", "The 36% is what", "30 seconds later", "up to 30 seconds before",
         "there waits 60 seconds for", "waits up to 60 seconds for them",
     ),
-    "docs/publish.md": ("| 1 MiB |", "| 120 s |", "60 s at most"),
+    "docs/publish.md": ("| 1 MiB |", "| 120 s |", "60 s at most", "| 20 s from", "waits 2 s before"),
     "docs/quickstart.md": (),
 }  # fmt: skip
 
