@@ -84,7 +84,9 @@ def picture_of(receipt: dict[str, Any]) -> bytes:
     from modeling_foundry.evaluation.stages import Stage
 
     stages = [Stage(name, log=tuple(receipt["stages"][name]["samples"])) for name in STAGES]
-    drawn = draw_figures(receipt | {"models": model_names(receipt)}, stages)
+    drawn = draw_figures(
+        receipt | {"models": model_names(receipt), "settings": {"untrained": ["random"]}}, stages
+    )
     pictures = [image.imread(BytesIO(drawn[f"{name}.png"])) for name in ("loss", "scores")]
     heights = [picture.shape[0] / picture.shape[1] for picture in pictures]
     figure, axes = plt.subplots(2, 1, figsize=(10, 10 * sum(heights) + 0.2), height_ratios=heights)

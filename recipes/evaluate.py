@@ -20,7 +20,7 @@ def main() -> None:
     results = evaluate(evaluation, console)
     print_results(results, console)
     print_conversation(results, console)
-    console.print(f"report: {evaluation.output_dir}/report.html")
+    console.print(f"report: {evaluation.output_dir}/report.html", markup=False)
 
 
 if __name__ == "__main__":

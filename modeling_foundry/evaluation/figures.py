@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from io import BytesIO
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from .labels import BITS_PER_BYTE, CHOICE, MARGIN, PREFERENCE, in_order, label_of, number
@@ -22,7 +23,7 @@ GREY, BLUE, ORANGE, GREEN, VERMILION, PURPLE = (
     "#d55e00",
     "#cc79a7",
 )
-COLOURS = (GREY, BLUE, ORANGE, GREEN, PURPLE)
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, VERMILION)
 INK, FAINT = "#1f2430", "#d9dce1"
 DOTS_PER_INCH = 160
 STYLE: Any = {
@@ -42,6 +43,7 @@ STYLE: Any = {
     "axes.axisbelow": True,
     "grid.color": "#eceef1",
     "text.color": INK,
+    "text.parse_math": False,  # a name with two dollar signs is a name
     "xtick.color": INK,
     "ytick.color": INK,
     "xtick.major.size": 0,
@@ -88,11 +90,19 @@ def _figure(
     return figure, axes.flatten()
 
 
+def colours_of(results: dict[str, Any]) -> dict[str, str]:
+    """Model -> colour: grey for random weights, for the others one each, in order and round again."""
+    untrained = results.get("settings", {}).get("untrained", [])
+    trained = [name for name in results["models"] if name not in untrained]
+    colours = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(trained)}
+    return {name: colours.get(name, GREY) for name in results["models"]}
+
+
 def draw_losses(stages: list[Stage]) -> Figure:
     """Training loss with the held-out points, a panel a stage."""
     shown = [stage for stage in stages if stage.series("loss")[0]]
     figure, axes = _figure(len(shown), width=max(9.0, 4.2 * len(shown)), height=3.9)
-    for axis, stage, colour in zip(axes, shown, (BLUE, ORANGE, GREEN, PURPLE), strict=False):
+    for axis, stage, colour in zip(axes, shown, cycle(COLOURS), strict=False):
         steps, losses = stage.series("loss")
         axis.plot(steps, losses, color=colour, linewidth=1.8, label="training")
         held_out = stage.series("eval_loss")
@@ -139,10 +149,8 @@ def draw_bits_per_byte(results: dict[str, Any]) -> Figure:
     """Bits per byte of the models and of gzip and xz on the same bytes, lowest is best."""
     scores = results["scores"][BITS_PER_BYTE]["models"]
     compression = results["compression"]
-    rows = [
-        (name, score["value"], _reach(score), colour)
-        for (name, score), colour in zip(scores.items(), COLOURS, strict=False)
-    ]
+    colours = colours_of(results)
+    rows = [(name, score["value"], _reach(score), colours[name]) for name, score in scores.items()]
     rows += [
         ("xz -9e", compression["xz_bits_per_byte"], None, FAINT),
         ("gzip -9", compression["gzip_bits_per_byte"], None, FAINT),
@@ -156,7 +164,7 @@ def draw_bits_per_byte(results: dict[str, Any]) -> Figure:
     axis.invert_yaxis()
     axis.grid(visible=False)
     axis.set_xlim(0, 1.1 * max(row[1] + (row[2][1][0] if row[2] else 0) for row in rows))
-    axis.set_title("Bits per byte of held-out source code (lower is better)")
+    axis.set_title("Bits per byte of held-out text (lower is better)")
     return figure
 
 
@@ -183,15 +191,15 @@ def draw_scores(results: dict[str, Any]) -> Figure:
     num_rows = -(-len(metrics) // num_columns)
     width = 12.0 if num_columns > 2 else 3.7 * max(2, num_columns)
     figure, axes = _figure(num_columns, num_rows, width=width, height=3.6 * num_rows)
-    names = list(results["models"])
+    colours = colours_of(results)
     for axis, metric in zip(axes, metrics, strict=False):
-        _draw_panel(axis, results["scores"][metric], names, metric)
+        _draw_panel(axis, results["scores"][metric], colours, metric)
     for axis in axes[len(metrics) :]:
         axis.set_visible(False)
     return figure
 
 
-def _draw_panel(axis: Axes, score: dict[str, Any], names: list[str], metric: str) -> None:
+def _draw_panel(axis: Axes, score: dict[str, Any], colours: dict[str, str], metric: str) -> None:
     is_share = score["is_share"]
     scale = 100 if is_share else 1
     top = max(estimate["high"] or estimate["value"] for estimate in score["models"].values())
@@ -199,7 +207,7 @@ def _draw_panel(axis: Axes, score: dict[str, Any], names: list[str], metric: str
         reach = _reach(estimate)
         scaled = [[scale * side[0]] for side in reach] if reach else None
         axis.bar(
-            place, scale * estimate["value"], color=COLOURS[names.index(name) % len(COLOURS)], width=0.66,
+            place, scale * estimate["value"], color=colours[name], width=0.66,
             yerr=scaled, error_kw=ERROR_BAR,
         )  # fmt: skip
         height = scale * (estimate["high"] if reach else estimate["value"])

@@ -26,7 +26,7 @@ class Label:
 
 LABELS = {
     BITS_PER_BYTE: Label(
-        "Bits per byte", "bits needed for one byte of held-out source code, beginning to end of each file"
+        "Bits per byte", "bits needed for one byte of held-out text, beginning to end of each document"
     ),
     CHOICE: Label(
         "Choice of four", "of four real summaries, gives the function's own the highest probability", 0.25

@@ -14,6 +14,10 @@ from ..files import read_lines
 from ..settings import FoundryError
 
 RATES = ("acc", "acc_norm", "acc_bytes", "exact_match")
+# Logged as (log-likelihood in nats, number of bytes or words): compared as bits of each, which add up.
+PER_UNIT = {"bits_per_byte": "bits_per_byte", "word_perplexity": "bits_per_word"}
+SAME_AS_ANOTHER = ("byte_perplexity",)  # 2 to the bits per byte
+PER_ANSWER = {"perplexity": "bits_per_answer"}  # logged as the log-likelihood of the answer
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,11 @@ class Outcomes:
         return self.is_rate and bool(np.isin(self.totals, (0, 1)).all() and (self.weights == 1).all())
 
 
-def read_outcomes(folder: Path) -> dict[str, Outcomes]:
+def read_outcomes(folder: Path, others: list[str] | None = None) -> dict[str, Outcomes]:
     """``task/metric`` -> outcomes, from a folder that ``lm_eval run --log_samples`` wrote.
+
+    Args:
+        others: gets the names of metrics that are no means over items, which two models cannot be paired by.
 
     Raises:
         FoundryError: a file is missing, torn, or not what lm-eval writes.
@@ -58,7 +65,10 @@ def read_outcomes(folder: Path) -> dict[str, Outcomes]:
         path = _only(folder, f"samples_{task}_[0-9][0-9][0-9][0-9]-*.jsonl")
         samples = [_parsed(path, line) for line in read_lines(path)]
         try:
-            outcomes |= _outcomes_of_task(task, samples, better[task])
+            for name, own in _by_filter(task, samples).items():
+                found, unlike = _outcomes_of_task(name, own, better[task])
+                outcomes |= found
+                (others if others is not None else []).extend(unlike)
         except (KeyError, TypeError, IndexError) as error:
             raise _spoiled(path, folder) from error
     return outcomes
@@ -98,22 +108,43 @@ def _spoiled(path: Path, folder: Path) -> FoundryError:
     return FoundryError(f"{path}: not what lm_eval writes; remove {folder} and run again")
 
 
+def _by_filter(task: str, samples: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Samples by the filter that read the answers: lm-eval logs every item once for each of a task's filters."""
+    by_filter: dict[str, list[dict[str, Any]]] = {}
+    for sample in samples:
+        by_filter.setdefault(sample.get("filter", "none"), []).append(sample)
+    return {task if len(by_filter) == 1 else f"{task} ({name})": own for name, own in by_filter.items()}
+
+
 def _outcomes_of_task(
     task: str, samples: list[dict[str, Any]], better: dict[str, bool]
-) -> dict[str, Outcomes]:
+) -> tuple[dict[str, Outcomes], list[str]]:
     documents = tuple(sample["doc_hash"] for sample in samples)
     groups = tuple(group_of(sample["doc"], sample["doc_hash"]) for sample in samples)
-    outcomes = {}
+    outcomes, unlike = {}, []
     for metric in samples[0]["metrics"]:
-        if metric == "byte_perplexity":
-            continue  # 2 to the bits per byte: the same comparison on a scale that does not add up
-        values = [sample[metric] for sample in samples]
-        if isinstance(values[0], list):  # lm-eval logs (log-likelihood in nats, bytes)
-            totals, weights = np.asarray(values, dtype=float).T
-            totals = -totals / math.log(2)
-        else:
-            totals, weights = np.asarray(values, dtype=float), np.ones(len(values))
-        outcomes[f"{task}/{metric}"] = Outcomes(
-            totals, weights, groups, documents, bool(better[metric]), is_rate=metric in RATES
+        if metric in SAME_AS_ANOTHER:
+            continue
+        name, totals, weights, higher = _values_of(metric, [sample[metric] for sample in samples], better)
+        if totals is None:
+            unlike.append(f"{task}/{name}")
+            continue
+        outcomes[f"{task}/{name}"] = Outcomes(
+            totals, weights, groups, documents, higher, is_rate=metric in RATES
         )
-    return outcomes
+    return outcomes, unlike
+
+
+def _values_of(
+    metric: str, values: list[Any], better: dict[str, bool]
+) -> tuple[str, np.ndarray | None, np.ndarray, bool]:
+    """Name, totals, weights and direction of a metric; no totals where it is no mean over items (an F1 of classes)."""
+    weights = np.ones(len(values))
+    if metric in PER_UNIT:
+        totals, weights = np.asarray(values, dtype=float).T
+        return PER_UNIT[metric], -totals / math.log(2), weights, False
+    if metric in PER_ANSWER:
+        return PER_ANSWER[metric], -np.asarray(values, dtype=float) / math.log(2), weights, False
+    if not all(isinstance(value, (int, float)) for value in values):
+        return metric, None, weights, True
+    return metric, np.asarray(values, dtype=float), weights, bool(better[metric])

@@ -29,8 +29,11 @@ p { max-width: 46rem; margin: 0 0 14px; }
   font-variant-numeric: tabular-nums; }
 .better { color: var(--good); } .worse { color: var(--bad); } .even { color: var(--even); }
 .verdict { font-weight: 600; font-size: .92rem; }
-.scroll { overflow-x: auto; margin: 16px 0; background: var(--card); border: 1px solid var(--line);
-  border-radius: 12px; }
+.scroll { overflow-x: auto; margin: 16px 0; border: 1px solid var(--line); border-radius: 12px;
+  background: linear-gradient(90deg, var(--card) 40%, transparent) 0 / 36px 100% no-repeat local,
+    linear-gradient(270deg, var(--card) 40%, transparent) 100% / 36px 100% no-repeat local,
+    linear-gradient(90deg, #8889, transparent) 0 / 14px 100% no-repeat scroll,
+    linear-gradient(270deg, #8889, transparent) 100% / 14px 100% no-repeat scroll, var(--card); }
 table { border-collapse: collapse; width: 100%; font-size: .93rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 9px 14px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 tr:last-child td { border-bottom: 0; }
@@ -53,6 +56,8 @@ pre { background: var(--code); border-radius: 8px; padding: 12px 14px; margin: 0
 .badge { display: inline-block; font-size: .76rem; border: 1px solid currentColor; border-radius: 99px;
   padding: 0 8px; margin-left: 6px; white-space: nowrap; }
 details { margin: 12px 0; } summary { cursor: pointer; color: var(--accent); margin-bottom: 10px; }
+@media (max-width: 600px) { main { padding: 32px 14px 64px; } th, td { padding: 8px; }
+  td:first-child { min-width: 7.5rem; white-space: normal; } }
 @media print { body { background: #fff; } .card, .answer, figure { break-inside: avoid; } }
 """
 

@@ -10,15 +10,15 @@ from typing import Any
 from .labels import BITS_PER_BYTE, VERDICT_SIGNS, bound, in_order, label_of, number
 from .page import folded, page, picture, table
 from .stages import Stage
-from .summary import headline_comparisons, verdict_rows
+from .summary import ONE_MODEL, headline_comparisons, remarks, verdict_rows
 
 NUM_SHOWN_ANSWERS = 8
 SIDES = ("before", "after")
 CLASS_OF_VERDICT = {"better": "better", "worse": "worse", "no difference": "even"}
 ABOUT_ERRORS = (
-    "± is one standard error, taken over families of modules (the unit by which data were held out), because "
-    "functions of one module are not independent. Where every item is a hit, or none is, the exact 95% bound "
-    "stands in its place."
+    "± is one standard error, taken over items or, where they name their modules, over families of modules (the "
+    "unit by which data were held out), because functions of one module are not independent. Where every item is a "
+    "hit, or none is, the exact 95% bound stands in its place."
 )
 ABOUT_VERDICTS = (
     "Both models answer the same items and the difference is taken item by item. A difference is claimed "
@@ -44,11 +44,9 @@ def build_report(results: dict[str, Any], stages: list[Stage], figures: dict[str
         _cards(results),
         "<h2>Scores</h2>",
         _scores(results),
-        f'<p class="note">{escape(ABOUT_ERRORS)}</p>',
+        *(f'<p class="note">{escape(line)}</p>' for line in (*remarks(results), ABOUT_ERRORS)),
         _picture(figures, "scores.png", bars, bars),
-        "<h2>Did it really get better?</h2>",
-        _comparisons(results),
-        f'<p class="note">{escape(ABOUT_VERDICTS)}</p>',
+        *_comparisons(results),
         *_compression(results, figures),
         *_training(stages, figures),
         *_answers(results),
@@ -117,14 +115,21 @@ def _with_error(estimate: dict[str, Any] | None, is_share: bool) -> str:
     return f"{number(estimate['value'], is_share)}<br><small>{shown}</small>"
 
 
-def _comparisons(results: dict[str, Any]) -> str:
+def _comparisons(results: dict[str, Any]) -> list[str]:
+    if not results["comparisons"]:
+        return [f'<p class="note">{escape(ONE_MODEL)}</p>']
     rows = [
         [escape(title), escape(stages), escape(numbers), _p(row["p_value"]), _verdict(verdict)]
         for row, (title, stages, verdict, numbers) in zip(
             results["comparisons"], verdict_rows(results), strict=True
         )
     ]
-    return table(["", "stages", "difference (95% interval)", "p", "verdict"], rows, text_columns=(0, 1, 4))
+    header = ["", "stages", "difference (95% interval)", "p", "verdict"]
+    return [
+        "<h2>Did it really get better?</h2>",
+        table(header, rows, text_columns=(0, 1, 4)),
+        f'<p class="note">{escape(ABOUT_VERDICTS)}</p>',
+    ]
 
 
 def _p(p_value: float | None) -> str:
@@ -146,7 +151,7 @@ def _compression(results: dict[str, Any], figures: dict[str, bytes]) -> list[str
         "back 32 KiB, xz over everything that came before; both start knowing nothing. A model looks "
         "back at most "
         f"{context['max_positions']:,} tokens (about {context['num_bytes']:,.0f} bytes; half of that on "
-        "average) and never into the file before, but it has read the training modules; its own size is not "
+        "average) and never into the document before, but it has read its training data; its own size is not "
         "counted."
     )
     return [
@@ -176,7 +181,8 @@ def _answers(results: dict[str, Any]) -> list[str]:
         "order the seed drew them: not a selection. “Cut” means that "
         f"{results['settings']['max_new_tokens']} tokens did not bring the model to an end of its own."
     )
-    return ["<h2>What it says</h2>", f"<p>{intro}</p>", *map(_answer, shown)]
+    asked = f" They are those of {results['prompts_file']}." if "prompts_file" in results else ""
+    return ["<h2>What it says</h2>", f"<p>{intro}{escape(asked)}</p>", *map(_answer, shown)]
 
 
 def _answer(answer: dict[str, Any]) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
+
+from rich.markup import escape
 
 from .labels import (
     BITS_PER_BYTE,
@@ -22,6 +25,7 @@ NUM_TURNS = 3
 RULE_OF_VERDICTS = (
     "Better or worse: the interval excludes 0 and, for hits and misses, the exact sign test has p < 0.05 too."
 )
+ONE_MODEL = "No two models were measured on the same, so there is nothing to compare."
 STYLE_OF_VERDICT = {"better": "green", "worse": "red", "no difference": "dim"}
 
 
@@ -73,32 +77,60 @@ def compression_line(results: dict[str, Any]) -> str:
     return f"On the same {size:,} bytes, xz -9e needs {xz:.3f} and gzip -9 {gz:.3f} bits per byte."
 
 
+def remarks(results: dict[str, Any]) -> list[str]:
+    """What a reader must know beside the scores: items that were not measured, and what is no mean over items."""
+    lines, left_out = [], results.get("left_out", [])  # a receipt of before has none
+    for task, num_items in Counter(one["task"] for one in left_out).items():
+        first = next(one for one in left_out if one["task"] == task)
+        kept = f"{num_items:,} of its items" if num_items > 1 else "one of its items"
+        lines.append(f"{task}: {kept} left out for all models; {first['where']}: {first['reason']}.")
+    if names := results.get("not_compared"):
+        lines.append(f"Not shown, because they are no means over items: {', '.join(names)}.")
+    return lines
+
+
 def build_markdown(results: dict[str, Any]) -> str:
     """Scores and verdicts as Markdown tables."""
-    names = list(results["models"])
-    lines = ["| | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
-    lines += ["| " + " | ".join(row) + " |" for row in score_rows(results)]
-    lines += ["", compression_line(results), ""]
-    lines += ["| | stages | verdict | paired difference (95% interval) |", "|---|---|---|---|"]
-    for title, stages, verdict, numbers in verdict_rows(results):
-        lines.append(f"| {title} | {stages} | {VERDICT_SIGNS[verdict]} {verdict} | {numbers} |")
-    lines += ["", RULE_OF_VERDICTS]
-    return "\n".join(lines) + "\n"
+    parts = [_markdown_table(list(results["models"]), score_rows(results), "---:|")]
+    parts += [line for line in (compression_line(results), *remarks(results)) if line]
+    if rows := verdict_rows(results):
+        signed = [
+            [title, stages, f"{VERDICT_SIGNS[verdict]} {verdict}", numbers]
+            for title, stages, verdict, numbers in rows
+        ]
+        header = ["stages", "verdict", "paired difference (95% interval)"]
+        parts += [_markdown_table(header, signed, "---|"), RULE_OF_VERDICTS]
+    else:
+        parts.append(ONE_MODEL)
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(header: list[str], rows: list[list[str]], rule: str) -> str:
+    """A table whose first column has no name."""
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    lines = ["| | " + " | ".join(header) + " |", "|---|" + rule * len(header)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in cells)])
 
 
 def print_results(results: dict[str, Any], console: Any) -> None:
     """The same tables in the terminal."""
     scores = _table("Held-out scores ± standard error", "")
     for name in results["models"]:
-        scores.add_column(name, justify="right", no_wrap=True)
+        scores.add_column(escape(name), justify="right", no_wrap=True)
     for row in score_rows(results):
-        scores.add_row(*row)
+        scores.add_row(*map(escape, row))
     console.print(scores)
-    console.print(f"[dim]{compression_line(results)}[/dim]", end="\n\n")
+    for line in (compression_line(results), *remarks(results)):
+        console.print(line, style="dim", markup=False)
+    console.print()
+    if not results["comparisons"]:
+        console.print(ONE_MODEL, style="dim")
+        return
     verdicts = _table("Did it really get better?", "", "stages", "verdict", "paired (95% interval)", gap=1)
     for title, stages, verdict, numbers in verdict_rows(results):
         colour = STYLE_OF_VERDICT[verdict]
-        verdicts.add_row(title, stages, f"[{colour}]{VERDICT_SIGNS[verdict]} {verdict}[/{colour}]", numbers)
+        shown = f"[{colour}]{VERDICT_SIGNS[verdict]} {verdict}[/{colour}]"
+        verdicts.add_row(escape(title), escape(stages), shown, numbers)
     console.print(verdicts)
     console.print(f"[dim]{RULE_OF_VERDICTS}[/dim]")
 
@@ -127,7 +159,7 @@ def print_conversation(results: dict[str, Any], console: Any) -> None:
     if not results["answers"]:
         return
     name = list(results["answers"][0]["models"])[-1]
-    console.print(f"[bold]A chat with {name}[/bold] (held-out functions, greedy, not selected)")
+    console.print(f"[bold]A chat with {escape(name)}[/bold] (held-out questions, greedy, not selected)")
     for answer in results["answers"][:NUM_TURNS]:
         said = answer["models"][name]
         ending = "" if said["ended"] else " … (cut)"

@@ -1,6 +1,9 @@
 """What lm-eval wrote, read back item by item."""
 
 import json
+import math
+
+import pytest
 
 from modeling_foundry.evaluation.outcomes import read_outcomes
 
@@ -31,3 +34,50 @@ def test_a_task_whose_name_goes_on_with_a_number_is_another_task(tmp_path):
     write_samples(tmp_path, {"summary": ["a"], "summary_64": ["a", "b"]})
     counts = {name: len(one.totals) for name, one in read_outcomes(tmp_path).items()}
     assert counts == {"summary/token_f1": 1, "summary_64/token_f1": 2}
+
+
+def write_task(folder, metrics: dict[str, list], better: bool | None, filters=("none",)) -> None:
+    """One task ``t`` of some metrics; an item once for each filter."""
+    results = {"configs": {"t": {}}, "higher_is_better": {"t": dict.fromkeys(metrics, better)}}
+    (folder / f"results_{DATE.removesuffix('l')}").write_text(json.dumps(results))
+    num_items = len(next(iter(metrics.values())))
+    rows = [
+        {"doc_hash": str(item), "doc": {}, "metrics": list(metrics), "filter": name}
+        | {
+            metric: values[item] + place if isinstance(values[item], int) else values[item]
+            for metric, values in metrics.items()
+        }
+        for place, name in enumerate(filters)
+        for item in range(num_items)
+    ]
+    (folder / f"samples_t_{DATE}").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_filters_are_metrics_of_their_own_and_not_twice_as_many_items(tmp_path):
+    write_task(tmp_path, {"exact_match": [0, 0, 0]}, True, ("strict", "loose"))
+    found = read_outcomes(tmp_path)
+    means = {name: (one.totals.mean(), len(one.totals)) for name, one in found.items()}
+    assert means == {"t (strict)/exact_match": (0, 3), "t (loose)/exact_match": (1, 3)}
+
+
+def test_a_class_and_a_prediction_are_no_nats_and_bytes(tmp_path):
+    write_task(tmp_path, {"acc": [0, 1, 0], "f1": [[1, 0], [1, 1], [0, 1]]}, True)
+    others = []
+    assert list(read_outcomes(tmp_path, others)) == ["t/acc"]
+    assert others == ["t/f1"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "name", "score"),
+    [
+        ("word_perplexity", [[-math.log(2) * 6, 2], [-math.log(2) * 6, 4]], "t/bits_per_word", 2.0),
+        ("bits_per_byte", [[-math.log(2) * 6, 2], [-math.log(2) * 6, 4]], "t/bits_per_byte", 2.0),
+        ("perplexity", [-math.log(2) * 3, -math.log(2) * 5], "t/bits_per_answer", 4.0),
+    ],
+)
+def test_perplexities_are_bits_of_which_fewer_are_better(tmp_path, metric, values, name, score):
+    write_task(tmp_path, {metric: values}, False)
+    (one,) = (found := read_outcomes(tmp_path)).values()
+    assert list(found) == [name]
+    assert one.totals.sum() / one.weights.sum() == pytest.approx(score)
+    assert not one.higher_is_better

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from modeling_foundry.evaluation.figures import draw_figures, draw_losses
+from modeling_foundry.evaluation.figures import (
+    GREY,
+    colours_of,
+    draw_bits_per_byte,
+    draw_figures,
+    draw_losses,
+)
 from modeling_foundry.evaluation.labels import BITS_PER_BYTE, PREFERENCE, STOP_RATE
 from modeling_foundry.evaluation.outcomes import Outcomes
 from modeling_foundry.evaluation.pipeline import scores_and_comparisons
@@ -52,7 +58,9 @@ def results():
             {"prompt": "def f(x):", "truth": "A & B.", "models": {"base": cut, "dpo": answer}},
         ],
         "items": {"stdlib_bits_per_byte": [0, 1]},
-        "settings": {"max_new_tokens": 48},
+        "settings": {"max_new_tokens": 48, "untrained": ["random"]},
+        "prompts_file": "my/chat.jsonl",
+        "left_out": [],
         "machine": {"processor": "a processor", "cores": 2},
         "versions": {"torch": "2.13"},
         "commit": "0123456789abcdef",
@@ -177,3 +185,73 @@ def test_a_short_run_has_no_halves_of_steps():
     log = tuple({"step": step, "loss": 3.0 - step / 100} for step in (5, 10, 15, 20))
     figure = draw_losses([Stage("dpo", log=log)])
     assert all(place == int(place) for place in figure.axes[0].get_xticks())
+
+
+def test_five_stages_have_five_panels():
+    log = tuple({"step": step, "loss": 3.0 - step / 100} for step in (5, 10))
+    figure = draw_losses([Stage(f"stage {number}", log=log) for number in range(7)])
+    assert [axis.get_title() for axis in figure.axes] == [f"stage {number}" for number in range(7)]
+
+
+@pytest.fixture(scope="module")
+def of_one_model(results):
+    """One model, of a task whose name has the signs of Markdown, HTML, rich and matplotlib."""
+    metric = "x|y[bold]<b>$a$/acc"
+    measured = {
+        "mine": {
+            metric: outcomes([0, 1, 1, 0]),
+            BITS_PER_BYTE: outcomes([800.0, 900.0], np.asarray([300.0, 310.0])),
+        }
+    }
+    left_out = [{"task": "t", "item": 3, "where": "a|[dim]<i>.jsonl:4", "reason": "300 tokens"}] * 2
+    own = {"models": {"mine": results["models"]["base"]}, **scores_and_comparisons(measured)}
+    return {**results, **own, "answers": [], "left_out": left_out}
+
+
+def test_markdown_of_one_model_has_rows_and_no_empty_table(of_one_model):
+    tables = [part for part in build_markdown(of_one_model).split("\n\n") if part.startswith("|")]
+    assert len(tables) == 1
+    rows = [re.split(r"(?<!\\)\|", line) for line in tables[0].splitlines()]
+    assert len(rows) == 4
+    assert {len(row) for row in rows} == {4}
+    assert "nothing to compare" in build_markdown(of_one_model)
+
+
+def test_what_is_left_out_is_said_everywhere(of_one_model, capsys):
+    said = "t: 2 of its items left out for all models; a|[dim]<i>.jsonl:4: 300 tokens."
+    assert said in build_markdown(of_one_model)
+    assert said.replace("<i>", "&lt;i&gt;") in build_report(of_one_model, [], {})
+    print_results(of_one_model, Console(width=200, force_terminal=False))
+    assert said in capsys.readouterr().out
+
+
+def test_a_name_is_no_markup(of_one_model, capsys):
+    assert draw_figures(of_one_model, [])["scores.png"].startswith(
+        PNG
+    )  # an unclosed formula would be an error
+    report = build_report(of_one_model, [], {})
+    assert "x|y[bold]&lt;b&gt;$a$ acc" in report
+    assert "Did it really get better?" not in report
+    print_results(of_one_model, Console(width=200, force_terminal=False))
+    assert "x|y[bold]<b>$a$ acc" in capsys.readouterr().out
+
+
+def test_only_random_weights_are_grey(results):
+    """Not the first model, and not one that merely has that name."""
+    assert colours_of(results)["random"] == GREY
+    renamed = {**results, "settings": {"untrained": []}}
+    assert GREY not in colours_of(renamed).values()
+    assert len(set(colours_of(renamed).values())) == 4
+
+
+def test_every_model_has_a_bar(results):
+    names = [f"model{number}" for number in range(9)]
+    sizes = np.asarray([1000.0, 2000.0])
+    measured = {name: {BITS_PER_BYTE: outcomes(2 * sizes, sizes, higher_is_better=False)} for name in names}
+    many = {**results, "models": {name: {} for name in names}, **scores_and_comparisons(measured)}
+    ticks = [label.get_text() for label in draw_bits_per_byte(many).axes[0].get_yticklabels()]
+    assert ticks == [*names, "xz -9e", "gzip -9"]
+
+
+def test_the_page_says_whose_questions_were_asked(report):
+    assert "They are those of my/chat.jsonl." in report
