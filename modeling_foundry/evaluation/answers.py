@@ -10,28 +10,23 @@ from typing import Any
 
 from ..files import write_atomically
 from ..settings import FoundryError
-from .selection import SUMMARIES, draw, read_items
+from .prompts import Prompt
 from .settings import EvaluationSettings
-from .stopping import Answer, Prompt, answer_prompts, prompt_of, prompts_that_fit
+from .stopping import Answer, answer_prompts
 
 
 def all_answers(
     settings: EvaluationSettings,
     models: dict[str, dict[str, str]],
+    prompts: list[Prompt],
     device: str,
     identity: dict[str, Any],
     console: Any,
-) -> tuple[list[Prompt], dict[str, list[Answer]]]:
-    """Prompts of the stop rate and each trained model's answers to them."""
-    trained = [name for name in models if name not in settings.untrained]
-    if not trained or settings.num_stop_prompts == 0:
-        return [], {}
-    folders = [Path(models[name]["folder"]) for name in trained]
-    lines = read_items(settings.data_dir, SUMMARIES)
-    drawn = [prompt_of(lines[index]) for index in draw(len(lines), settings.num_stop_prompts, settings.seed)]
-    prompts = prompts_that_fit(drawn, folders, settings.max_new_tokens)
+) -> dict[str, list[Answer]]:
+    """Each trained model's answers to the prompts of the stop rate."""
     answers: dict[str, list[Answer]] = {}
-    for name, folder in zip(trained, folders, strict=True):
+    for name in [name for name in models if name not in settings.untrained and prompts]:
+        folder = Path(models[name]["folder"])
         path = Path(settings.output_dir) / "answers" / f"{name}.json"
         wanted = {
             "model": models[name],
@@ -39,6 +34,7 @@ def all_answers(
             "max_new_tokens": settings.max_new_tokens,
             "versions": identity["versions"],
         }
+        wanted = json.loads(json.dumps(wanted))  # as it will be read back: lists for tuples
         stored = stored_answers(path, wanted)
         if stored is not None:
             console.print(f"answers {name}: measured already")
@@ -50,7 +46,7 @@ def all_answers(
         write_atomically(path, json.dumps(content, indent=1) + "\n")
         console.print(f"answers {name}: {len(prompts)} prompts, {time.perf_counter() - start:.0f} s")
         answers[name] = new
-    return prompts, answers
+    return answers
 
 
 def stored_answers(path: Path, wanted: dict[str, Any]) -> list[Answer] | None:

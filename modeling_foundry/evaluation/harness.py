@@ -27,7 +27,11 @@ from ..settings import FoundryError
 ONLY_INCLUDED = "--only_included_tasks"
 RECEIPT_NAME = "receipt.json"
 LOG_NAME = "lm_eval.log"
+ITEMS_NAME = "items.json"  # a file: a command line holds some 20,000 numbers and no more
+MODEL_NAME = "foundry"  # of language_model.py, which takes seconds to import
 END_OF_TEXT = "<|endoftext|>"
+# tqdm's: "name:  33%|███▎      | 4/12 [00:01<00:02,  3.90it/s]", and "12it [00:01, 9.9it/s]" without a total.
+PROGRESS_BAR = re.compile(r"\d+%\|.*\[\d+:|^.*\d+it \[\d+:")
 PROGRESS = re.compile(r"([A-Z][a-z_ ]+ requests): +(\d+)%")
 
 
@@ -37,6 +41,8 @@ def main() -> None:
     from lm_eval.__main__ import cli_evaluate
 
     import modeling_foundry  # noqa: F401  (registers the Auto classes)
+
+    from . import language_model  # noqa: F401  (registers the model)
 
     if ONLY_INCLUDED in sys.argv:
         sys.argv.remove(ONLY_INCLUDED)
@@ -50,6 +56,10 @@ class Job:
     """One model on its tasks.
 
     Args:
+        items: task -> numbers of its items; every task has some.
+        only_ours: no task is lm-eval's own.
+        in_chat: prompts are rendered by the chat template.
+        variables: of the environment, which name the data.
         identity: everything that decides the result (weights, data, tasks, items, versions): a finished
             job is used again only for the same.
     """
@@ -59,11 +69,13 @@ class Job:
     tasks: tuple[str, ...]
     items: dict[str, list[int]]
     task_dir: Path
-    data_dir: Path
     folder: Path
     device: str
     batch_size: int
     num_threads: int
+    only_ours: bool
+    in_chat: bool
+    variables: dict[str, str]
     identity: dict[str, Any]
 
     def command(self, output_path: Path) -> list[str]:
@@ -71,24 +83,22 @@ class Job:
         model_args: dict[str, Any] = {"pretrained": str(self.model), "dtype": "float32"}
         if (prefix := prefix_token_id(self.model)) is not None:
             model_args["prefix_token_id"] = prefix
-        items = {task: self.items[task] for task in self.tasks if task in self.items}
-        only_ours = all((self.task_dir / f"{task}.yaml").is_file() for task in self.tasks)
         return [
             sys.executable, "-m", "modeling_foundry.evaluation.harness", "run",
-            *([ONLY_INCLUDED] if only_ours else []),
-            "--model", "hf", "--model_args", json.dumps(model_args),
+            *([ONLY_INCLUDED] if self.only_ours else []),
+            "--model", MODEL_NAME, "--model_args", json.dumps(model_args),
             "--include_path", str(self.task_dir), "--tasks", ",".join(self.tasks),
-            "--samples", json.dumps(items), "--apply_chat_template",
+            "--samples", str(output_path / ITEMS_NAME), *(["--apply_chat_template"] if self.in_chat else []),
             "--device", self.device, "--batch_size", str(self.batch_size),
             "--output_path", str(output_path), "--log_samples",
         ]  # fmt: skip
 
     def environment(self) -> dict[str, str]:
-        """This process's environment with the data folder and the job's share of the cores."""
+        """This process's environment with what names the data, and the job's share of the cores."""
         threads = str(self.num_threads)
         return {
             **os.environ,
-            "FOUNDRY_DATA_DIR": str(self.data_dir),
+            **self.variables,
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "TOKENIZERS_PARALLELISM": "false",
@@ -116,6 +126,12 @@ def prefix_token_id(model: Path) -> int | None:
     return next((token["id"] for token in added if token["content"] == END_OF_TEXT), None)
 
 
+def last_line(log: str) -> str:
+    """The last line that is no progress bar; a bar begins its line anew with a carriage return."""
+    lines = [line.strip() for line in re.split(r"[\r\n]+", log)]
+    return next((line for line in reversed(lines) if line and not PROGRESS_BAR.search(line)), "nothing")
+
+
 class RunningJob:
     """A started job: its process, and its log to read progress from."""
 
@@ -125,6 +141,7 @@ class RunningJob:
         self.work = job.folder.with_name(f".{job.folder.name}.tmp")
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)
+        write_atomically(self.work / ITEMS_NAME, json.dumps(job.items))
         self.log = open(self.work / LOG_NAME, "wb")  # noqa: SIM115 - closed with the process
         self.process = subprocess.Popen(
             job.command(self.work), stdout=self.log, stderr=subprocess.STDOUT, env=job.environment()
@@ -153,11 +170,11 @@ class RunningJob:
         log = self.work / LOG_NAME
         if self.process.returncode != 0:
             kept = self.job.folder.with_name(f"{self.job.folder.name}.failed.log")
-            lines = log.read_text(errors="replace").strip().splitlines() or ["nothing"]
+            said = last_line(log.read_text(encoding="utf-8", errors="replace"))
             os.replace(log, kept)
-            raise FoundryError(
-                f"{self.job.name}: lm_eval ended with {lines[-1].strip()!r}; all it said is in {kept}"
-            )
+            status = self.process.returncode
+            ended = f"was ended by signal {-status} after" if status < 0 else "ended with"
+            raise FoundryError(f"{self.job.name}: lm_eval {ended} {said!r}; all it said is in {kept}")
         seconds = round(time.perf_counter() - self.start, 1)
         receipt = {
             "identity": self.job.identity,

@@ -10,7 +10,8 @@ from typing import Any
 from ..files import sha256_of_file
 from ..run_record import package_versions, plain_settings
 from ..settings import FoundryError
-from .selection import PREFERENCES, SUMMARIES, TEXTS
+from .prompts import prompts_file
+from .selection import FILE_OF_TASK, file_of
 from .settings import EvaluationSettings
 from .stages import Stage
 
@@ -52,7 +53,8 @@ def identity_of(
     """Everything that decides the results; results are used again only for the same."""
     versions = package_versions()
     chosen = {key: value for key, value in plain_settings(settings).items() if key not in NEUTRAL_SETTINGS}
-    data = [Path(settings.data_dir) / name for name in (TEXTS, SUMMARIES, PREFERENCES)]
+    read = [file_of(task, settings) for task in FILE_OF_TASK] + [prompts_file(settings)]
+    data = list(dict.fromkeys(path for path in read if path is not None))
     tasks = sorted(Path(settings.task_dir).glob("*.yaml")) + sorted(Path(settings.task_dir).glob("*.py"))
     history = [[stage.name, stage.complete, stage.log] for stage in stages]
     return {

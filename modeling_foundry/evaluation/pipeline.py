@@ -13,20 +13,26 @@ from typing import Any
 
 from ..files import write_atomically
 from ..run_record import describe_machine, git_commit, package_versions, plain_settings, write_run_record
+from ..settings import FoundryError
 from . import harness
 from .answers import all_answers, answer_table
+from .asked import Asked, data_variables, what_is_asked
 from .comparison import compare, estimate
 from .compression import compress
 from .figures import draw_figures
 from .identity import MARKDOWN_NAME, REPORT_NAME, RESULTS_NAME, complete_results, describe_model, identity_of
 from .labels import STOP_RATE, in_order
 from .outcomes import Outcomes, num_parameters, read_outcomes
+from .prompts import prompts_file
 from .report import build_report
-from .selection import BITS_PER_BYTE, TEXTS, read_items, select_items
+from .room import needs_chat
+from .selection import BITS_PER_BYTE
 from .settings import EvaluationSettings
 from .stages import Stage, stages_of
-from .stopping import Answer, Prompt, outcomes_of
+from .stopping import Answer, outcomes_of
 from .summary import build_markdown
+from .task_names import require_names
+from .tokens import characters
 
 
 def evaluate(settings: EvaluationSettings, console: Any) -> dict[str, Any]:
@@ -36,42 +42,45 @@ def evaluate(settings: EvaluationSettings, console: Any) -> dict[str, Any]:
         FoundryError: a model or the data are missing, or a measurement failed.
     """
     output_dir = Path(settings.output_dir)
+    require_device(settings)
+    require_names(settings.tasks, Path(settings.task_dir))
     models = {name: describe_model(folder) for name, folder in settings.model_folders().items()}
     stages = stages_of(settings.model_folders())
     identity = identity_of(settings, models, stages)
     stored = complete_results(output_dir, identity)
     if stored is not None:
-        console.print(f"evaluate: complete already, {output_dir / REPORT_NAME} (nothing to do)")
+        console.print(f"evaluate: complete already, {output_dir / REPORT_NAME} (nothing to do)", markup=False)
         return stored
     start, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     write_run_record(output_dir, {"evaluation": settings}, inputs=identity)
-    items = select_items(settings)
+    asked = what_is_asked(settings, console)
     device = device_of(settings)
-    jobs = [job_of(settings, name, models[name], items, device, identity) for name in models]
+    jobs = [job_of(settings, name, models[name], asked, device, identity) for name in models]
     num_parallel = 1 if device == "cuda" else settings.parallel_models
-    prompts: list[Prompt] = []
     answers: dict[str, list[Answer]] = {}
 
     def answer() -> None:
-        drawn, given = all_answers(settings, models, device, identity, console)
-        prompts.extend(drawn)
-        answers.update(given)
+        answers.update(all_answers(settings, models, asked.prompts, device, identity, console))
 
     seconds = harness.run_jobs(jobs, num_parallel, console, meanwhile=answer)
     measured = list(zip(models.items(), jobs, strict=True))
-    outcomes = {job.name: read_outcomes(job.folder) for job in jobs}
+    not_compared: list[str] = []
+    outcomes = {job.name: read_outcomes(job.folder, not_compared) for job in jobs}
     for name, given in answers.items():
-        outcomes[name][STOP_RATE] = outcomes_of(prompts, given)
+        outcomes[name][STOP_RATE] = outcomes_of(asked.prompts, given)
     results = {
         "identity": identity,
-        "experiment": Path(settings.data_dir).parent.name,
+        "experiment": settings.experiment(),
         "models": {
             name: model | {"num_parameters": num_parameters(job.folder)} for (name, model), job in measured
         },
         **scores_and_comparisons(outcomes),
-        **compression_and_context(settings, items),
-        "answers": answer_table(prompts, answers),
-        "items": items,
+        **compression_and_context(asked),
+        "answers": answer_table(asked.prompts, answers),
+        "prompts_file": str(prompts_file(settings)),
+        "items": asked.items,
+        "left_out": [asdict(one) for one in asked.left_out],
+        "not_compared": sorted(set(not_compared)),
         "settings": plain_settings(settings),
         "machine": describe_machine(),
         "versions": package_versions(),
@@ -82,6 +91,16 @@ def evaluate(settings: EvaluationSettings, console: Any) -> dict[str, Any]:
     }
     write_outputs(output_dir, results, stages)
     return results
+
+
+def require_device(settings: EvaluationSettings) -> None:
+    """Raises FoundryError where a GPU is asked for and torch sees none."""
+    if settings.device != "cuda":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise FoundryError("device: cuda: torch sees no CUDA device here; expected cpu or auto")
 
 
 def device_of(settings: EvaluationSettings) -> str:
@@ -97,13 +116,13 @@ def job_of(
     settings: EvaluationSettings,
     name: str,
     model: dict[str, str],
-    items: dict[str, list[int]],
+    asked: Asked,
     device: str,
     identity: dict[str, Any],
 ) -> harness.Job:
     """lm-eval's work on one model."""
-    tasks = tuple(settings.tasks_of(name))
-    own_items = {task: items[task] for task in tasks if task in items}
+    tasks = tuple(asked.tasks_of[name])
+    own_items = {task: asked.items[task] for task in tasks}
     parts = ("data_sha256", "tasks_sha256", "versions")
     return harness.Job(
         name=name,
@@ -111,11 +130,13 @@ def job_of(
         tasks=tasks,
         items=own_items,
         task_dir=Path(settings.task_dir),
-        data_dir=Path(settings.data_dir),
         folder=Path(settings.output_dir) / "lm_eval" / name,
         device=device,
         batch_size=settings.batch_size,
         num_threads=max(1, (os.cpu_count() or 1) // settings.parallel_models),
+        only_ours=asked.only_ours,
+        in_chat=needs_chat(asked.tasks[task] for task in tasks),
+        variables=data_variables(settings),
         identity={
             "model": model, "tasks": list(tasks), "items": own_items, "device": device,
             "batch_size": settings.batch_size, **{part: identity[part] for part in parts},
@@ -149,25 +170,20 @@ def _plain(value: Any) -> dict[str, Any]:
     }
 
 
-def compression_and_context(settings: EvaluationSettings, items: dict[str, list[int]]) -> dict[str, Any]:
+def compression_and_context(asked: Asked) -> dict[str, Any]:
     """What gzip and xz reach on the documents that were measured, and how far back the models look."""
-    if BITS_PER_BYTE not in items:
+    if BITS_PER_BYTE not in asked.items:
         return {}
-    from transformers import AutoConfig, AutoTokenizer
-
-    import modeling_foundry  # noqa: F401  (registers the Auto classes)
-
-    lines = read_items(settings.data_dir, TEXTS)
-    texts = [lines[index]["text"] for index in items[BITS_PER_BYTE]]
+    documents = asked.tasks[BITS_PER_BYTE].eval_docs["text"]
+    texts = [documents[index] for index in asked.items[BITS_PER_BYTE]]
     compression = compress(texts)
-    folder = list(settings.model_folders().values())[-1]
-    max_positions = AutoConfig.from_pretrained(folder).max_position_embeddings
-    num_tokens = sum(map(len, AutoTokenizer.from_pretrained(folder)(texts).input_ids))
+    reader = list(asked.readers.values())[-1]
+    num_tokens = sum(len(characters(reader.tokenizer, text)) for text in texts)
     return {
         "compression": asdict(compression),
         "context": {
-            "max_positions": max_positions,
-            "num_bytes": max_positions * compression.num_bytes / num_tokens,
+            "max_positions": reader.max_length,
+            "num_bytes": reader.max_length * compression.num_bytes / num_tokens,
         },
     }
 

@@ -2,62 +2,53 @@
 
 from __future__ import annotations
 
-import json
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import read_lines
 from ..settings import FoundryError
 from .settings import EvaluationSettings
 
-TEXTS, SUMMARIES, PREFERENCES = "heldout.jsonl", "sft_heldout.jsonl", "dpo_heldout.jsonl"
 BITS_PER_BYTE = "stdlib_bits_per_byte"
-# Task -> the file whose lines are its items, in the order of the file (eval_tasks/standard_library.py).
+# Task -> the file whose lines are its items (eval_tasks/standard_library.py).
 FILE_OF_TASK = {
-    BITS_PER_BYTE: TEXTS,
-    "stdlib_summary_choice": SUMMARIES,
-    "stdlib_summary_preference": PREFERENCES,
-    "stdlib_summary_generate": SUMMARIES,
+    BITS_PER_BYTE: "heldout.jsonl",
+    "stdlib_summary_choice": "sft_heldout.jsonl",
+    "stdlib_summary_preference": "dpo_heldout.jsonl",
+    "stdlib_summary_generate": "sft_heldout.jsonl",
 }
 
 
-def read_items(data_dir: str | Path, name: str) -> list[dict[str, Any]]:
-    """The objects of one JSON-lines file of the data folder.
+def file_of(task: str, settings: EvaluationSettings) -> Path | None:
+    """The file whose lines are a task's items; None for tasks that are not ours."""
+    if task == BITS_PER_BYTE and settings.heldout_file:
+        return Path(settings.heldout_file)
+    return Path(settings.data_dir) / FILE_OF_TASK[task] if task in FILE_OF_TASK else None
+
+
+def select_items(
+    limits: Mapping[str, int], settings: EvaluationSettings, tasks: Mapping[str, Any]
+) -> dict[str, list[int]]:
+    """Task -> numbers of its items, ascending.
+
+    Args:
+        limits: items at most, by task.
+        tasks: lm-eval's, groups taken apart.
 
     Raises:
-        FoundryError: the file is missing, or a line is not a JSON object.
+        FoundryError: too few documents fit into ``max_text_bytes``.
     """
-    path = Path(data_dir) / name
-    try:
-        lines = read_lines(path)
-    except OSError as error:
-        raise FoundryError(f"{path}: cannot read it ({error.strerror}); run `make data` first") from error
-    items = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            item = json.loads(line)
-        except ValueError:
-            item = None
-        if not isinstance(item, dict):
-            raise FoundryError(f"{path}:{number}: not a JSON object; prepare the data again")
-        items.append(item)
-    return items
-
-
-def select_items(settings: EvaluationSettings) -> dict[str, list[int]]:
-    """Task -> indices of its items, ascending; a task without limit that is not ours has no entry."""
     chosen: dict[str, list[int]] = {}
-    for task in settings.tasks:
-        limit = settings.limits.get(task)
-        if task == BITS_PER_BYTE:
-            sizes = [len(item["text"].encode()) for item in read_items(settings.data_dir, TEXTS)]
-            chosen[task] = draw_documents(sizes, settings.max_text_bytes, settings.seed, limit)
-        elif task in FILE_OF_TASK:
-            num_items = len(read_items(settings.data_dir, FILE_OF_TASK[task]))
-            chosen[task] = sorted(draw(num_items, limit, settings.seed))
-        elif limit is not None:
-            chosen[task] = list(range(limit))
+    for name, task in tasks.items():
+        documents, limit = task.eval_docs, limits.get(name)
+        if name == BITS_PER_BYTE:
+            sizes = [len(text.encode()) for text in documents["text"]]
+            chosen[name] = draw_documents(sizes, settings.max_text_bytes, settings.seed, limit)
+        elif name in FILE_OF_TASK:
+            chosen[name] = sorted(draw(len(documents), limit, settings.seed))
+        else:
+            chosen[name] = list(range(min(len(documents), limit or len(documents))))
     return chosen
 
 
@@ -80,6 +71,7 @@ def draw_documents(sizes: list[int], max_bytes: int, seed: int, limit: int | Non
             left -= sizes[index]
     if len(chosen) < 2:
         raise FoundryError(
-            f"max_text_bytes: {max_bytes} bytes hold fewer than two held-out documents; raise it"
+            f"max_text_bytes: {max_bytes} bytes hold {len(chosen)} of {len(sizes)} held-out documents, and two are "
+            "the least that has an error; raise it, or give more and shorter documents"
         )
     return sorted(chosen)

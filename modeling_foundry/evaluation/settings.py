@@ -24,13 +24,21 @@ class EvaluationSettings:
         metadata={"help": "name=folder in the order of training; each is compared with the one before it"}
     )
     data_dir: str = setting("folder written by prepare_data.py", "runs/quickstart/data")
+    heldout_file: str | None = setting(
+        "JSON lines with text, for stdlib_bits_per_byte; data_dir's heldout.jsonl without it", None
+    )
+    prompts_file: str | None = setting(
+        "held-out chat file (messages) whose questions the stop rate asks; data_dir's sft_heldout.jsonl without it",
+        None,
+    )
     output_dir: str = setting("folder of the results and the report", "runs/quickstart/eval")
     task_dir: str = setting("folder of lm-eval task files", "eval_tasks")
     tasks: list[str] = field(
         default_factory=lambda: list(OUR_TASKS), metadata={"help": "lm-eval tasks, ours or its own"}
     )
     untrained: list[str] = field(
-        default_factory=lambda: ["random"], metadata={"help": "names that get untrained_tasks and no prompts"}
+        default_factory=list,
+        metadata={"help": "models of random weights: they get untrained_tasks and no prompts, and are grey"},
     )
     untrained_tasks: list[str] = field(
         default_factory=lambda: list(OUR_TASKS[:2]), metadata={"help": "tasks of an untrained model"}
@@ -43,6 +51,10 @@ class EvaluationSettings:
     )
     max_text_bytes: int = setting(
         "bits per byte: whole documents, this many bytes in all, by the seed", 300_000
+    )
+    too_long: Literal["leave_out", "refuse"] = setting(
+        "an item that does not fit the context of every model: left out for all alike, or refused",
+        "leave_out",
     )
     num_stop_prompts: int = setting("prompts of the stop rate; 0 leaves it out", 128)
     max_new_tokens: int = setting("an answer longer than this is cut", 48)
@@ -62,7 +74,7 @@ class EvaluationSettings:
                 raise ValueError(f"limits: {task}: expected a whole number from 2, found {limit!r}")
         names = list(self.model_folders())
         for name in self.untrained:
-            if name not in names and name != "random":
+            if name not in names:
                 raise ValueError(f"untrained: {name}: no such model; models are {', '.join(names)}")
 
     def model_folders(self) -> dict[str, Path]:
@@ -83,8 +95,11 @@ class EvaluationSettings:
             raise ValueError("models: expected at least one name=folder")
         return folders
 
-    def tasks_of(self, name: str) -> list[str]:
-        """The lm-eval tasks of one model."""
-        if name not in self.untrained:
-            return list(self.tasks)
-        return [task for task in self.untrained_tasks if task in self.tasks]
+    def experiment(self) -> str:
+        """What the models come from: ``x`` of ``runs/x/<stage>/model``, else the folder's own name."""
+        return ", ".join(dict.fromkeys(_experiment_of(folder) for folder in self.model_folders().values()))
+
+
+def _experiment_of(folder: Path) -> str:
+    *_, experiment, _, name = ("", "", *folder.resolve().parts)
+    return experiment.strip("/") or name if name in ("model", "initial_model") else name

@@ -14,18 +14,10 @@ import numpy as np
 
 from ..settings import FoundryError
 from .outcomes import Outcomes, group_of
+from .prompts import Prompt
+from .tokens import question, rendered_ids
 
 END_OF_TURN = "<|im_end|>"
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A held-out question with its true answer."""
-
-    module: str
-    function: str
-    content: str
-    truth: str
 
 
 @dataclass(frozen=True)
@@ -35,33 +27,6 @@ class Answer:
     text: str
     ended: bool
     num_tokens: int
-
-
-def prompt_of(line: dict[str, Any]) -> Prompt:
-    """A line of ``sft_heldout.jsonl`` as a prompt."""
-    user, assistant = line["messages"]
-    return Prompt(line["module"], line["function"], user["content"], assistant["content"])
-
-
-def prompts_that_fit(prompts: list[Prompt], models: list[Path], max_new_tokens: int) -> list[Prompt]:
-    """Prompts that leave room for an answer in the context of every model.
-
-    Raises:
-        FoundryError: none does.
-    """
-    kept = prompts
-    for model in models:
-        tokenizer, positions = _tokenizer(model), _max_positions(model)
-        kept = [
-            prompt
-            for prompt in kept
-            if len(tokenizer(_chat(tokenizer, prompt)).input_ids) + max_new_tokens <= positions
-        ]
-    if not kept:
-        raise FoundryError(
-            f"max_new_tokens: no held-out prompt leaves room for {max_new_tokens} tokens; lower it"
-        )
-    return kept
 
 
 def answer_prompts(
@@ -75,37 +40,45 @@ def answer_prompts(
     import torch
     import transformers
 
-    from ..saved_model import load_model
+    from ..saved_model import load_model, load_tokenizer
 
     transformers.utils.logging.disable_progress_bar()  # the bar of a load that takes no time
     model: Any = load_model(model_folder, dtype=torch.float32).to(device)
-    tokenizer = _tokenizer(model_folder)
-    stops = stop_token_ids(model, tokenizer)
-    texts = [_chat(tokenizer, prompt) for prompt in prompts]
-    order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
+    tokenizer = load_tokenizer(model_folder)
+    stops = stop_token_ids(model_folder, tokenizer)
+    asked = [rendered_ids(tokenizer, question(tokenizer, prompt.messages)) for prompt in prompts]
+    order = sorted(range(len(asked)), key=lambda index: -len(asked[index]))
     answers: dict[int, Answer] = {}
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        rows = _generate(model, tokenizer, [texts[index] for index in batch], stops, max_new_tokens)
+        rows = _generate(model, tokenizer, [asked[index] for index in batch], stops, max_new_tokens)
         for index, row in zip(batch, rows, strict=True):
             answers[index] = read_answer(row, stops, tokenizer)
     return [answers[index] for index in range(len(prompts))]
 
 
-def stop_token_ids(model: Any, tokenizer: Any) -> list[int]:
+def stop_token_ids(model_folder: Path, tokenizer: Any) -> list[int]:
     """Ids that end an answer: the end of the turn, and what the model's own configuration names.
 
     Raises:
-        FoundryError: the tokenizer has no end-of-turn token.
+        FoundryError: there is none.
     """
-    end_of_turn = tokenizer.get_vocab().get(END_OF_TURN)
-    if end_of_turn is None:
-        raise FoundryError(f"{tokenizer.name_or_path}: its tokenizer has no {END_OF_TURN}")
-    configured = model.generation_config.eos_token_id
-    if configured is None:
-        configured = []
-    configured = [configured] if isinstance(configured, int) else list(configured)
-    return sorted({end_of_turn, *configured})
+    configured = _generation_config(model_folder).eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    stops = {tokenizer.get_vocab().get(END_OF_TURN), *ids} - {None}
+    if not stops:
+        raise FoundryError(
+            f"{model_folder}: nothing ends an answer: no token {END_OF_TURN}, and no eos_token_id is configured"
+        )
+    return sorted(stops)
+
+
+def _generation_config(model_folder: Path) -> Any:
+    from transformers import AutoConfig, GenerationConfig
+
+    if (model_folder / "generation_config.json").is_file():
+        return GenerationConfig.from_pretrained(model_folder)
+    return GenerationConfig.from_model_config(AutoConfig.from_pretrained(model_folder))
 
 
 def read_answer(row: list[int], stops: list[int], tokenizer: Any) -> Answer:
@@ -126,9 +99,9 @@ def outcomes_of(prompts: list[Prompt], answers: list[Answer]) -> Outcomes:
 
 
 def _generate(
-    model: Any, tokenizer: Any, texts: list[str], stops: list[int], max_new_tokens: int
+    model: Any, tokenizer: Any, asked: list[list[int]], stops: list[int], max_new_tokens: int
 ) -> list[list[int]]:
-    """New token ids of each text.  A row that ends early is padded; its first stop token comes before."""
+    """New token ids of each prompt.  A row that ends early is padded; its first stop token comes before."""
     import torch
     from transformers import GenerationConfig
 
@@ -140,30 +113,11 @@ def _generate(
         pad_token_id=padding,
         use_cache=True,
     )
-    inputs = tokenizer(
-        texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
-    )
-    inputs = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")}
+    longest = max(map(len, asked))
+    rows = [[padding] * (longest - len(ids)) + ids for ids in asked]
+    seen = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in asked]
+    padded = {"input_ids": rows, "attention_mask": seen}
+    inputs = {name: torch.tensor(value, device=model.device) for name, value in padded.items()}
     with torch.inference_mode():
         output = model.generate(**inputs, generation_config=config)
-    return output[:, inputs["input_ids"].shape[1] :].tolist()
-
-
-def _tokenizer(model: Path) -> Any:
-    from ..saved_model import load_tokenizer
-
-    tokenizer = load_tokenizer(model)
-    if tokenizer.chat_template is None:
-        raise FoundryError(f"{model}: its tokenizer has no chat template")
-    return tokenizer
-
-
-def _chat(tokenizer: Any, prompt: Prompt) -> str:
-    messages = [{"role": "user", "content": prompt.content}]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-
-
-def _max_positions(model: Path) -> int:
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(model).max_position_embeddings
+    return output[:, longest:].tolist()

@@ -190,12 +190,22 @@ def test_a_failing_task_is_one_line_and_keeps_the_log(settings, tmp_path):
     broken = EvaluationSettings(
         **{**vars(settings), "output_dir": str(tmp_path / "eval"), "task_dir": str(tmp_path), "limits": {}}
     )
-    broken.tasks, broken.untrained_tasks, broken.models = ["no_such_task"], [], settings.models[:1]
-    (tmp_path / "no_such_task.yaml").write_text("task: another_task\ndataset_path: json\n")
-    with pytest.raises(FoundryError, match="base: lm_eval ended with") as error:
+    broken.tasks, broken.untrained_tasks, broken.models = ["fails"], [], settings.models[:1]
+    broken.num_stop_prompts = 0
+    (tmp_path / "own.py").write_text(
+        "from datasets import Dataset, DatasetDict\n"
+        "def load(**_):\n    return DatasetDict({'test': Dataset.from_list([{'q': 'a', 'a': 'b'}] * 3)})\n"
+        "def score(document, results):\n    raise ArithmeticError('no score of a sheep')\n"
+    )
+    (tmp_path / "mine.yaml").write_text(
+        "task: fails\ncustom_dataset: !function own.load\noutput_type: generate_until\ntest_split: test\n"
+        "doc_to_text: q\ndoc_to_target: a\ngeneration_kwargs: {max_gen_toks: 2, until: [x]}\n"
+        "process_results: !function own.score\nmetric_list: [{metric: m, aggregation: mean, higher_is_better: true}]\n"
+    )
+    with pytest.raises(FoundryError, match="base: lm_eval ended with .*no score of a sheep") as error:
         run(broken)
     assert "\n" not in str(error.value)
-    assert "no_such_task" in (tmp_path / "eval" / "lm_eval" / "base.failed.log").read_text()
+    assert "no score of a sheep" in (tmp_path / "eval" / "lm_eval" / "base.failed.log").read_text()
 
 
 def test_a_missing_model_is_one_line_and_exit_code_2(settings, tmp_path):

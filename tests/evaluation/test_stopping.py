@@ -1,22 +1,19 @@
 """Ended or cut, on models whose answers are known."""
 
+import json
+
 import pytest
 
-from modeling_foundry.evaluation.selection import read_items
-from modeling_foundry.evaluation.stopping import (
-    Prompt,
-    answer_prompts,
-    outcomes_of,
-    prompt_of,
-    prompts_that_fit,
-    read_answer,
-)
+from modeling_foundry.data.chat_linter import read_rows
+from modeling_foundry.evaluation.prompts import prompt_of
+from modeling_foundry.evaluation.stopping import answer_prompts, outcomes_of, read_answer, stop_token_ids
 from modeling_foundry.settings import FoundryError
 
 
 @pytest.fixture(scope="module")
 def prompts(data_dir):
-    return [prompt_of(line) for line in read_items(data_dir, "sft_heldout.jsonl")[:10]]
+    path = data_dir / "sft_heldout.jsonl"
+    return [prompt_of(row, path, number) for number, row in read_rows(path, 10)]
 
 
 def token_id(tokenizer, text):
@@ -64,9 +61,30 @@ def test_padding_and_batches_do_not_change_an_answer(build_checkpoint, prompts):
     assert len({answer.text for answer in alone}) > 1
 
 
-def test_prompts_without_room_are_left_out_for_all_models(build_checkpoint, prompts):
-    folder = build_checkpoint("small_context")
-    long = Prompt("module", "function", "x " * 200, "never")
-    assert prompts_that_fit([*prompts, long], [folder], max_new_tokens=8) == prompts
-    with pytest.raises(FoundryError, match="max_new_tokens: no held-out prompt leaves room"):
-        prompts_that_fit(prompts, [folder], max_new_tokens=96)
+class WithoutTurns:
+    """A tokenizer of a model that ends its turns otherwise."""
+
+    def get_vocab(self):
+        return {"a": 0}
+
+
+@pytest.mark.parametrize(
+    ("configuration", "generation", "expected"),
+    [
+        ({"eos_token_id": 7}, None, [7]),
+        ({"eos_token_id": 7}, {"eos_token_id": [9, 8]}, [8, 9]),
+        ({"eos_token_id": None}, {"eos_token_id": None}, None),
+    ],
+)
+def test_any_model_ends_its_answers_by_what_it_names(
+    build_checkpoint, tmp_path, configuration, generation, expected
+):
+    content = json.loads((build_checkpoint("any") / "config.json").read_text()) | configuration
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    if generation:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    if expected:
+        assert stop_token_ids(tmp_path, WithoutTurns()) == expected
+    else:
+        with pytest.raises(FoundryError, match="nothing ends an answer"):
+            stop_token_ids(tmp_path, WithoutTurns())

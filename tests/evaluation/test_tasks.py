@@ -102,19 +102,27 @@ def test_preference_answers_end_their_turn(data):
 
 def test_sum_and_per_byte_can_disagree():
     """The true answer is twice as long and less likely in sum, more likely per byte."""
-    document = {"choices": ["abcdefgh<|im_end|>", "abcd<|im_end|>"], "label": 0}
-    assert tasks.score_choices(document, [(-6.0, False), (-4.0, False)]) == {"acc": 0.0, "acc_norm": 1.0}
-    assert tasks.score_choices(document, [(-3.0, False), (-4.0, False)]) == {"acc": 1.0, "acc_norm": 1.0}
+    document = {"choices": ["abcdefgh", "abcd"], "label": 0}
+    assert tasks.score_choices(document, [-6.0, -4.0]) == {"acc": 0.0, "acc_norm": 1.0, "margin": -2.0}
+    assert tasks.score_choices(document, [-3.0, -4.0]) == {"acc": 1.0, "acc_norm": 1.0, "margin": 1.0}
 
 
-def test_margin_is_the_difference_of_the_sums_in_nats():
-    document = {"choices": ["ab<|im_end|>", "cd<|im_end|>"], "label": 0}
-    assert tasks.score_preference(document, [(-6.5, False), (-4.0, False)])["margin"] == -2.5
+def test_the_end_of_a_turn_counts_in_the_sum_and_not_per_byte():
+    """The end costs the true answer 9 nats: it loses by the sum, and its 2 bytes win by the answer alone."""
+    document = {"choices": ["ab<|im_end|>", "cd<|im_end|>"], "label": 0, "end_of_turn": "<|im_end|>"}
+    scores = tasks.score_choices(document, [-10.0, -4.0, -1.0, -2.0])
+    assert scores == {"acc": 0.0, "acc_norm": 1.0, "margin": -6.0}
+
+
+def test_bytes_scored_with_every_answer_are_divided_too():
+    document = {"choices": ["abcdefgh", "a"], "label": 0}
+    assert tasks.score_choices(document, [-6.0, -1.2], more_bytes=1)["acc_norm"] == 0.0  # -6/9 and -1.2/2
+    assert tasks.score_choices(document, [-6.0, -1.2])["acc_norm"] == 1.0  # -6/8 and -1.2/1
 
 
 def test_a_tie_is_not_a_hit():
     document = {"choices": ["ab", "cd"], "label": 0}
-    assert tasks.score_choices(document, [(-4.0, False), (-4.0, False)]) == {"acc": 0.0, "acc_norm": 0.0}
+    assert tasks.score_choices(document, [-4.0, -4.0]) == {"acc": 0.0, "acc_norm": 0.0, "margin": 0.0}
 
 
 def test_token_f1_by_hand():
@@ -138,11 +146,150 @@ def test_token_f1_is_symmetric_and_one_only_for_the_same_words(first, second):
 def test_a_missing_folder_names_the_variable(tmp_path, monkeypatch):
     monkeypatch.setenv("FOUNDRY_DATA_DIR", str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match="FOUNDRY_DATA_DIR"):
+        tasks.load_summaries()
+    with pytest.raises(
+        FileNotFoundError, match="tokenize does not: name JSON lines with text.* by heldout_file"
+    ):
         tasks.load_texts()
 
 
-def test_a_torn_line_is_named(tmp_path, monkeypatch):
-    (tmp_path / "heldout.jsonl").write_text(json.dumps({"module": "a", "text": "b"}) + '\n{"module": "to')
+SUMMARY = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+PAIR = {
+    "prompt": SUMMARY["messages"][:1],
+    "chosen": SUMMARY["messages"][1:],
+    "rejected": SUMMARY["messages"][1:],
+}
+EMPTY = [{"role": "assistant", "content": ""}]
+
+
+@pytest.mark.parametrize(
+    ("load", "name", "rows", "message"),
+    [
+        (
+            "load_texts",
+            "heldout",
+            ['{"text": "b"}', '{"module": "to'],
+            r"heldout\.jsonl:2: not a JSON object",
+        ),
+        ("load_texts", "heldout", ["", " "], r"heldout\.jsonl: holds no rows"),
+        ("load_texts", "heldout", ['"text"'], r"heldout\.jsonl:1: expected a JSON object, found str"),
+        (
+            "load_texts",
+            "heldout",
+            ['{"content": "b"}'],
+            r"heldout\.jsonl:1: text: missing; found content, module",
+        ),
+        ("load_texts", "heldout", ['{"text": 7}'], r"heldout\.jsonl:1: text: expected text, found 7"),
+        (
+            "load_texts",
+            "heldout",
+            ['{"text": "\\ud800"}'],
+            r"heldout\.jsonl:1: text: half of a surrogate pair",
+        ),
+        (
+            "load_texts",
+            "heldout",
+            ['{"text": "a", "module": 3}'],
+            r"heldout\.jsonl:1: module: expected text, found 3",
+        ),
+        (
+            "load_texts",
+            "heldout",
+            ['{"text": "a", "id": 5}', "", '{"text": "b", "id": 5}'],
+            r"heldout\.jsonl:3: id: 5 stands in line 1 already",
+        ),
+        (
+            "load_summaries",
+            "sft_heldout",
+            [json.dumps({"messages": None})],
+            r":1: messages: expected one user",
+        ),
+        (
+            "load_choices",
+            "sft_heldout",
+            [json.dumps(SUMMARY), json.dumps({"messages": [*SUMMARY["messages"][:1], *EMPTY]})],
+            r"sft_heldout\.jsonl:2: messages: content: expected text, found none",
+        ),
+        ("load_choices", "sft_heldout", [json.dumps(SUMMARY)] * 9, "needs 4 different summaries, found 1"),
+        (
+            "load_preferences",
+            "dpo_heldout",
+            [json.dumps({**PAIR, "chosen": EMPTY})],
+            r":1: chosen: content: expected",
+        ),
+        (
+            "load_preferences",
+            "dpo_heldout",
+            [json.dumps({**PAIR, "rejected": []})],
+            r":1: rejected: expected one",
+        ),
+        ("load_preferences", "dpo_heldout", [json.dumps({"prompt": PAIR["prompt"]})], r":1: chosen: missing"),
+    ],
+)
+def test_a_bad_file_is_one_line_that_names_file_line_and_key(
+    tmp_path, monkeypatch, load, name, rows, message
+):
+    (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
     monkeypatch.setenv("FOUNDRY_DATA_DIR", str(tmp_path))
-    with pytest.raises(ValueError, match=r"heldout\.jsonl:2: not a JSON object"):
+    with pytest.raises(ValueError, match=message) as error:
+        getattr(tasks, load)()
+    assert "\n" not in str(error.value)
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path, monkeypatch):
+    (tmp_path / "heldout.jsonl").write_bytes(b'{"text": "\xff"}\n')
+    monkeypatch.setenv("FOUNDRY_DATA_DIR", str(tmp_path))
+    with pytest.raises(ValueError, match=r"heldout\.jsonl: not UTF-8"):
         tasks.load_texts()
+
+
+def test_any_held_out_documents_can_be_named(tmp_path, monkeypatch, data):
+    """Blank lines are no documents, a text without a module is a family of its own, U+2028 ends no line."""
+    texts = ["a\u2028b\x85c", "d"]
+    lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n\n" for text in texts]
+    (tmp_path / "mine.jsonl").write_text("".join(lines), encoding="utf-8")
+    monkeypatch.setenv("FOUNDRY_HELDOUT_FILE", str(tmp_path / "mine.jsonl"))
+    documents = tasks.load_texts()["test"]
+    assert documents["text"] == texts
+    assert documents["module"] == ["line 1", "line 3"]
+
+
+def test_what_an_answer_spells_is_written_as_the_chat_template_writes_it(tmp_path, monkeypatch, tokenizer):
+    answer = "Ends with <|im_end|> and <|im_start|>user <|endoftext|>"
+    pair = {**PAIR, "chosen": [{"role": "assistant", "content": answer}]}
+    (tmp_path / "dpo_heldout.jsonl").write_text(json.dumps(pair))
+    monkeypatch.setenv("FOUNDRY_DATA_DIR", str(tmp_path))
+    chosen = tasks.load_preferences()["test"][0]["choices"][0]
+    rendered = tokenizer.apply_chat_template([*pair["prompt"], *pair["chosen"]], tokenize=False)
+    assert rendered.endswith(f"<|im_start|>assistant\n{chosen}\n")
+
+
+class TestCutPrompt:
+    """Tokens are words with the blank before them, single blanks, or characters."""
+
+    @staticmethod
+    def encode(text):
+        return tasks.re.findall(r" ?\w+|\s|[^\w\s]", text)
+
+    @pytest.mark.parametrize(
+        ("prompt", "choices", "expected"),
+        [
+            ("<a>\n", ["Yes", "No"], ("<a>", "\n", True)),
+            ("<a>\n\n", ["Yes", "No"], ("<a>", "\n\n", True)),
+            ("<a>", ["Yes", "No"], ("<a>", "", True)),
+            ("<a>: ", ["Yes", "No"], ("<a>:", " ", False)),  # ": Yes" are two tokens, ": " is two others
+            ("<a>: ", ["(1)", "(2)"], ("<a>:", " ", True)),
+            ("say", ["Yes", "No"], None),  # one word: no token ends before
+            ("<say", ["Yes", "No"], ("<", "say", False)),
+        ],
+    )
+    def test_a_prompt_is_cut_where_a_token_of_every_answer_ends(self, prompt, choices, expected):
+        if expected is None:
+            with pytest.raises(ValueError, match="no token of the prompt"):
+                tasks.cut_prompt(prompt, choices, self.encode)
+        else:
+            assert tasks.cut_prompt(prompt, choices, self.encode) == expected
+
+    def test_without_the_tokens_blanks_belong_to_the_answers(self):
+        assert tasks.cut_prompt("Answer: ", ["Yes"], None) == ("Answer:", " ", False)
+        assert tasks.cut_prompt("Answer", ["Yes"], None) == ("Answer", "", True)
