@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .architecture import Architecture
 from .families import FAMILIES, architecture_of, foundry_architecture
@@ -30,11 +32,13 @@ class ModelFile:
 
     Args:
         recipe: how the file says it is to be trained; None for a plain configuration.
+        quantization: its ``quantization_config``, under that key; empty where it has none.
     """
 
     architecture: Architecture
     source: str
     recipe: Recipe | None = None
+    quantization: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_model(path: str | Path) -> ModelFile:
@@ -46,7 +50,8 @@ def read_model(path: str | Path) -> ModelFile:
     values, is_json = read_mapping(path)
     fields = Fields(values, str(path))
     if "model_type" in fields or "architectures" in fields:
-        return ModelFile(architecture_of(values, str(path)), printable(str(path)))
+        quantization = {key: value for key, value in values.items() if key == "quantization_config"}
+        return ModelFile(architecture_of(values, str(path)), printable(str(path)), quantization=quantization)
     if is_json and "sequence_length" not in values:
         raise PlanError(f"{path}: model_type: missing; expected one of {', '.join(FAMILIES)}")
     _refuse_near_misses(fields)

@@ -8,6 +8,7 @@ from .architecture import Architecture, describe
 from .model_files import read_model
 from .options import ServeCommand
 from .serving import cache_bytes, decode_tokens_per_second, largest_batch, weight_bytes
+from .stored_weights import quantization_note
 
 BATCHES = (1, 8, 32, 128)
 
@@ -23,7 +24,8 @@ def serve_report(command: ServeCommand) -> dict[str, Any]:
     contexts = [command.context_tokens] if command.context_tokens else _contexts(longest)
     batches = [command.batch] if command.batch else list(BATCHES)
     rows = [_row(command, architecture, available, context, batches) for context in contexts]
-    notes = []
+    note = quantization_note(file.quantization, file.source, command.dtype)
+    notes = [note] if note else []
     if weight_bytes(architecture, command.dtype) > available:
         notes.append(
             f"the weights alone do not fit {gpus} x {command.gpu_name()}: more GPUs, or a smaller --dtype"

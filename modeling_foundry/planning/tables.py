@@ -17,7 +17,9 @@ MAX_WIDTH = 100
 
 def console() -> Console:
     """At most 100 columns, so that a report reads the same in a terminal, a log and a page."""
-    return Console(width=min(MAX_WIDTH, shutil.get_terminal_size((MAX_WIDTH, 40)).columns), highlight=False)
+    return Console(
+        width=min(MAX_WIDTH, shutil.get_terminal_size((MAX_WIDTH, 40)).columns), highlight=False, markup=False
+    )
 
 
 class Section:

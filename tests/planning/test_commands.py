@@ -171,6 +171,55 @@ def test_weights_that_do_not_fit_have_no_speed(write_config, capsys):
     assert "do not fit" in " ".join(answer["notes"])
 
 
+QUANTIZED = [
+    ({"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}, "8 bits (fp8", "fp8"),  # DeepSeek-V3
+    ({"quant_method": "gptq", "bits": 4}, "4 bits (gptq", "int4"),
+    ({"quant_method": "awq", "w_bit": 4}, "4 bits (awq", "int4"),
+    ({"quant_method": "gptq", "bits": 8}, "8 bits (gptq", "fp8"),
+    ({"quant_method": "mxfp4"}, "4 bits (mxfp4", "int4"),  # gpt-oss
+    ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "4 bits (modelopt", "int4"),
+    ({"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False}, "4 bits (bitsandbytes", "int4"),
+    (
+        {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 8}}}},
+        "8 bits (compressed-tensors", "fp8",
+    ),
+    ({"quant_method": "gptq", "bits": 3}, "3 bits (gptq", None),
+    ({"quant_method": "[/new]"}, "stored ([/new], ", None),
+    ({}, "stored (a method it does not name, ", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("quantization", "said", "dtype"), QUANTIZED)
+def test_weights_stored_in_other_bits_are_said(write_config, capsys, quantization, said, dtype):
+    """An fp8 checkpoint was counted as bf16, twice its size, without a word."""
+    path = str(write_config(REAL["deepseek_v3"] | {"quantization_config": quantization}))
+    (note, *_) = report(capsys, "serve", "--model", path)["notes"]
+    assert said in note
+    assert "counted here in bf16" in note
+    assert ("--dtype" in note) == (dtype is not None)
+    if dtype is not None:
+        assert f"; --dtype {dtype} counts them so" in note
+        assert "stored" not in " ".join(report(capsys, "serve", "--model", path, f"--dtype={dtype}")["notes"])
+    main(["serve", "--model", path, "--gpu=L40S"])
+    assert "quantization_config" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", [5, "fp8", ["fp8"]])
+def test_a_quantization_that_is_no_object_is_one_line(write_config, value):
+    path = str(write_config(REAL["deepseek_v3"] | {"quantization_config": value}))
+    with pytest.raises(PlanError, match="quantization_config: expected an object, found"):
+        main(["serve", "--model", path])
+
+
+def test_a_name_with_markup_is_a_name(tmp_path, capsys):
+    path = tmp_path / "[bold]" / "[" / "x].json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(REAL["deepseek_v3"]))
+    for command in ("model", "serve", "fit"):
+        main([command, "--model", str(path), "--gpu=H200"])
+        assert "[bold]" in capsys.readouterr().out
+
+
 def test_does_not_fit_is_said(write_config):
     run = plan("model", "--model", str(write_config(REAL["deepseek_v3"])))
     assert run.returncode == 0

@@ -190,10 +190,20 @@ def test_leave_to_repeat_is_used_instead_of_a_giant_seen_once():
 
 
 def test_muennighoff_s_own_allocation():
-    """Their figure 1: 9.3e21 FLOPs over 25B unique tokens are best spent on 6.34B parameters, 9.7 epochs."""
-    parameters, tokens = constrained_optimum(LAWS["muennighoff"], 9.3e21, Caps(25e9, 25e11))
-    assert parameters == pytest.approx(6.34e9, rel=0.1)
-    assert tokens / 25e9 == pytest.approx(9.7, rel=0.1)
+    """What their code prints, github.com/huggingface/datablations, README: two losses and a grid's optimum.
+
+    The 6.34B parameters and 9.7 epochs of their figure 1 are not that optimum: "We went more extreme in Figure 1".
+    """
+    law, caps = LAWS["muennighoff"], Caps(25e9, 25e11)
+    assert predicted_loss(law, 6.34e9, 242e9, 25e9) == pytest.approx(2.2256440889984477, rel=1e-13)
+    assert predicted_loss(law, 8.67e9, 178e9, 25e9) == pytest.approx(2.2269634075087867, rel=1e-13)
+    parameters, tokens = constrained_optimum(law, 1e22, caps)
+    assert parameters == pytest.approx(7022364735.879969, rel=1e-3)  # their grid's steps are 0.4% apart
+    assert tokens / 25e9 == pytest.approx(9.49347821910203, rel=1e-3)
+    parameters, tokens = constrained_optimum(law, 9.3e21, caps)
+    assert (parameters, tokens / 25e9) == (pytest.approx(6.815e9, rel=1e-3), pytest.approx(9.10, rel=1e-3))
+    least = predicted_loss(law, parameters, tokens, 25e9)
+    assert 1e-4 < predicted_loss(law, 6.34e9, 9.3e21 / 6 / 6.34e9, 25e9) - least < 2e-4
 
 
 @pytest.mark.parametrize(
