@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..settings import FoundryError
-from .prompts import Prompt, drawn_prompts, prompts_file
+from .prompts import Prompt, drawn_prompts
 from .room import (
     STOP_RATE,
     LeftOut,
@@ -143,7 +143,7 @@ def leave_out(asked: Asked, settings: EvaluationSettings) -> None:
     readers = {model: asked.readers[model] for model in _answering(settings)}
     for model, reader in readers.items():
         stop_token_ids(settings.model_folders()[model], reader.tokenizer)
-    gone = prompts_without_room(asked.prompts, readers, settings.max_new_tokens, prompts_file(settings))
+    gone = prompts_without_room(asked.prompts, readers, settings.max_new_tokens)
     places = {one.item for one in gone}
     asked.prompts = [prompt for place, prompt in enumerate(asked.prompts) if place not in places]
     asked.left_out += gone

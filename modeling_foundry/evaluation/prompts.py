@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..data.chat_linter import read_rows
-from ..data.chat_rows import MalformedRowError, turns_of
+from ..data.chat_files import rows_of_file
+from ..data.chat_rows import MalformedRowError, Row
+from ..data.chat_samples import checked_sample
 from ..settings import FoundryError
 from .selection import draw
 from .settings import EvaluationSettings
@@ -21,22 +21,22 @@ class Prompt:
     """A held-out question with its true answer.
 
     Args:
-        earlier: messages before the question, as ``role, content``.
-        line: of its file.
+        messages: what was said before the answer, the question last.
+        carried: what the chat template gets beside them: ``tools``, ``chat_template_kwargs``.
+        where: the file and line of it.
     """
 
     module: str
     function: str
-    content: str
+    messages: list[dict[str, Any]]
     truth: str
-    earlier: tuple[tuple[str, str], ...] = ()
-    line: int = 0
+    carried: dict[str, Any] = field(default_factory=dict)
+    where: str = ""
 
     @property
-    def messages(self) -> list[dict[str, str]]:
-        """The conversation up to the question."""
-        before = [{"role": role, "content": content} for role, content in self.earlier]
-        return [*before, {"role": "user", "content": self.content}]
+    def content(self) -> str:
+        """The question alone."""
+        return self.messages[-1].get("content") or ""
 
 
 def prompts_file(settings: EvaluationSettings) -> Path:
@@ -56,17 +56,23 @@ def drawn_prompts(settings: EvaluationSettings) -> list[Prompt]:
             f"{path}: no such file; the stop rate asks its questions: name a held-out chat file (JSON lines with "
             "messages) by prompts_file, or set num_stop_prompts: 0"
         )
-    prompts = [prompt_of(row, path, number) for number, row in read_rows(path, sys.maxsize)]
+    rows = rows_of_file(path)
+    prompts = [prompt_of(row, rows.where(number), rows.is_typed) for number, row in rows.rows]
+    if not prompts:
+        raise FoundryError(f"{path}: holds no conversations; expected rows with messages")
     return [prompts[index] for index in draw(len(prompts), settings.num_stop_prompts, settings.seed)]
 
 
-def prompt_of(row: dict[str, Any], path: Path, number: int) -> Prompt:
-    """A conversation as what was said before, the last question, and its true answer."""
+def prompt_of(row: Row | MalformedRowError, where: str, is_typed: bool = False) -> Prompt:
+    """A row of a chat file, checked as SFT checks it, as what was said before its last answer."""
     try:
-        *earlier, user, assistant = turns_of(row, "messages")
+        if isinstance(row, MalformedRowError):
+            raise row
+        sample = checked_sample(row, "sft", is_typed)
     except MalformedRowError as error:
-        raise FoundryError(f"{path}:{number}: {error}; expected messages that end with an answer") from error
-    return Prompt(
-        str(row.get("module", f"line {number}")), str(row.get("function", "")), user["content"],
-        assistant["content"], tuple((message["role"], message["content"]) for message in earlier), number,
-    )  # fmt: skip
+        raise FoundryError(f"{where}: {error}") from error
+    *said, answer = sample.pop("messages")
+    if not said:
+        raise FoundryError(f"{where}: messages: expected a question before the answer")
+    names = (str(row.get("module") or where.replace(".", " ")), str(row.get("function") or ""))
+    return Prompt(*names, said, answer.get("content") or "", sample, where)

@@ -168,7 +168,7 @@ def control_token_in(reader: RequestReader, request: Any) -> str | None:
 
 
 def prompts_without_room(
-    prompts: Sequence[Prompt], readers: dict[str, RequestReader], max_new_tokens: int, path: Path
+    prompts: Sequence[Prompt], readers: dict[str, RequestReader], max_new_tokens: int
 ) -> list[LeftOut]:
     """Questions of the stop rate whose answer would not fit the context of every model.
 
@@ -179,9 +179,11 @@ def prompts_without_room(
     for model, reader in readers.items():
         require_chat(model, reader)
         for place, prompt in enumerate(prompts):
-            asked = rendered_ids(reader.tokenizer, question(reader.tokenizer, prompt.messages))
+            asked = rendered_ids(
+                reader.tokenizer, question(reader.tokenizer, prompt.messages, prompt.carried)
+            )
             if reason := _too_long(len(asked) + max_new_tokens, model, reader):
-                found.setdefault(place, LeftOut(STOP_RATE, place, f"{path}:{prompt.line}", reason))
+                found.setdefault(place, LeftOut(STOP_RATE, place, prompt.where, reason))
     return list(found.values())
 
 

@@ -46,7 +46,9 @@ def answer_prompts(
     model: Any = load_model(model_folder, dtype=torch.float32).to(device)
     tokenizer = load_tokenizer(model_folder)
     stops = stop_token_ids(model_folder, tokenizer)
-    asked = [rendered_ids(tokenizer, question(tokenizer, prompt.messages)) for prompt in prompts]
+    asked = [
+        rendered_ids(tokenizer, question(tokenizer, prompt.messages, prompt.carried)) for prompt in prompts
+    ]
     order = sorted(range(len(asked)), key=lambda index: -len(asked[index]))
     answers: dict[int, Answer] = {}
     for start in range(0, len(order), batch_size):

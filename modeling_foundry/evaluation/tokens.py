@@ -7,10 +7,10 @@ template of ``prepare_data.py`` breaks it by a space; for a template that does n
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-Message = dict[str, str]
+Message = dict[str, Any]
 
 
 @functools.lru_cache(maxsize=8)
@@ -51,19 +51,30 @@ def render_safely(tokenizer: Any, messages: Sequence[Message], render: Callable[
         render: the template's work on messages.
     """
     text = render(list(messages))
-    if not any(spells(tokenizer, message["content"]) for message in messages):
+    if not any(spells(tokenizer, message.get("content") or "") for message in messages):
         return text
-    plain = render([{**message, "content": broken(tokenizer, message["content"])} for message in messages])
+    plain = render([_broken_message(tokenizer, message) for message in messages])
     control = control_tokens(tokenizer)
     obeyed, written = (sum(id in control for id in rendered_ids(tokenizer, one)) for one in (text, plain))
     return text if obeyed == written else plain
 
 
-def question(tokenizer: Any, messages: Sequence[Message]) -> str:
-    """A conversation rendered up to where the assistant's answer begins."""
+def _broken_message(tokenizer: Any, message: Message) -> Message:
+    content = message.get("content")
+    return {**message, "content": broken(tokenizer, content)} if content else message
+
+
+def question(tokenizer: Any, messages: Sequence[Message], carried: Mapping[str, Any] | None = None) -> str:
+    """A conversation rendered up to where the assistant's answer begins.
+
+    Args:
+        carried: ``tools`` and ``chat_template_kwargs``, as TRL hands them to the template.
+    """
+    more = dict(carried or {})
+    options = {**more.pop("chat_template_kwargs", {}), **more}
 
     def render(shown: list[Message]) -> str:
-        return tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=True)
+        return tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=True, **options)
 
     return render_safely(tokenizer, messages, render)
 

@@ -243,9 +243,10 @@ def test_missing_data_are_found_first_and_the_right_way_is_named(folder, tmp_pat
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"messages": messages("q", "")}, r"chat\.jsonl:1: empty text: content"),
-        ({"messages": messages("q", "a")[:1]}, r"chat\.jsonl:1: no assistant turn last"),
-        ({"text": "q"}, r"chat\.jsonl:1: missing key: messages"),
+        ({"messages": messages("q", "a")[1:]}, r"chat\.jsonl, line 1: messages: expected a question before"),
+        ({"messages": messages("q", "a")[:1]}, r"chat\.jsonl, line 1: no assistant turn last"),
+        ({"messages": messages("q", 7)}, r"chat\.jsonl, line 1: wrong type"),
+        ({"text": "q"}, r"chat\.jsonl, line 1: missing key: messages"),
     ],
 )
 def test_a_bad_question_is_named(folder, data_dir, tmp_path, row, message):
@@ -263,7 +264,7 @@ def test_prompts_without_room_are_left_out_and_none_left_is_an_error(folder, own
     settings = settings_of(folder, data, tasks=[BITS], num_stop_prompts=48)
     found, printed = asked(settings)
     assert len(found.prompts) == 47
-    assert "sft_heldout.jsonl:4" in printed
+    assert "sft_heldout.jsonl, line 4: " in printed
     settings.max_new_tokens = 96
     with pytest.raises(FoundryError, match=r"stop_rate \(max_new_tokens: 96\): no item is left"):
         asked(settings)

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from modeling_foundry.data.chat_linter import read_rows
 from modeling_foundry.evaluation.prompts import prompt_of
 from modeling_foundry.evaluation.stopping import answer_prompts, outcomes_of, read_answer, stop_token_ids
 from modeling_foundry.settings import FoundryError
@@ -13,7 +12,7 @@ from modeling_foundry.settings import FoundryError
 @pytest.fixture(scope="module")
 def prompts(data_dir):
     path = data_dir / "sft_heldout.jsonl"
-    return [prompt_of(row, path, number) for number, row in read_rows(path, 10)]
+    return [prompt_of(json.loads(line), "a file") for line in path.read_text().splitlines()[:10]]
 
 
 def token_id(tokenizer, text):
