@@ -18,7 +18,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_foundry import FoundryConfig
-from .files import settle
+from .files import model_hash, settle
 from .modeling_foundry import FoundryForCausalLM
 from .portable_files import (
     GENERATION,
@@ -27,6 +27,7 @@ from .portable_files import (
     write_portable_config,
     write_portable_tokenizer,
 )
+from .run_record import write_run_record
 from .saved_model import load_model, require_checkpoint
 from .settings import FoundryError
 
@@ -273,9 +274,12 @@ def _convert_folder(
 
 
 def _copy_companions(checkpoint: Path, staging: Path, model: PreTrainedModel) -> None:
+    """The rest of an imported folder, and a record of where its weights are from: publishing asks for it."""
     for name in COMPANION_FILES:
         if (checkpoint / name).is_file():
             shutil.copyfile(checkpoint / name, staging / name)
+    source = {"checkpoint": str(checkpoint.resolve())}
+    write_run_record(staging, {"import": source}, inputs={"model": model_hash(checkpoint)})
 
 
 def _write_for_every_reader(checkpoint: Path, staging: Path, model: PreTrainedModel) -> None:

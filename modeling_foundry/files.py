@@ -12,6 +12,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+from .settings import FoundryError
+
 
 def write_atomically(path: str | Path, data: str | bytes) -> None:
     """Write a whole file or nothing: temporary file beside it, fsync, rename, fsync of the folder."""
@@ -93,3 +95,15 @@ def sha256_of_file(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def model_hash(folder: str | Path) -> str:
+    """SHA-256 over the weights of a checkpoint folder, to tell one model from another.
+
+    Raises:
+        FoundryError: the folder holds no safetensors weights.
+    """
+    weights = sorted(Path(folder).glob("*.safetensors"))
+    if not weights:
+        raise FoundryError(f"{folder}: no model here (*.safetensors); run the stage before this one first")
+    return "-".join(sha256_of_file(path)[:16] for path in weights)

@@ -3,7 +3,10 @@
 The earlier system's flagship was configured with 8 key-value heads and silently trained with 16.
 """
 
+import torch
 from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.configuration_utils import PreTrainedConfig
 
 from .configuration_foundry import FoundryConfig
 from .settings import FoundryError
@@ -28,6 +31,12 @@ def count_parameters(config: FoundryConfig) -> int:
     """Number of parameters; a tied head counts once."""
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
     return sum(_size(shape) for name, shape in parameter_shapes(config).items() if name not in tied)
+
+
+def count_stock_parameters(config: PreTrainedConfig) -> int:
+    """Number of parameters of a stock model; a tied head counts once.  Nothing is allocated."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config).num_parameters()
 
 
 def assert_built_as_requested(model: nn.Module, config: FoundryConfig) -> None:

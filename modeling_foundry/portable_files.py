@@ -21,6 +21,9 @@ from .settings import FoundryError
 CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer_config.json"
 # Every release of transformers has this class, and it keeps tokenizer.json as it is.
 TOKENIZER_CLASS = "PreTrainedTokenizerFast"
+TOKENIZER_FILES = (
+    "tokenizer.json", TOKENIZER, "special_tokens_map.json", "chat_template.jinja", "additional_chat_templates/*.jinja"
+)  # fmt: skip
 # The same tensors and texts in a form that only old readers need, where the checkpoint has them.
 VOCABULARY_FILES = ("vocab.json", "merges.txt", "tokenizer.model")
 # What describes the machine and the libraries of the export, or code that does not come along.

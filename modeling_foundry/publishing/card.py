@@ -7,25 +7,33 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers.configuration_utils import PreTrainedConfig
 
 from ..configuration_foundry import FoundryConfig
+from ..conversion import FAMILIES
 from ..evaluation.identity import RESULTS_NAME, describe_model
 from ..evaluation.summary import build_markdown
-from ..parameters import count_parameters
+from ..parameters import count_parameters, count_stock_parameters
 from ..settings import FoundryError
+from .lineage import Terms
 from .settings import PublishSettings
 
+COMPONENTS = ("ffn_type", "normalization", "qk_norm", "position_encoding")
 
-def model_card(settings: PublishSettings, config: FoundryConfig, family: str, why: str) -> str:
+
+def model_card(
+    settings: PublishSettings, config: PreTrainedConfig, family: str, why: str, terms: Terms
+) -> str:
     """Markdown with the Hub's front matter.
 
     Args:
-        config: configuration of the trained checkpoint.
+        config: configuration of the trained checkpoint: ours, or that of a stock family.
         family: ``qwen3``, ``llama`` or ``foundry``: what the exported folder is.
         why: one sentence, why it is that.
+        terms: licence and base model.
     """
     parts = [
-        _front_matter(settings),
+        _front_matter(settings, terms),
         f"# {settings.name}",
         settings.description or "A language model trained with LLM Foundry.",
         "## Model",
@@ -43,35 +51,54 @@ def model_card(settings: PublishSettings, config: FoundryConfig, family: str, wh
         "state what is false with confidence, repeats the biases of its training data, and has had no safety "
         "training. Measure it on your own task before you rely on it.",
         "## Licence",
-        f"The weights are under `{settings.license}`.",
+        _licence(terms),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(settings: PublishSettings) -> str:
+def _licence(terms: Terms) -> str:
+    words = f"The weights are under `{terms.license}`."
+    if terms.base_words is None:
+        return words
+    named = (
+        f", whose licence is `{terms.base_license}`"
+        if terms.base_license
+        else "; its licence holds for them too"
+    )
+    return f"{words} They were fine-tuned from {terms.base_words}{named}."
+
+
+def _front_matter(settings: PublishSettings, terms: Terms) -> str:
     metadata: dict[str, Any] = {
-        "license": settings.license,
+        "license": terms.license,
+        **terms.extra,
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["llm-foundry"],
     }
+    if terms.base_model is not None:
+        metadata["base_model"] = terms.base_model
     if settings.languages:
         metadata["language"] = settings.languages
     return f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---"
 
 
-def _architecture_table(config: FoundryConfig, family: str) -> str:
+def _architecture_table(config: Any, family: str) -> str:
+    """A stock configuration has no word for the components that are its family's."""
+    ours = isinstance(config, FoundryConfig)
+    parts = {name: getattr(config, name) for name in COMPONENTS} if ours else FAMILIES[family].components
+    count = count_parameters(config) if ours else count_stock_parameters(config)
     tied = "tied" if config.tie_word_embeddings else "untied"
     rows = {
         "format": f"`{family}`",
-        "parameters": f"{count_parameters(config):,}",
+        "parameters": f"{count:,}",
         "layers": config.num_hidden_layers,
         "hidden size": f"{config.hidden_size:,}",
-        "feed-forward": f"{config.ffn_type}, {config.intermediate_size:,}",
+        "feed-forward": f"{parts['ffn_type']}, {config.intermediate_size:,}",
         "attention heads": f"{config.num_attention_heads} query, {config.num_key_value_heads} key/value, "
         f"{config.head_dim} each",
-        "normalization": config.normalization + (", QK-norm" if config.qk_norm else ""),
-        "positions": f"{config.position_encoding}, {config.max_position_embeddings:,}",
+        "normalization": parts["normalization"] + (", QK-norm" if parts["qk_norm"] else ""),
+        "positions": f"{parts['position_encoding']}, {config.max_position_embeddings:,}",
         "vocabulary": f"{config.vocab_size:,} rows, input and output embeddings {tied}",
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])

@@ -9,20 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
 from .. import FoundryConfig
-from ..conversion import blocking_components, export_stock
+from ..conversion import FAMILIES, blocking_components, export_stock, model_type_of
 from ..files import sha256_of_file, sync_folder, write_atomically
-from ..portable_files import check_generation_config, write_portable_tokenizer
+from ..portable_files import TOKENIZER_FILES, check_generation_config, write_portable_tokenizer
 from ..run_record import RECORD_NAME, write_run_record
 from ..settings import FoundryError
 from .card import model_card
+from .lineage import CARD_NAME, Terms, terms_of
 from .settings import PublishSettings
 from .verification import verify
 
+EXPORT_FORM = 2  # 1 had config.json and tokenizer_config.json for transformers 5 alone
+READ = ("config.json", "generation_config.json", *TOKENIZER_FILES)
 STOCK_FAMILIES = ("qwen3", "llama")
-CARD_NAME = "README.md"
 # What leaves the machine is named, not what stays: a checkpoint folder may hold anything.
 FOUNDRY_PATTERNS = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.py"
@@ -41,32 +44,72 @@ def publish(settings: PublishSettings) -> Path:
     output = Path(settings.output_dir)
     config = _read_config(settings)
     family, why = choose_format(settings, config)
-    card = model_card(settings, config, family, why)
-    content = {"family": family, "weights": _hashes(Path(settings.model), "*.safetensors")}
+    terms = terms_of(settings)
+    refuse_before_work(settings)
+    card = model_card(settings, config, family, why, terms)
+    content = {
+        "family": family,
+        "form": EXPORT_FORM,
+        "weights": _hashes(Path(settings.model), "*.safetensors"),
+    }
+    content["rest"] = {
+        name: digest for name in READ for name, digest in _hashes(Path(settings.model), name).items()
+    }
     if _is_complete(output, content):
         _refresh_card(output, card)
     elif output.exists() and any(output.iterdir()):
-        raise FoundryError(f"{output}: holds something else; remove it or give another --output_dir")
+        raise FoundryError(
+            f"{output}: holds something else, or this model as an earlier release wrote it or before another file of "
+            "it changed; remove it or give another --output_dir"
+        )
     else:
         with console.status("publish: converting, comparing, loading as a stranger would"):
             _export(settings, output, card, content)
         console.print(f"publish: {output / 'model'}: {why}")
-    _share(settings, output, family)
+    _share(settings, output, family, terms)
     return output / "model"
 
 
-def _read_config(settings: PublishSettings) -> FoundryConfig:
+def refuse_before_work(settings: PublishSettings) -> None:
+    """What would be refused only after the export: a push without a login, a Space that cannot be made."""
+    if settings.push_to_hub:
+        from .push import require_login
+
+        require_login(str(settings.repo_id))
+    if settings.space_repo_id is not None:
+        from .space import pinned_versions
+
+        pinned_versions()
+
+
+def _read_config(settings: PublishSettings) -> PreTrainedConfig:
     folder = Path(settings.model)
+    if (folder / "adapter_config.json").is_file():
+        raise FoundryError(
+            f"{folder}: a LoRA adapter, not a model; merge it into its base and publish that (sft.py and dpo.py merge "
+            "theirs into the folder model/ of the run)"
+        )
     if not any(folder.glob("*.safetensors")) or not (folder / "config.json").is_file():
         raise FoundryError(
             f"{folder}: no checkpoint here (config.json, *.safetensors); run the stage that makes it first"
         )
     if not (folder / "tokenizer.json").is_file():
         raise FoundryError(f"{folder}: no tokenizer here (tokenizer.json); copy that of the stage before")
-    model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-    if model_type != "foundry":
-        raise FoundryError(f"{folder}: model_type is {model_type!r}; expected a checkpoint of LLM Foundry")
-    return FoundryConfig.from_pretrained(folder)
+    model_type = model_type_of(folder)
+    if model_type == "foundry":
+        return _built(FoundryConfig, folder)
+    if model_type in STOCK_FAMILIES:
+        return _built(FAMILIES[model_type].config_class, folder)
+    raise FoundryError(
+        f"{folder / 'config.json'}: model_type is {model_type!r}; expected foundry, {' or '.join(STOCK_FAMILIES)}"
+    )
+
+
+def _built(kind: type[PreTrainedConfig], folder: Path) -> PreTrainedConfig:
+    try:
+        return kind.from_pretrained(folder)
+    except (ValueError, TypeError, KeyError) as error:
+        raise FoundryError(f"{folder / 'config.json'}: {' '.join(str(error).split())[:300]}") from error
 
 
 def _hashes(folder: Path, pattern: str) -> dict[str, str]:
@@ -104,12 +147,21 @@ def _refresh_card(output: Path, card: str) -> None:
         console.print(f"publish: the same weights in {path.parent}; the model card was written anew")
 
 
-def choose_format(settings: PublishSettings, config: FoundryConfig) -> tuple[str, str]:
+def choose_format(settings: PublishSettings, config: PreTrainedConfig) -> tuple[str, str]:
     """The format and one sentence why.
 
     Raises:
         FoundryError: the format asked for lacks a component of the model.
     """
+    if not isinstance(config, FoundryConfig):
+        if settings.format not in ("auto", config.model_type):
+            raise FoundryError(
+                f"format: {settings.format}, and {settings.model} is a stock {config.model_type} checkpoint; use auto"
+            )
+        return config.model_type, (
+            f"It is a stock `{config.model_type}` checkpoint that needs no remote code. Read back from disk, its fp32 "
+            "logits were compared with the trained model's: equal bit for bit."
+        )
     blocked = {family: blocking_components(config, family) for family in STOCK_FAMILIES}
     if settings.format in STOCK_FAMILIES and blocked[settings.format]:
         raise FoundryError(
@@ -164,7 +216,7 @@ def _copy_checkpoint(checkpoint: Path, target: Path, config: FoundryConfig) -> N
     write_portable_tokenizer(checkpoint, target, config.max_position_embeddings, config.vocab_size)
 
 
-def _share(settings: PublishSettings, output: Path, family: str) -> None:
+def _share(settings: PublishSettings, output: Path, family: str, terms: Terms) -> None:
     """The Space's folder, and the uploads that were asked for."""
     from .space import write_space
 
@@ -178,7 +230,7 @@ def _share(settings: PublishSettings, output: Path, family: str) -> None:
         console.print(f"publish: pushed to {settings.repo_id} ({revision[:12]})")
     if settings.space_repo_id is None:
         return
-    write_space(settings, output / "space", family, revision)
+    write_space(settings, output / "space", family, terms.license, revision)
     console.print(f"publish: Space in {output / 'space'}")
     if settings.push_to_hub:
         commit = push_folder(

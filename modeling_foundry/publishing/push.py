@@ -20,8 +20,7 @@ def push_folder(
     Raises:
         FoundryError: no login, a secret in the folder, or the Hub's refusal in one line.
     """
-    if get_token() is None:
-        raise FoundryError(f"push to {repo_id}: not logged in; run `hf auth login` or set HF_TOKEN")
+    require_login(repo_id)
     refuse_secrets(folder)
     api = HfApi()
     try:
@@ -38,6 +37,12 @@ def push_folder(
     except (OSError, ValueError, httpx.HTTPError) as error:  # the Hub's errors and the network's
         raise FoundryError(f"push to {repo_id}: {' '.join(str(error).split())[:300]}") from error
     return commit.oid
+
+
+def require_login(repo_id: str) -> None:
+    """Raise FoundryError where the Hub's client has no token."""
+    if get_token() is None:
+        raise FoundryError(f"push to {repo_id}: not logged in; run `hf auth login` or set HF_TOKEN")
 
 
 def refuse_secrets(folder: Path) -> None:

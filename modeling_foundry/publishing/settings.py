@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from ..settings import setting
+from .hub_names import check_language, check_license, check_repository
 
 HUB_TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{16,}")
-REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+UNPUBLISHED = "unpublished"  # for base_model; the word none would be null
+NAMES_FOR_THE_HUB: tuple[tuple[str, Callable[[str], None]], ...] = (
+    ("repo_id", check_repository),
+    ("space_repo_id", check_repository),
+    ("base_model", check_repository),
+    ("license", check_license),
+    ("languages", check_language),
+)
 
 
 @dataclass
@@ -29,7 +38,14 @@ class PublishSettings:
     )
     example: str = setting("a message that shows what the model does, for the model card", "Who are you?")
     evaluation_dir: str | None = setting("folder written by evaluate.py; its table goes into the card", None)
-    license: str = setting("licence identifier of the weights", "mit")
+    license: str | None = setting(
+        "licence identifier of the weights; default the base model's, or mit where run.json shows that they were "
+        "trained from scratch", None
+    )  # fmt: skip
+    base_model: str | None = setting(
+        "name on the Hub of the model this one was fine-tuned from, or unpublished; default what the run records say",
+        None,
+    )
     format: Literal["auto", "qwen3", "llama", "foundry"] = setting(
         "auto is a stock architecture where the components allow one", "auto"
     )
@@ -49,7 +65,13 @@ class PublishSettings:
             raise ValueError("repo_id: missing; push_to_hub needs it, as user-or-organisation/name")
         if self.space_repo_id is not None and self.repo_id is None:
             raise ValueError("repo_id: missing; a Space loads its model from there")
-        for name in ("repo_id", "space_repo_id"):
-            value = getattr(self, name)
-            if value is not None and not REPOSITORY.fullmatch(value):
-                raise ValueError(f"{name}: expected user-or-organisation/name, found {value!r}")
+        if not self.name.strip() or len(self.name.splitlines()) > 1:
+            raise ValueError(f"name: expected one line of text, found {self.name!r}")
+        for name, check in NAMES_FOR_THE_HUB:
+            given = getattr(self, name)
+            for value in given if isinstance(given, list) else [given]:
+                if value not in (None, UNPUBLISHED):
+                    try:
+                        check(value)
+                    except ValueError as error:
+                        raise ValueError(f"{name}: {error}") from error

@@ -73,7 +73,7 @@ def verify(checkpoint: Path, export: Path, family: str) -> dict[str, Any]:
         raise FoundryError(
             f"{export}: logits differ from the trained model's by {found['max_logit_difference']:.3g}"
         )
-    _compare_tokenizers(export, load_tokenizer(checkpoint), found)
+    compare_tokenizers(export, load_tokenizer(checkpoint), found)
     return {
         "model_class": found["model_class"],
         "max_logit_difference": found["max_logit_difference"],
@@ -82,7 +82,7 @@ def verify(checkpoint: Path, export: Path, family: str) -> dict[str, Any]:
     }
 
 
-def _compare_tokenizers(export: Path, tokenizer: Any, found: dict[str, Any]) -> None:
+def compare_tokenizers(export: Path, tokenizer: Any, found: dict[str, Any]) -> None:
     """Raise FoundryError where the export's ids, texts, special tokens or chat are not those of training."""
     wanted = [tokenizer(text)["input_ids"] for text in TEXTS]
     for text, ids, read in zip(TEXTS, wanted, found["token_ids"], strict=True):

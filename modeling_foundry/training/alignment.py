@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from ..configuration_foundry import attention_implementation
+from ..files import model_hash
 from ..saved_model import load_tokenizer, load_tokenizer_to_train, require_checkpoint
 from ..settings import FoundryError, setting
 from ..terminal import console
@@ -33,7 +34,7 @@ from .model_settings import AttentionBackend, refuse_backend_without_gpu
 from .precision import load_for_training, merged, precision_of
 from .ranges import check_length, check_ranges
 from .resumable_trainer import ResumableTrainer
-from .run_folder import discard_run, model_hash
+from .run_folder import discard_run
 from .run_lock import folder_held
 from .session import TrainingSession
 from .trackers import AUTO, MaskedArguments, choose_trackers, keep_trackers_local

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from ..files import sha256_of_file
 from ..run_record import RECORD_NAME, plain_settings
 from ..settings import FoundryError, neutral_settings
 from ..terminal import console
@@ -194,18 +193,6 @@ def discard_run(output_dir: Path) -> None:
             f"{output_dir}: no run of ours ({RECORD_NAME} is missing), so overwrite leaves it alone; "
             "give another --output_dir"
         )
-
-
-def model_hash(folder: str | Path) -> str:
-    """SHA-256 over the weights of a checkpoint folder, to tell one model from another.
-
-    Raises:
-        FoundryError: the folder holds no safetensors weights.
-    """
-    weights = sorted(Path(folder).glob("*.safetensors"))
-    if not weights:
-        raise FoundryError(f"{folder}: no model here (*.safetensors); run the stage before this one first")
-    return "-".join(sha256_of_file(path)[:16] for path in weights)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

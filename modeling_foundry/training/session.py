@@ -17,7 +17,7 @@ from accelerate.state import AcceleratorState
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from ..files import settle, write_atomically
+from ..files import model_hash, settle, write_atomically
 from ..run_record import RECORD_NAME, plain_settings, write_run_record
 from ..settings import FoundryError
 from ..terminal import console
@@ -28,7 +28,7 @@ from .launch import assert_launched_as_asked, engine_of, launch_words
 from .precision import compute_precision, precision_in_force, precision_of
 from .progress import ProgressLine
 from .resumable_trainer import save_training_state
-from .run_folder import COMPLETE_NAME, MODEL_FOLDER, RunFolder, model_hash
+from .run_folder import COMPLETE_NAME, MODEL_FOLDER, RunFolder
 from .sample_order import read_order
 from .throughput import ModelFlops, model_flops
 from .trackers import add_before_trackers, tracker_line

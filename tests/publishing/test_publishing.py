@@ -1,22 +1,26 @@
 """Publishing: a stock folder equal to the trained model, an honest card, nothing secret, nothing twice."""
 
+import importlib.metadata
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
-from modeling_foundry.publishing import export, verification
+from modeling_foundry.publishing import export, space, verification
 from modeling_foundry.publishing.card import model_card
 from modeling_foundry.publishing.export import choose_format, publish
+from modeling_foundry.publishing.lineage import terms_of
 from modeling_foundry.publishing.push import push_folder, refuse_secrets
 from modeling_foundry.publishing.settings import PublishSettings
 from modeling_foundry.publishing.space import write_space
 from modeling_foundry.settings import FoundryError, SettingsError, parse
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, closed_files
 from tests.publishing.hub import COMMIT, StandInHub
 
 TOKEN = "hf_canarycanarycanary"
@@ -54,7 +58,7 @@ def exported(checkpoint, tmp_path_factory):
 
 
 def settings(checkpoint, output, **more):
-    more = {"training_data": "Some text.", **more}
+    more = {"training_data": "Some text.", "license": "mit", **more}
     return PublishSettings(str(checkpoint), str(output), "Tiny", **more)
 
 
@@ -64,6 +68,8 @@ def test_a_stock_model_loads_where_the_package_is_not(exported):
     config = json.loads((folder / "config.json").read_text())
     assert config["model_type"] == "qwen3"
     assert "auto_map" not in config
+    assert (config["rope_theta"], config["torch_dtype"]) == (1e6, "float32")
+    assert not closed_files(exported), "the weights, too: safetensors leaves them to their owner"
     assert {path.name for path in folder.iterdir()} == {
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
         "chat_template.jinja", "README.md",
@@ -72,7 +78,7 @@ def test_a_stock_model_loads_where_the_package_is_not(exported):
     found = record["verification"]
     assert found["model_class"] == "Qwen3ForCausalLM"
     assert found["max_logit_difference"] <= verification.TOLERANCE
-    assert found["num_probe_tokens"] == 64
+    assert (found["num_probe_tokens"], found["num_probe_texts"]) == (64, len(verification.TEXTS))
 
 
 @pytest.mark.slow
@@ -81,6 +87,10 @@ def test_a_component_that_no_stock_model_has_is_named_and_its_code_shipped(tmp_p
     folder = publish(settings(checkpoint, tmp_path / "out"))
     names = {path.name for path in folder.iterdir()}
     assert "modeling_foundry.py" in names
+    assert not closed_files(folder)
+    read = json.loads((folder / "tokenizer_config.json").read_text())
+    assert (read["tokenizer_class"], read["model_max_length"]) == ("PreTrainedTokenizerFast", 64)
+    assert "{% generation %}" not in read["chat_template"]
     assert not names & {"training_args.bin", ".env", "notes.txt"}
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["verification"]["model_class"] == "FoundryForCausalLM"
@@ -165,6 +175,43 @@ def test_a_changed_export_is_not_called_complete(checkpoint, exported, tmp_path)
         publish(settings(checkpoint, copy))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("chat_template.jinja", "{{ messages }}"), ("generation_config.json", '{"eos_token_id": 0}')],
+)
+def test_another_template_is_another_export(checkpoint, exported, tmp_path, name, content):
+    """The same weights would be called complete with the files of before."""
+    folder = shutil.copytree(checkpoint, tmp_path / "model")
+    (folder / name).write_text(content)
+    with pytest.raises(FoundryError, match="holds something else, or this model as an earlier release"):
+        publish(settings(folder, exported))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("token_ids", [[1]] * len(verification.TEXTS), r"encodes '' as \[1\]"),
+        ("special", {"eos_token": "</s>"}, "eos_token '</s>' is '<|endoftext|>'"),
+        ("chat", "other", "the chat template renders 'other'"),
+        ("texts", ["?"] * len(verification.TEXTS), r"reads \[\] as '\?'"),
+    ],
+)  # fmt: skip
+def test_a_tokenizer_that_reads_something_else_is_no_export(checkpoint, tmp_path, key, value, message):
+    from modeling_foundry.saved_model import load_tokenizer
+
+    ours = load_tokenizer(checkpoint)
+    ids = [ours(text)["input_ids"] for text in verification.TEXTS]
+    found = {
+        "token_ids": ids,
+        "texts": [ours.decode(row) for row in ids],
+        "special": {"eos_token": ours.eos_token},
+    }
+    found["chat"] = ours.apply_chat_template(verification.CHAT, add_generation_prompt=True, tokenize=False)
+    verification.compare_tokenizers(tmp_path, ours, found)
+    with pytest.raises(FoundryError, match=message.replace("|", r"\|")):
+        verification.compare_tokenizers(tmp_path, ours, found | {key: value})
+
+
 def evaluation_of(checkpoint, folder):
     """An evaluation folder as recipes/evaluate.py leaves it, cut down to one metric."""
     from modeling_foundry.evaluation.identity import describe_model
@@ -192,7 +239,7 @@ def card_of(checkpoint, **more):
 
     config = FoundryConfig.from_pretrained(checkpoint)
     chosen = settings(checkpoint, "x", **more)
-    return model_card(chosen, config, *choose_format(chosen, config))
+    return model_card(chosen, config, *choose_format(chosen, config), terms_of(chosen))
 
 
 def test_the_card_says_what_is_known(checkpoint, tmp_path):
@@ -268,6 +315,13 @@ def test_without_a_login_nothing_is_pushed(exported, monkeypatch):
         push_folder(exported / "model", "ada/tiny", False, "message")
 
 
+def test_without_a_login_nothing_is_exported_for_a_push(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_foundry.publishing.push.get_token", lambda: None)
+    with pytest.raises(FoundryError, match="push to ada/tiny: not logged in"):
+        publish(settings(checkpoint, tmp_path / "out", repo_id="ada/tiny", push_to_hub=True))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_push_to_a_hub_and_pull_from_it(checkpoint, exported, tmp_path):
     """Against a small stand-in of the Hub on this machine, with the real client."""
@@ -281,8 +335,8 @@ def test_push_to_a_hub_and_pull_from_it(checkpoint, exported, tmp_path):
         }  # fmt: skip
         command = [
             sys.executable, "recipes/publish.py", f"--model={checkpoint}", f"--output_dir={output}", "--name=Tiny",
-            "--training_data=Some text.", "--push_to_hub", "--repo_id=ada/tiny", "--space_repo_id=ada/chat",
-            "--private",
+            "--training_data=Some text.", "--license=mit", "--push_to_hub", "--repo_id=ada/tiny",
+            "--space_repo_id=ada/chat", "--private",
         ]  # fmt: skip
         pushed = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment)
         assert pushed.returncode == 0, pushed.stderr
@@ -308,14 +362,23 @@ def test_push_to_a_hub_and_pull_from_it(checkpoint, exported, tmp_path):
 
 def test_a_space_is_the_app_and_where_its_model_is(checkpoint, tmp_path):
     wanted = settings(checkpoint, "x", repo_id="ada/tiny", space_repo_id="ada/chat")
-    write_space(wanted, tmp_path / "space", "qwen3", "b" * 40)
+    write_space(wanted, tmp_path / "space", "qwen3", "apache-2.0", "b" * 40)
+    assert not closed_files(tmp_path / "space")
     front = yaml.safe_load((tmp_path / "space" / "README.md").read_text().split("---\n")[1])
+    assert front["python_version"] == ".".join(platform.python_version_tuple()[:2]), (
+        "a text, also where it is 3.10"
+    )
+    assert front["sdk_version"] == importlib.metadata.version("gradio")
+    assert front["license"] == "apache-2.0"
     assert front["sdk"] == "gradio"
     assert front["app_file"] == "app.py"
     assert front["models"] == ["ada/tiny"]
-    requirements = (tmp_path / "space" / "requirements.txt").read_text()
-    for name in ("torch==", "transformers==", "gradio==", "huggingface_hub=="):
-        assert name in requirements
+    requirements = (tmp_path / "space" / "requirements.txt").read_text().split()
+    assert [line.split("==")[0] for line in requirements] == list(space.REQUIRED)
+    assert not [line for line in requirements if "+" in line], "an index has no local versions"
+    for name in space.REQUIRED:  # they install on that Python: it is the one they are installed on
+        needed = importlib.metadata.metadata(name)["Requires-Python"]
+        assert SpecifierSet(needed).contains(front["python_version"] + ".99"), name
     code = (
         "import app; a = app.parse_arguments([]); "
         "print(a.model, a.revision[:2], a.host, a.trust_remote_code, app.find_credentials(a.host))"
@@ -326,6 +389,26 @@ def test_a_space_is_the_app_and_where_its_model_is(checkpoint, tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path / "space", env=environment
     )
     assert finished.stdout.split() == ["ada/tiny", "bb", "0.0.0.0", "False", "None"], finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [(None, r"gradio is not installed here, .*install '.\[app\]'"), ("7.0.0.dev3", r"gradio 7.0.0.dev3 is on no")],
+)  # fmt: skip
+def test_a_space_of_a_version_that_cannot_be_had_is_refused_before_the_export(
+    checkpoint, tmp_path, monkeypatch, version, message
+):
+    real = importlib.metadata.version
+
+    def found(name):
+        if name == "gradio" and version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version if name == "gradio" else real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", found)
+    with pytest.raises(FoundryError, match=f"space_repo_id: {message}"):
+        publish(settings(checkpoint, tmp_path / "out", repo_id="ada/tiny", space_repo_id="ada/chat"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_app_imports_nothing_that_a_space_lacks():
