@@ -10,13 +10,14 @@ import pytest
 
 from modeling_foundry import launcher as launcher_module
 from modeling_foundry.launcher import is_adopted, is_launched
+from tests.waits import process_lives, wait_for
 
 # Starts the rank below, says its process id, and lives on until it is killed.
 LAUNCHER = """
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE, text=True)
 print(child.pid, child.stdout.readline(), flush=True)
-time.sleep(100)
+time.sleep(10_000)
 """
 RANK = """
 import signal, sys, time
@@ -24,17 +25,9 @@ from modeling_foundry import settings
 def main():
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit("SIGTERM"))
     print("training", flush=True)
-    time.sleep(100)
+    time.sleep(10_000)
 settings.run(main)
 """
-
-
-def lives(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR2])
@@ -50,12 +43,13 @@ def test_a_rank_does_not_outlive_its_launcher(number, is_under_launcher):
     try:
         launcher.send_signal(number)
         launcher.wait()
-        until = time.monotonic() + (20 if is_under_launcher else 2)
-        while lives(rank) and time.monotonic() < until:
-            time.sleep(0.1)
-        assert lives(rank) != is_under_launcher
+        if is_under_launcher:
+            wait_for(lambda: not process_lives(rank))
+        else:
+            time.sleep(2)
+            assert process_lives(rank)
     finally:
-        if lives(rank):
+        if process_lives(rank):
             os.kill(rank, signal.SIGKILL)
 
 
@@ -68,9 +62,7 @@ def test_who_is_a_launcher():
         [sys.executable, "-c", "input()", "accelerate", "launch"], stdin=subprocess.PIPE
     )
     try:
-        until = time.monotonic() + 10
-        while not is_launched(launcher.pid, {"ACCELERATE_MIXED_PRECISION": "no"}):
-            assert time.monotonic() < until
+        wait_for(lambda: is_launched(launcher.pid, {"ACCELERATE_MIXED_PRECISION": "no"}), launcher)
         assert not is_launched(launcher.pid, {}), "a shell script of that name"
     finally:
         launcher.kill()
@@ -96,7 +88,8 @@ def test_a_rank_whose_launcher_died_before_it_looked_is_adopted(parent, command,
 def test_a_rank_that_comes_too_late_ends_at_once(tmp_path):
     """Its launcher ends before the rank has loaded our code."""
     script = tmp_path / "rank.py"
-    script.write_text("import time; time.sleep(1.0)\n" + RANK)
+    begin = tmp_path / "begin"
+    script.write_text(f"import os, time\nwhile not os.path.exists({str(begin)!r}): time.sleep(0.01)\n{RANK}")
     launcher = (
         "import subprocess, sys\n"
         "print(subprocess.Popen([sys.executable, sys.argv[1]], stdout=subprocess.DEVNULL).pid)"
@@ -105,12 +98,11 @@ def test_a_rank_that_comes_too_late_ends_at_once(tmp_path):
         [sys.executable, "-c", launcher, str(script)], stdout=subprocess.PIPE, text=True,
         env={**os.environ, "TORCHELASTIC_RUN_ID": "none"},
     )  # fmt: skip
-    rank, until = int(answer.stdout), time.monotonic() + 20
-    assert lives(rank)
+    rank = int(answer.stdout)
+    assert process_lives(rank)
+    begin.touch()
     try:
-        while lives(rank) and time.monotonic() < until:
-            time.sleep(0.1)
-        assert not lives(rank)
+        wait_for(lambda: not process_lives(rank))
     finally:
-        if lives(rank):
+        if process_lives(rank):
             os.kill(rank, signal.SIGKILL)

@@ -1,13 +1,13 @@
 """Every YAML of the repository is parsed by the script that reads it; every recipe explains itself."""
 
 import ast
-import subprocess
 import sys
 
 import pytest
 import yaml
 
 from modeling_foundry import settings
+from tests import warm_start
 from tests.conftest import REPOSITORY
 
 EXPERIMENTS = sorted(path.name for path in (REPOSITORY / "recipes").iterdir() if path.is_dir())
@@ -82,9 +82,7 @@ def test_accelerate_config_is_accepted_by_accelerate(path):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipe_prints_its_help(path):
-    answer = subprocess.run(
-        [sys.executable, str(path), "--help"], capture_output=True, text=True, cwd=REPOSITORY
-    )
+    answer = warm_start.run([sys.executable, str(path), "--help"], cwd=REPOSITORY)
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.startswith(f"usage: {path.name} ")
     assert "[--config FILE] [--key=value ...]\n" in answer.stdout.splitlines(keepends=True)[0]

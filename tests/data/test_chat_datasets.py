@@ -430,9 +430,9 @@ def test_a_long_line_of_parents_takes_no_longer_for_each(above):
     names = ["q0", *(f"{'qa'[place % 2]}{place}" for place in range(1, 20_000))]
     parents = [names[-1] if above == "circle" else "elsewhere", *names[:-1]]
     rows = [message(name, parent, "x") for name, parent in zip(names, parents, strict=True)][::-1]
-    started = time.monotonic()
+    started = time.process_time()
     found = outcomes("oasst1", rows)
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
     assert len({str(outcome) for _, outcome in found}) == 1
     assert len(found) == len(rows)
 

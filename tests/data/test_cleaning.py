@@ -26,6 +26,7 @@ from modeling_foundry.data.rows import reader_of
 from modeling_foundry.data.settings import CleanSettings
 from modeling_foundry.settings import FoundryError
 from tests.conftest import REPOSITORY
+from tests.waits import wait_for
 
 FILTERS = ["gopher_repetition", "gopher_quality", "c4_quality", "fineweb_quality"]
 WORDS = (
@@ -445,11 +446,7 @@ def test_killed_outright_it_goes_on_and_gives_the_same(tmp_path, capsys):
     process = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, stderr=subprocess.DEVNULL)
     completions = out / "logs" / "filter" / "completions"
     try:
-        until = time.monotonic() + 120
-        while not (completions.is_dir() and list(completions.iterdir())):
-            assert process.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        wait_for(lambda: completions.is_dir() and list(completions.iterdir()), process)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         num_complete = len(list(completions.iterdir()))
@@ -488,11 +485,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
     )
     beats = [tmp_path / f"beat_{rank}" for rank in (0, 1)]
     try:
-        until = time.monotonic() + 120
-        while not all(beat.exists() for beat in beats):
-            assert process.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        wait_for(lambda: all(beat.exists() for beat in beats), process)
         process.kill()
         process.wait()
         time.sleep(1)

@@ -35,6 +35,7 @@ from modeling_foundry.data.verification import verify
 from modeling_foundry.files import sha256_of_file
 from modeling_foundry.settings import FoundryError
 from tests.conftest import REPOSITORY, SOURCE_TEXT
+from tests.waits import wait_for
 
 NUM_FILES, NUM_DOCUMENTS = 9, 12
 
@@ -227,13 +228,9 @@ def test_nothing_lives_on_after_a_kill(manifest, tokenizer, tmp_path):
         command, cwd=REPOSITORY, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     try:
-        until = time.monotonic() + 120
-        while not list((tmp_path / "data").glob("*/*.ds.json")):
-            assert child.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.005)
+        wait_for(lambda: list((tmp_path / "data").glob("*/*.ds.json")), child)
         child.kill()
-        child.communicate(timeout=20)
+        child.communicate()
     finally:
         with contextlib.suppress(ProcessLookupError):  # all have ended, as they should
             os.killpg(child.pid, signal.SIGKILL)
@@ -306,7 +303,7 @@ def test_stopped_before_any_change_of_a_file_it_goes_on(overwrite, source, token
         tmp_path / "runs",
     ]
     with open(tmp_path / "report", "w+") as report:
-        subprocess.run([*map(str, command)], stdout=report, cwd=REPOSITORY, check=True, timeout=300)
+        subprocess.run([*map(str, command)], stdout=report, cwd=REPOSITORY, check=True)
         report.seek(0)
         lines = re.findall(r"^\d+ \d+ \d+$", report.read(), re.MULTILINE)
     *runs, last = [list(map(int, line.split())) for line in lines]
@@ -691,7 +688,7 @@ def test_a_worker_that_is_killed_ends_the_run(started, tokenizer, tmp_path):
         while not (writing := list((tmp_path / "data").glob("train/.*.tmp"))) and child.poll() is None:
             time.sleep(0.02)
         os.kill(writer_of(writing[0]), signal.SIGKILL)
-        _, printed = child.communicate(timeout=120)
+        _, printed = child.communicate()
     finally:
         child.kill()
     assert child.returncode == 2

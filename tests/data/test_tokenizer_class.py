@@ -13,6 +13,7 @@ from modeling_foundry.data.settings import ManifestSettings, TokenizeSettings
 from modeling_foundry.data.tokenizer import QWEN_PATTERN, train_tokenizer
 from modeling_foundry.data.tokenizer_class import refuse_another_class, refuse_another_tokenizer
 from modeling_foundry.settings import FoundryError
+from tests import warm_start
 from tests.conftest import REPOSITORY, SOURCE_TEXT
 
 END = "<|endoftext|>"
@@ -220,7 +221,7 @@ def test_the_command_says_one_line_and_ends_with_2(source):
     command = [sys.executable, "recipes/prepare_data.py", "tokenize"]
     for key in ("manifest", "tokenizer", "output_dir"):
         command += [f"--{key}", getattr(given, key)]
-    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    ended = warm_start.run(command, cwd=REPOSITORY)
     assert ended.returncode == 2, ended.stderr
     assert ended.stderr.splitlines()[-1].startswith(
         f"error: {bad / 'tokenizer_config.json'}: tokenizer_class:"

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from modeling_foundry.evaluation import harness
 from modeling_foundry.evaluation.outcomes import read_outcomes
 from modeling_foundry.evaluation.pipeline import evaluate
 from modeling_foundry.evaluation.settings import EvaluationSettings
 from modeling_foundry.settings import FoundryError
+from tests import warm_start
 from tests.conftest import REPOSITORY, closed_files
 
 pytestmark = pytest.mark.slow
@@ -27,6 +29,14 @@ def run(settings: EvaluationSettings) -> tuple[dict, str]:
     console = Console(record=True, width=200)
     results = evaluate(settings, console)
     return results, console.export_text()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm_jobs():
+    """The jobs of :mod:`harness` start warm; ``lm_eval run`` by its own name below starts cold."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(harness.subprocess, "Popen", warm_start.Popen)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
 import sys
 from collections import Counter
 
@@ -11,6 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import warm_start
 from tests.conftest import REPOSITORY
 
 TASK_DIR = REPOSITORY / "eval_tasks"
@@ -61,9 +61,7 @@ def test_lm_eval_finds_the_tasks():
         "--only_included_tasks",
     ]
     names = "stdlib," + ",".join(path.stem for path in YAMLS)
-    answer = subprocess.run(
-        [*command, "--include_path", str(TASK_DIR), "--tasks", names], capture_output=True, text=True
-    )
+    answer = warm_start.run([*command, "--include_path", str(TASK_DIR), "--tasks", names])
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert "All tasks found and valid" in answer.stdout
 

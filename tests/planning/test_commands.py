@@ -40,7 +40,7 @@ EXAMPLES = {
 
 def plan(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, str(REPOSITORY / "recipes/plan.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
 
 
 def report(capsys, *arguments: str) -> dict:

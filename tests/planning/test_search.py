@@ -286,9 +286,9 @@ def test_emitting_below_a_file_is_refused(tmp_path):
 @pytest.mark.slow
 def test_an_emitted_recipe_trains(tmp_path):
     """The real script, two steps, on data prepared from a text file."""
-    import subprocess
     import sys
 
+    from tests import warm_start
     from tests.conftest import REPOSITORY
 
     folder = tmp_path / "tiny"
@@ -305,13 +305,13 @@ def test_an_emitted_recipe_trains(tmp_path):
     corpus.write_text(
         "\n\n".join(f"The square of {n} is {n * n}, and its cube is {n**3}." for n in range(3000))
     )
-    run = subprocess.run(
+    run = warm_start.run(
         [
             sys.executable, str(REPOSITORY / "recipes/pretrain.py"), "--config", str(recipe),
             "--text_file", str(corpus), "--text_file_vocab_size=512", "--max_steps=2", "--eval_strategy=no",
             f"--output_dir={tmp_path}/run/pretrain", "--logging_steps=1", "--warmup_steps=1",
         ],
-        capture_output=True, text=True, cwd=tmp_path, timeout=240,
+        cwd=tmp_path,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]
     assert (tmp_path / "run/pretrain/model/config.json").exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm_start
 from tests.conftest import REPOSITORY
 
 WORDS = (
@@ -95,10 +96,8 @@ def launch():
         script: Path | None = None, **environment: str,
     ) -> subprocess.CompletedProcess:  # fmt: skip
         script = script or REPOSITORY / "recipes" / f"{stage}.py"
-        finished = subprocess.run(
-            launch_command(script, *settings, ranks=ranks, engine=engine), capture_output=True, text=True,
-            cwd=REPOSITORY, timeout=280, env=launch_environment(**environment),
-        )  # fmt: skip
+        command = launch_command(script, *settings, ranks=ranks, engine=engine)
+        finished = warm_start.run(command, cwd=REPOSITORY, env=launch_environment(**environment))
         if check:
             assert finished.returncode == 0, f"{finished.stdout[-2000:]}\n{finished.stderr[-4000:]}"
         return finished

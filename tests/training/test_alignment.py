@@ -1,7 +1,6 @@
 """SFT teaches the stop, DPO synchronises its ranks: what the earlier system did not do."""
 
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from modeling_foundry.settings import FoundryError
+from tests import warm_start
 from tests.conftest import closed_files
 
 CPU = [
@@ -198,5 +198,5 @@ def test_a_recipe_of_today_warns_of_no_other_name():
         "from modeling_foundry.training.alignment import SFTArguments\n"
         "SFTArguments('x', use_cpu=True, bf16=False, report_to='none', gradient_checkpointing=False)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = warm_start.run([sys.executable, "-c", code])
     assert (done.returncode, "deprecated" in done.stderr) == (0, False), done.stderr

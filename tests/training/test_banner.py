@@ -13,6 +13,7 @@ from modeling_foundry.planning.families import architecture_of
 from modeling_foundry.planning.parameters import count_parameters
 from modeling_foundry.training.banner import banner_rows, print_rows
 from modeling_foundry.training.forecast import Hardware, forecast_run, named_hardware
+from tests import warm_start
 from tests.conftest import REPOSITORY
 
 B200_RECIPE = "recipes/qwen3_1.8b_8xb200/pretrain.yaml"
@@ -97,9 +98,7 @@ def strip_styles(line: str) -> str:
 
 
 def dry_run(*settings: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "recipes/pretrain.py", *settings], capture_output=True, text=True, cwd=REPOSITORY
-    )
+    return warm_start.run([sys.executable, "recipes/pretrain.py", *settings], cwd=REPOSITORY)
 
 
 @pytest.mark.slow

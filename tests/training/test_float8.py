@@ -43,7 +43,7 @@ def interpreted(script, *words):
     """The JSON that a script prints last, its kernels run by Triton's interpreter."""
     pytest.importorskip("triton", reason="Triton is not installed")
     answer = subprocess.run(
-        [sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=300,
+        [sys.executable, "-c", script, *words], capture_output=True, text=True,
         env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(REPOSITORY))},
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr[-2000:]

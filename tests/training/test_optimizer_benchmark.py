@@ -2,21 +2,21 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 
+from tests import warm_start
 from tests.conftest import REPOSITORY
 
 SCRIPT = REPOSITORY / "benchmarks" / "optimizers.py"
 
 
 def compare(folder, *words):
-    return subprocess.run(
+    return warm_start.run(
         [sys.executable, str(SCRIPT), "--use_cpu=true", f"--folder={folder}/runs", *words],
         env={**os.environ, "OUT": str(folder), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, cwd=REPOSITORY, timeout=280,
+        cwd=REPOSITORY,
     )  # fmt: skip
 
 

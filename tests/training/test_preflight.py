@@ -21,6 +21,7 @@ from modeling_foundry.training import preflight_checks as checks
 from modeling_foundry.training.dummy_step import DummyStep
 from modeling_foundry.training.forecast import Hardware, forecast_run
 from modeling_foundry.training.preflight import PreflightError, preflight
+from tests import warm_start
 from tests.conftest import REPOSITORY
 
 Usage = namedtuple("Usage", "total used free")
@@ -307,9 +308,7 @@ def test_what_only_another_rank_found_is_shown_with_its_number(monkeypatch):
 
 
 def recipe(*settings: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "recipes/pretrain.py", *settings], capture_output=True, text=True, cwd=REPOSITORY
-    )
+    return warm_start.run([sys.executable, "recipes/pretrain.py", *settings], cwd=REPOSITORY)
 
 
 def small(small_data, out, *more):

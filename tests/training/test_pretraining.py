@@ -5,13 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from safetensors.torch import load_file
 
 from modeling_foundry.training.run_log import read_log
+from tests import warm_start
 from tests.conftest import REPOSITORY, SOURCE_TEXT
+from tests.waits import wait_for
 
 SIZES = [
     "--hidden_size=32", "--intermediate_size=64", "--num_hidden_layers=2", "--num_attention_heads=2",
@@ -61,10 +62,9 @@ def test_the_quick_test_of_the_earlier_system(text_file, tmp_path, launch):
     again = launch("pretrain", *settings)
     assert "complete already" in again.stdout
     assert (tmp_path / "pretrain" / "model" / "model.safetensors").stat().st_mtime_ns == before
-    other = subprocess.run(
-        [sys.executable, "recipes/pretrain.py", *settings, "--learning_rate=0.5"],
-        capture_output=True, text=True, cwd=REPOSITORY,
-    )  # fmt: skip
+    other = warm_start.run(
+        [sys.executable, "recipes/pretrain.py", *settings, "--learning_rate=0.5"], cwd=REPOSITORY
+    )
     assert other.returncode == 2
     assert "holds a run with other settings (learning_rate: 0.01 -> 0.5)" in other.stderr
 
@@ -77,15 +77,11 @@ def test_killed_and_started_again_ends_where_an_uninterrupted_run_ends(text_file
     launch("pretrain", *arguments(text_file, whole, *common))
 
     command = [sys.executable, "recipes/pretrain.py", *arguments(text_file, killed, *common)]
-    child = subprocess.Popen(
+    child = warm_start.Popen(
         command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not (killed / "pretrain" / "checkpoint-10" / "manifest.json").exists():
-        assert child.poll() is None, "ended before it was killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for((killed / "pretrain" / "checkpoint-10" / "manifest.json").exists, child)
     child.send_signal(signal.SIGKILL)
     child.wait()
     assert not (killed / "pretrain" / "complete.json").exists()
@@ -213,7 +209,7 @@ def test_another_text_is_refused_and_the_advice_works(text_file, tmp_path, launc
     other = tmp_path / "other.txt"
     other.write_text(text_file.read_text().upper())
     command = [sys.executable, "recipes/pretrain.py", *arguments(other, tmp_path / "run", *few)]
-    refused = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    refused = warm_start.run(command, cwd=REPOSITORY)
     assert refused.returncode == 2
     assert "holds data prepared otherwise (text_file_sha256" in refused.stderr
     assert "give another --output_dir, or --overwrite=true" in refused.stderr

@@ -18,6 +18,7 @@ from modeling_foundry.training.checkpoints import (
 )
 from modeling_foundry.training.optimizer_state import StoredState
 from modeling_foundry.training.run_log import read_log
+from tests import warm_start
 from tests.conftest import REPOSITORY, SOURCE_TEXT
 
 SECRET = "hf_canary0123456789abcdefghijklmnop"
@@ -50,8 +51,6 @@ def unbroken(tmp_path_factory):
     done: dict[str, Path] = {}
 
     def run(engine: str, dropout: float = 0.1) -> Path:
-        import subprocess
-
         if engine == "zero1":
             pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
         name = f"{engine}{dropout}"
@@ -61,9 +60,7 @@ def unbroken(tmp_path_factory):
             )
             command = launch_command(REPOSITORY / "recipes/pretrain.py", *words, ranks=2, engine=engine)
             environment = launch_environment(HF_TOKEN=SECRET, WANDB_API_KEY=SECRET)
-            finished = subprocess.run(
-                command, capture_output=True, text=True, cwd=REPOSITORY, timeout=280, env=environment
-            )
+            finished = warm_start.run(command, cwd=REPOSITORY, env=environment)
             assert finished.returncode == 0, finished.stderr[-3000:]
             done[name] = parent / name
         return done[name]

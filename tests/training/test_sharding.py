@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from modeling_foundry.training.run_log import read_log
+from tests import warm_start
 from tests.conftest import REPOSITORY, SOURCE_TEXT
 from tests.training.conftest import ACCELERATE
 from tests.training.test_pretraining import arguments
@@ -37,9 +38,8 @@ def launch_sharded(engine, *settings):
     command = [*ACCELERATE, "--config_file", str(topology), "--num_processes", "2", "--mixed_precision", "no"]
     command += ["--main_process_port", "0", *([str(ON_CPU)] if engine == "fsdp2" else [])]
     command += [str(REPOSITORY / "recipes/pretrain.py"), *settings]
-    finished = subprocess.run(
-        [*command, "--use_cpu=false", "--bf16=false", "--ddp_backend=gloo"], capture_output=True, text=True,
-        cwd=REPOSITORY, timeout=280,
+    finished = warm_start.run(
+        [*command, "--use_cpu=false", "--bf16=false", "--ddp_backend=gloo"], cwd=REPOSITORY,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "DS_ACCELERATOR": "cpu"},
     )  # fmt: skip
     assert finished.returncode == 0, f"{finished.stdout[-2000:]}\n{finished.stderr[-4000:]}"

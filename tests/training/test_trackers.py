@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import sqlite3
-import subprocess
 import sys
 
 import pytest
@@ -14,6 +13,7 @@ from modeling_foundry.training import trackers
 from modeling_foundry.training.alignment import DPOArguments, SFTArguments
 from modeling_foundry.training.pretraining import PretrainArguments
 from modeling_foundry.training.run_log import read_log
+from tests import warm_start
 from tests.conftest import REPOSITORY, SOURCE_TEXT
 
 CANARY = "canary0123456789abcdefghijklmnop"
@@ -63,7 +63,7 @@ def test_the_recipe_says_a_missing_tracker_in_one_line():
         pytest.skip("every tracker is installed here")
     config = REPOSITORY / "recipes/quickstart/pretrain.yaml"
     command = [sys.executable, "recipes/pretrain.py", "--config", str(config), f"--report_to={missing}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    done = warm_start.run(command, cwd=REPOSITORY)
     assert done.returncode == 2
     assert f"report_to: {missing} is not installed" in done.stderr.splitlines()[-1]
 
