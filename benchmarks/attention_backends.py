@@ -1,18 +1,17 @@
 """Checks and times every attention backend on a four-layer model of the flagship's width, and the loss.
 
-    python benchmarks/attention_backends.py         # on a CUDA machine
+    python benchmarks/attention_backends.py         # on a CUDA machine; --receipt=true for the receipt
     python benchmarks/attention_backends.py --smoke=true --backends=[eager,sdpa,linear_cross_entropy]
 
 The second is a trial of the script with tiny sizes; those three run on any machine.
 
 Each backend runs in a process of its own with a time limit, so that one that hangs or crashes costs only itself.
 Errors are relative to eager attention in fp32: ||x - reference|| / ||reference|| over tokens that are not
-padding; eager in bf16 shows what the precision alone costs.  The last lines are the table; with OUT set in the
-environment, raw samples go to $OUT/attention_backends.json.
+padding; eager in bf16 shows what the precision alone costs.  The last lines are the table; raw samples go to
+runs/benchmarks/attention_backends.json.
 """
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
+from benchmarks import results  # noqa: E402
 from modeling_foundry.files import write_atomically  # noqa: E402
 from modeling_foundry.settings import FoundryError, parse, run  # noqa: E402
 
@@ -47,6 +47,7 @@ class Settings:
     loss_tokens: int = field(default=16384, metadata={"help": "tokens of the loss measurement"})
     vocab_size: int = field(default=151936, metadata={"help": "rows of the head in the loss measurement"})
     smoke: bool = field(default=False, metadata={"help": "tiny sizes, on the CPU if there is no GPU"})
+    receipt: bool = field(default=False, metadata={"help": results.HELP})
     measure: str = field(default="", metadata={"help": "used by the script itself: the one row to measure"})
     result: str = field(default="", metadata={"help": "used by the script itself: where to write that row"})
 
@@ -60,9 +61,12 @@ def main() -> int:
     unknown = set(settings.backends) - {*BACKENDS, LOSS}
     if unknown:
         raise FoundryError(f"--backends: {sorted(unknown)} not among {', '.join((*BACKENDS, LOSS))}")
+    if settings.smoke and settings.receipt:
+        raise FoundryError("receipt: a trial with tiny sizes is none; expected no smoke")
     rows = {name: measure_in_process(name, settings) for name in settings.backends}
-    save(rows)
+    results.save_result("attention_backends", result_of(rows))
     print_table(rows)
+    results.finish("attention_backends", result_of(rows), settings.receipt)
     return 1 if any("failure" in row for row in rows.values()) else 0
 
 
@@ -70,7 +74,9 @@ def measure_in_process(name: str, settings: Settings) -> dict[str, Any]:
     """The row of one backend, or ``{"failure": why}``."""
     print(f"measuring {name} …", flush=True)
     forwarded = {
-        key: value for key, value in vars(settings).items() if key not in ("backends", "measure", "result")
+        key: value
+        for key, value in vars(settings).items()
+        if key not in ("backends", "measure", "result", "receipt")
     }
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "row.json"
@@ -276,15 +282,13 @@ def synchronize(device: Any) -> None:
         torch.cuda.synchronize()
 
 
-def save(rows: dict[str, Any]) -> None:
-    """Raw samples and what they were measured on, where ``$OUT`` says."""
+def result_of(rows: dict[str, Any]) -> dict[str, Any]:
+    """Raw samples and what they were measured on."""
     import torch
 
     from modeling_foundry.run_record import describe_machine, git_commit, package_versions
 
-    if not os.environ.get("OUT"):
-        return
-    record = {
+    return {
         "command": "python benchmarks/attention_backends.py",
         "commit": git_commit(),
         "machine": describe_machine(),
@@ -292,7 +296,6 @@ def save(rows: dict[str, Any]) -> None:
         "versions": package_versions(),
         "rows": rows,
     }
-    write_atomically(Path(os.environ["OUT"]) / "attention_backends.json", json.dumps(record, indent=1))
 
 
 def print_table(rows: dict[str, Any]) -> None:

@@ -6,7 +6,8 @@ Zstandard-packed JSON lines of the running Python's standard library, tests incl
 workers read, hash, unpack, parse, tokenize, check samples against the tokenizers library, write, sync and index.
 A small and a large corpus are tokenized in turn: the rate is the difference of bytes over the difference of times, so
 the start of the processes and the proof, which a long run does not feel, drop out.  The cost is a forecast from that
-rate for 627B tokens of text with as many bytes a token as given.  The receipt is receipts/corpus_tokenization.json.
+rate for 627B tokens of text with as many bytes a token as given.  The result goes to
+runs/benchmarks/corpus_tokenization.json.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ import zstandard
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import results  # noqa: E402
 from modeling_foundry.data.corpus import read_standard_library  # noqa: E402
-from modeling_foundry.files import sha256_of_file, write_atomically  # noqa: E402
+from modeling_foundry.files import sha256_of_file  # noqa: E402
 from modeling_foundry.run_record import describe_machine, git_commit, package_versions  # noqa: E402
 from modeling_foundry.settings import parse, run  # noqa: E402
 
-RECEIPT = ROOT / "benchmarks" / "receipts" / "corpus_tokenization.json"
 COPIES = {"small": 2, "large": 12}
 FILES_PER_COPY = 4
 WORKERS = 2
@@ -46,6 +47,7 @@ class Settings:
     tokenizer: str = field(metadata={"help": "folder of the tokenizer, with tokenizer.json"})
     rounds: int = field(default=3, metadata={"help": "how often each corpus is tokenized, taking turns"})
     bytes_per_token: float = field(default=4.2, metadata={"help": "of English web text, for the forecast"})
+    receipt: bool = field(default=False, metadata={"help": results.HELP})
 
 
 def main() -> None:
@@ -77,8 +79,9 @@ def main() -> None:
             "core_hours": text_megabytes / (rate / WORKERS) / 3600,
         },
     }  # fmt: skip
-    write_atomically(RECEIPT, json.dumps(receipt, indent=1) + "\n")
+    results.save_result("corpus_tokenization", receipt)
     print_table(receipt)
+    results.finish("corpus_tokenization", receipt, settings.receipt)
 
 
 def make_files(folder: Path, copies: int) -> None:

@@ -23,11 +23,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import results  # noqa: E402
 from modeling_foundry.files import write_atomically  # noqa: E402
 from modeling_foundry.run_record import describe_machine, git_commit, package_versions  # noqa: E402
+from modeling_foundry.settings import run as run_program  # noqa: E402
 
 PAGE = ROOT / "docs" / "data.md"
-RECEIPT = ROOT / "benchmarks" / "receipts" / "data_examples.json"
 MODULES_PER_FILE, NUM_FILES = 20, 7
 BROKEN_ROWS = ('{"text": "broken\n', '{"title": "no text"}\n')
 # First line of a printed block -> the commands of the page to run, the last of which prints it.
@@ -118,8 +119,8 @@ def main() -> None:
             "examples": examples,
         }
         write_atomically(PAGE, page)
-        write_atomically(RECEIPT, json.dumps(receipt, indent=2) + "\n")
+        results.finish("data_examples", receipt, receipt=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

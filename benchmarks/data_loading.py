@@ -5,7 +5,7 @@
 The corpus has SlimPajama-627B's size: 59,166 shards whose token files are sparse (2.5 TB that occupy nothing), with
 real headers and the real index.  Start: a fresh process opens the index, makes the dataset, and reads one batch of
 step 1,000,000 in shuffled order.  Delivery: shuffled blocks of a corpus of random ids that the page cache holds,
-alone and from a DataLoader worker.  The table comes last; the receipt is receipts/data_loading.json.
+alone and from a DataLoader worker.  The table comes last; the result goes to runs/benchmarks/data_loading.json.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import results  # noqa: E402
 from benchmarks.pretrain_speed import rates  # noqa: E402
 from benchmarks.pretrain_table import SHIPPED, measured_row  # noqa: E402
 from modeling_foundry.files import sha256_of_file, write_atomically  # noqa: E402
 from modeling_foundry.run_record import describe_machine, git_commit, package_versions  # noqa: E402
 from modeling_foundry.settings import FoundryError, parse, run  # noqa: E402
 
-RECEIPT = ROOT / "benchmarks" / "receipts" / "data_loading.json"
 NUM_SHARDS, NUM_TOKENS, TOKENS_PER_DOCUMENT = 59_166, 627_000_000_000, 1_063
 STEP, BATCH_SEQUENCES, SEQUENCE_LENGTH = 1_000_000, 256, 2_048
 DELIVERY_SHARDS, DELIVERY_TOKENS = 64, 2_000_000
@@ -42,6 +42,7 @@ class Settings:
 
     rounds: int = field(default=5, metadata={"help": "how often each variant runs, taking turns"})
     limit_seconds: int = field(default=120, metadata={"help": "time one process may take"})
+    receipt: bool = field(default=False, metadata={"help": results.HELP})
     measure: str = field(default="", metadata={"help": "used by the script itself: the one variant to run"})
     folder: str = field(default="", metadata={"help": "used by the script itself: where the corpora are"})
 
@@ -69,8 +70,9 @@ def main() -> None:
             for name, rows in samples.items()
         },
     }  # fmt: skip
-    write_atomically(RECEIPT, json.dumps(receipt, indent=1) + "\n")
+    results.save_result("data_loading", receipt)
     print_table(receipt["medians"])
+    results.finish("data_loading", receipt, settings.receipt)
 
 
 def make_sparse_corpus(folder: Path) -> None:
@@ -176,7 +178,7 @@ def measure(name: str, folder: Path) -> dict[str, float]:
 
 def print_table(medians: dict[str, dict[str, float]]) -> None:
     start = medians["start"]
-    h200 = rates(measured_row(json.loads((RECEIPT.parent / "pretrain_speed.json").read_text()), SHIPPED))[0]
+    h200 = rates(measured_row(json.loads((results.RECEIPTS / "pretrain_speed.json").read_text()), SHIPPED))[0]
     print(
         f"step {STEP:,} of {NUM_TOKENS / 1e9:.0f}B tokens: {start['seconds']:.2f} s to its first batch of "
         f"{BATCH_SEQUENCES} sequences, {start['open_seconds']:.2f} s of it to open {NUM_SHARDS:,} shards"

@@ -4,13 +4,12 @@
 
 Processes of recipes/pretrain.py, equal but for ``--float8``, and one more of bf16 that rounds its loss otherwise.  ``data_dir`` is a folder written by
 recipes/prepare_data.py with the Qwen3 tokenizer, so that all 151,936 rows of the head take part.  The table shows the mean
-training loss of the last fifty steps and the held-out loss; with OUT set the receipt goes to $OUT/float8_parity.json.
+training loss of the last fifty steps and the held-out loss; the result goes to runs/benchmarks/float8_parity.json.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,8 +20,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import results  # noqa: E402
 from benchmarks.pretrain_speed import recipe_environment  # noqa: E402
-from modeling_foundry.files import write_atomically  # noqa: E402
 from modeling_foundry.run_record import describe_machine, git_commit, package_versions  # noqa: E402
 from modeling_foundry.settings import parse, run  # noqa: E402
 
@@ -39,6 +38,7 @@ class Settings:
     steps: int = field(default=500, metadata={"help": "optimizer steps"})
     micro_batch: int = field(default=4, metadata={"help": "sequences of 2,048 tokens of a step"})
     limit_seconds: int = field(default=200, metadata={"help": "time one process may take"})
+    receipt: bool = field(default=False, metadata={"help": results.HELP})
 
 
 def main() -> int:
@@ -48,8 +48,9 @@ def main() -> int:
         for name, overrides in VARIANTS.items():
             print(f"training in {name} …", flush=True)
             rows[name] = train(settings, Path(folder, name), overrides)
-            save(rows, settings)
-    print_table(rows)
+            results.save_result("float8_parity", result_of(rows, settings))
+    print_table(dict(rows))
+    results.finish("float8_parity", result_of(rows, settings), settings.receipt)
     return 1 if any("failure" in row for row in rows.values()) else 0
 
 
@@ -81,16 +82,14 @@ def mean_of_last(losses: list[float]) -> float:
     return sum(losses[-LAST_STEPS:]) / len(losses[-LAST_STEPS:])
 
 
-def save(rows: dict[str, Any], settings: Settings) -> None:
-    receipt = {
+def result_of(rows: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    return {
         "command": f"python benchmarks/float8_parity.py --data_dir=… --steps={settings.steps} --micro_batch={settings.micro_batch}",
         "commit": git_commit(),
         "machine": describe_machine(),
         "versions": package_versions(),
         "rows": rows,
     }
-    if os.environ.get("OUT"):
-        write_atomically(Path(os.environ["OUT"], "float8_parity.json"), json.dumps(receipt) + "\n")
 
 
 def print_table(rows: dict[str, Any]) -> None:

@@ -9,7 +9,8 @@ soon read many times.  ``data_dir`` is another; ``recipes/prepare_data.py --incl
 many.  Each run is recipes/pretrain.py in a process of its own with a time limit.  A short run first measures the seconds
 of a step; then each optimizer gets as many steps as fit in ``seconds`` and a cosine schedule over just those, at every
 learning rate of ``MODELS``.  Runs under ``folder`` that are complete are read, not repeated, so an interrupted benchmark
-goes on; after a change of the code remove the folder.  The table comes last; with OUT set the receipt goes to $OUT/optimizers.json, after each run.
+goes on; after a change of the code remove the folder.  The table comes last; the result goes to
+runs/benchmarks/optimizers.json, after each run.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from modeling_foundry.files import write_atomically  # noqa: E402
+from benchmarks import results  # noqa: E402
 from modeling_foundry.run_record import describe_machine, git_commit, package_versions  # noqa: E402
 from modeling_foundry.settings import FoundryError, parse, run  # noqa: E402
 
@@ -107,6 +108,7 @@ class Settings:
         default="", metadata={"help": "tokens to train on; default the Python standard library"}
     )
     folder: str = field(default="runs/optimizers", metadata={"help": "where data and runs are kept"})
+    receipt: bool = field(default=False, metadata={"help": results.HELP})
 
 
 def main() -> int:
@@ -117,8 +119,10 @@ def main() -> int:
     for name in settings.models:
         for row in rows_of(name, settings):
             rows.append(row)
-            save(rows, settings)  # after each: a lent machine may be gone before the last
+            # After each: a lent machine may be gone before the last.
+            results.save_result("optimizers", result_of(rows, settings))
             print_row(row)
+    results.finish("optimizers", result_of(rows, settings), settings.receipt)
     print_table(rows)
     return 1 if any("failure" in row for row in rows) else 0
 
@@ -219,12 +223,10 @@ def call(words: list[str], limit_seconds: int) -> None:
         raise FoundryError(f"{command[0]}: exit code {done.returncode}: {last[:300]}")
 
 
-def save(rows: list[dict[str, Any]], settings: Settings) -> None:
-    if not os.environ.get("OUT"):
-        return
+def result_of(rows: list[dict[str, Any]], settings: Settings) -> dict[str, Any]:
     import torch  # noqa: F401  (describe_machine names the GPU that an imported torch sees)
 
-    receipt = {
+    return {
         "command": f"python benchmarks/optimizers.py {' '.join(sys.argv[1:])}".strip(),
         "commit": git_commit(),
         "machine": describe_machine(),
@@ -234,7 +236,6 @@ def save(rows: list[dict[str, Any]], settings: Settings) -> None:
         "data": {name: described(data_of(name, settings)) for name in settings.models},
         "rows": rows,
     }
-    write_atomically(Path(os.environ["OUT"], "optimizers.json"), json.dumps(receipt, indent=1) + "\n")
 
 
 def print_row(row: dict[str, Any]) -> None:

@@ -14,13 +14,16 @@ import sys
 import time
 from pathlib import Path
 
-from modeling_foundry.files import write_atomically
-from modeling_foundry.run_record import describe_machine, git_commit, package_versions
-
 REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+from benchmarks import results  # noqa: E402
+from modeling_foundry.files import write_atomically  # noqa: E402
+from modeling_foundry.run_record import describe_machine, git_commit, package_versions  # noqa: E402
+from modeling_foundry.settings import run as run_program  # noqa: E402
+
 PAGE = REPOSITORY / "docs" / "plan.md"
 IMAGES = "docs/images"
-RECEIPTS = REPOSITORY / "benchmarks" / "receipts"
 BLOCK = re.compile(r"```console\n\$ python (recipes/plan\.py [^\n]*)\n(.*?)```", re.DOTALL)
 PICTURES = (
     "recipes/plan.py model --model recipes/qwen3_1.8b/pretrain.yaml",
@@ -49,7 +52,7 @@ def draw_peaks(path: Path) -> None:
 
     from modeling_foundry.planning.figures import COLOURS, STYLE, save
 
-    rows = json.loads((RECEIPTS / "plan_memory.json").read_text())["rows"]
+    rows = json.loads((results.RECEIPTS / "plan_memory.json").read_text())["rows"]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 6.2), layout="constrained")
         places = range(len(rows))
@@ -104,8 +107,8 @@ def main() -> None:
         "examples": examples,
         "pictures": [f"python {command} --plot={IMAGES}" for command in PICTURES],
     }
-    write_atomically(RECEIPTS / "plan_examples.json", json.dumps(receipt, indent=2) + "\n")
+    results.finish("plan_examples", receipt, receipt=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

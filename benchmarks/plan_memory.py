@@ -1,6 +1,7 @@
 """The planner's memory forecast against peaks measured on H200, term by term.
 
-    python benchmarks/plan_memory.py
+    python benchmarks/plan_memory.py             # into runs/benchmarks/plan_memory.json
+    python benchmarks/plan_memory.py --receipt   # into the receipt and the pages
 
 Measured on one to four NVIDIA H200 (143,771 MiB), torch 2.11.0+cu130, transformers 5.17, with the flagship's
 shape, S = 2,048, random tokens: ``torch.cuda.max_memory_allocated`` after warm-up.  The measurements are
@@ -10,17 +11,20 @@ Nothing is measured by this script.
 
 import argparse
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from modeling_foundry.files import write_atomically
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import results
 from modeling_foundry.planning import TrainingSetup, architecture_of, forecast_memory
 from modeling_foundry.planning.memory import DEFAULT_CALIBRATION
 from modeling_foundry.run_record import describe_machine, git_commit, package_versions
+from modeling_foundry.settings import run
 
-RECEIPT = Path(__file__).parent / "receipts" / "plan_memory.json"
 GIB = 2**30
 FLAGSHIP = {
     "model_type": "foundry",
@@ -122,7 +126,7 @@ def setup_of(description: dict) -> TrainingSetup:
 def recipe_peaks(rows: Iterable[tuple[str, str, dict]]) -> Iterator[tuple[str, float, dict]]:
     """The rows that were measured, in the form of ``PEAKS``."""
     receipts = [
-        RECEIPT.parent / f"pretrain_{table}.json" for table in ("speed", "shapes", "start", "scaling")
+        results.RECEIPTS / f"pretrain_{table}.json" for table in ("speed", "shapes", "start", "scaling")
     ]
     measured = {
         name: row
@@ -151,7 +155,9 @@ def compare(name: str, measured: float, description: dict) -> dict[str, Any]:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--receipt", action="store_true", help=results.HELP)
+    arguments = parser.parse_args()
     rows = [compare(*peak) for peak in (*PEAKS, *recipe_peaks(RECIPE_PEAKS))]
     other_ddp = compare("", DDP_PEAK_GIB, {"bf16_residual": True, **DDP})
     errors = [abs(row["error"]) for row in rows]
@@ -170,11 +176,11 @@ def main() -> None:
         "ddp_bf16_residual_error": other_ddp["error"],
         "notes": NOTES,
     }
-    write_atomically(RECEIPT, json.dumps(receipt, indent=2) + "\n")
     for row in rows:
         print(f"{row['run']:<50} {row['measured_gib']:6.1f} {row['forecast_gib']:7.2f} {row['error']:+8.2%}")
     print(f"largest error {receipt['largest_error']:.2%}, mean {receipt['mean_error']:.2%}")
+    results.finish("plan_memory", receipt, arguments.receipt)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -5,23 +5,26 @@ standard errors but no covariance, without which no interval of a predicted loss
 repository (github.com/epoch-research/analyzing-chinchilla, data/svg_extracted_data.csv) carries no licence,
 so the data stay there:
 
-    python benchmarks/plan_scaling_law.py --data svg_extracted_data.csv
+    python benchmarks/plan_scaling_law.py --data svg_extracted_data.csv    # --receipt for the receipt and the pages
 """
 
 import argparse
 import csv
 import hashlib
 import json
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 from scipy.optimize import minimize
 
-from modeling_foundry.files import write_atomically
-from modeling_foundry.run_record import describe_machine, git_commit, package_versions
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-RECEIPT = Path(__file__).parent / "receipts" / "plan_scaling_law.json"
+from benchmarks import results
+from modeling_foundry.run_record import describe_machine, git_commit, package_versions
+from modeling_foundry.settings import run
+
 NAMES = ("ln A", "ln B", "ln E", "alpha", "beta")
 HOFFMANN_SOURCE = np.array([6.0073404, 6.0179186, 0.5267228, 0.33917084, 0.2849083])
 PUBLISHED = {"A": (482.01, 124.58), "B": (2085.43, 1293.23), "E": (1.8172, 0.03)}
@@ -68,6 +71,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--bootstraps", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--receipt", action="store_true", help=results.HELP)
     arguments = parser.parse_args()
     started = time.time()
     runs = read_runs(arguments.data)
@@ -101,13 +105,13 @@ def main() -> None:
             "flops": [float((6 * size * tokens).min()), float((6 * size * tokens).max())],
         },
     }
-    write_atomically(RECEIPT, json.dumps(receipt, indent=2) + "\n")
     print(
         json.dumps(
             {key: receipt[key] for key in ("refit", "standard_errors", "fitted_range", "seconds")}, indent=2
         )
     )
+    results.finish("plan_scaling_law", receipt, arguments.receipt)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

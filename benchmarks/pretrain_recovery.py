@@ -7,8 +7,8 @@
 The recipe is recipes/pretrain.py with a small model, layers compiled, in bf16.  Under each topology the same run is made
 whole, whole again (does the hardware repeat itself?), and with something done at a random step: SIGKILL, SIGUSR2 or
 SIGSTOP to one rank, SIGTERM to the launcher; each is then started again with the same command.  One more goes on from its
-middle on a single rank.  All run side by side, so nothing here is a speed.  The table comes last; with OUT set the receipt
-goes to $OUT/pretrain_recovery.json.
+middle on a single rank.  All run side by side, so nothing here is a speed.  The table comes last; the result
+goes to runs/benchmarks/pretrain_recovery.json.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import results  # noqa: E402
 from benchmarks.pretrain_speed import gpu_state, gpus, prepare_data, recipe_environment  # noqa: E402
-from modeling_foundry.files import sha256_of_file, write_atomically  # noqa: E402
+from modeling_foundry.files import sha256_of_file  # noqa: E402
 from modeling_foundry.run_record import describe_machine, git_commit, package_versions  # noqa: E402
 from modeling_foundry.settings import parse, run  # noqa: E402
 from modeling_foundry.training.run_log import LOG_NAME, read_log  # noqa: E402
@@ -87,6 +88,7 @@ class Settings:
     seed: int = field(default=0, metadata={"help": "of the steps and ranks at which something is done"})
     limit_seconds: int = field(default=150, metadata={"help": "time one start may take"})
     at_once: int = field(default=10, metadata={"help": "runs at one time"})
+    receipt: bool = field(default=False, metadata={"help": results.HELP})
 
 
 @dataclass
@@ -181,8 +183,9 @@ def main() -> int:
         for (name, scenario), row in made.items():
             facts = {"topology": name, "num_ranks": num_ranks, "scenario": scenario}
             rows.append(facts | row.result())
-            save(rows, settings)
+            results.save_result("pretrain_recovery", result_of(rows, settings))
     print_table(rows)
+    results.finish("pretrain_recovery", result_of(rows, settings), settings.receipt)
     return 1 if any("failure" in row for row in rows) else 0
 
 
@@ -281,8 +284,8 @@ def last_line(output: Path) -> str:
     return (errors or [line for line in lines if "Error: " in line] or lines or ["no output"])[-1][:300]
 
 
-def save(rows: list[dict[str, Any]], settings: Settings) -> None:
-    receipt = {
+def result_of(rows: list[dict[str, Any]], settings: Settings) -> dict[str, Any]:
+    return {
         "command": "python benchmarks/pretrain_recovery.py" + (" --use_cpu=true" if settings.use_cpu else ""),
         "commit": git_commit(),
         "machine": describe_machine(),
@@ -291,9 +294,6 @@ def save(rows: list[dict[str, Any]], settings: Settings) -> None:
         "convention": "differences of losses are relative to the whole run's, the largest of all steps",
         "rows": rows,
     }
-    if os.environ.get("OUT"):
-        path = Path(os.environ["OUT"], "pretrain_recovery.json")
-        write_atomically(path, json.dumps(receipt, indent=1) + "\n")
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ Each variant is a process of its own with a time limit.  Ours is recipes/pretrai
 stock with ``use_liger_kernel``.  Tokens a second of each GPU are the median of the optimizer steps after the first two;
 MFU is over the dense bf16 peak.  The start is the time from launch to the log line of the first step.  Beside each peak of ours
 stands the forecast that the run printed before its first step.  Two rows profile one more step, which is not counted.
-The table comes last; with OUT set in the environment the receipt goes to $OUT/pretrain_<table>.json.
+The table comes last; the result goes to runs/benchmarks/pretrain_<table>.json.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import Any, Literal
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from modeling_foundry.files import write_atomically  # noqa: E402
+from benchmarks import results  # noqa: E402
 from modeling_foundry.planning import training_flops_per_token  # noqa: E402
 from modeling_foundry.planning.model_files import read_model  # noqa: E402
 from modeling_foundry.run_record import describe_machine, git_commit, package_versions  # noqa: E402
@@ -125,6 +125,7 @@ class Settings:
         default_factory=list, metadata={"help": "rows of the table, all of them if not given"}
     )
     limit_seconds: int = field(default=200, metadata={"help": "time one process may take"})
+    receipt: bool = field(default=False, metadata={"help": results.HELP})
     measure: str = field(default="", metadata={"help": "used by the script itself: the one row to measure"})
     folder: str = field(default="", metadata={"help": "used by the script itself: where data and row are"})
 
@@ -141,9 +142,11 @@ def main() -> int:
         rows: dict[str, Any] = {}
         for name in settings.variants or rows_for(settings.table, len(gpus())):
             rows[name] = measure_in_process(name, settings, folder)
-            save(rows, settings.table)  # after each: a lent machine may be gone before the last
+            # After each: a lent machine may be gone before the last.
+            results.save_result(f"pretrain_{settings.table}", result_of(rows, settings.table))
             print_table({name: rows[name]}, details=True)
     print_table(rows)
+    results.finish(f"pretrain_{settings.table}", result_of(rows, settings.table), settings.receipt)
     return 1 if any("failure" in row for row in rows.values()) else 0
 
 
@@ -365,8 +368,8 @@ def rates(row: dict[str, Any]) -> tuple[float, float | None, float | None]:
     return speed, full, causal
 
 
-def save(rows: dict[str, Any], table: str) -> None:
-    receipt = {
+def result_of(rows: dict[str, Any], table: str) -> dict[str, Any]:
+    return {
         "command": f"python benchmarks/pretrain_speed.py --table={table}",
         "commit": git_commit(),
         "machine": describe_machine(),
@@ -375,10 +378,6 @@ def save(rows: dict[str, Any], table: str) -> None:
         "gpu_state": gpu_state(),
         "rows": rows,
     }
-    if os.environ.get("OUT"):
-        write_atomically(
-            Path(os.environ["OUT"], f"pretrain_{table}.json"), json.dumps(receipt, indent=1) + "\n"
-        )
 
 
 def gpu_state() -> str:

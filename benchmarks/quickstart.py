@@ -1,25 +1,29 @@
 """Receipt of a finished quickstart, and the README's section made from it.
 
-    git clone … && cd llm-foundry && make quickstart && .venv/bin/python benchmarks/quickstart.py
+    git clone … && cd llm-foundry && make quickstart && .venv/bin/python benchmarks/quickstart.py --receipt
     python benchmarks/quickstart.py --draw   # only the picture, anew from the receipt
 
-Reads runs/quickstart, writes benchmarks/receipts/quickstart.json and, from it alone, docs/images/quickstart.png.  The
-README's section is made from the receipt by ``quoted_numbers.py --write``.  Nothing is typed by hand.
+Reads runs/quickstart and writes runs/benchmarks/quickstart.json; with ``--receipt`` the receipt of that name, from it
+alone docs/images/quickstart.png, and the README's section.  Nothing is typed by hand.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from modeling_foundry.files import write_atomically
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import results  # noqa: E402
+from modeling_foundry.files import write_atomically  # noqa: E402
+from modeling_foundry.settings import FoundryError, run  # noqa: E402
+
 RUNS = ROOT / "runs" / "quickstart"
-RECEIPT = ROOT / "benchmarks" / "receipts" / "quickstart.json"
 PICTURE = ROOT / "docs" / "images" / "quickstart.png"
 STAGE_NAMES = ("random", "base", "sft", "dpo")
 STAGES = ("pretrain", "sft", "dpo")
@@ -28,28 +32,35 @@ STAGES = ("pretrain", "sft", "dpo")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draw", action="store_true", help="only the picture, anew from the receipt")
-    if not parser.parse_args().draw:
-        write_receipt()
-    PICTURE.parent.mkdir(parents=True, exist_ok=True)
-    PICTURE.write_bytes(picture_of(json.loads(RECEIPT.read_text())))
+    parser.add_argument("--receipt", action="store_true", help=results.HELP)
+    arguments = parser.parse_args()
+    if not arguments.draw:
+        results.finish("quickstart", result_of_run(), arguments.receipt)
+    if arguments.draw or arguments.receipt:
+        receipt = json.loads((results.RECEIPTS / "quickstart.json").read_text())
+        write_atomically(PICTURE, picture_of(receipt))
 
 
-def write_receipt() -> None:
-    """The finished run's figures, from its files."""
-    results = json.loads((RUNS / "eval" / "results.json").read_text())
+def result_of_run() -> dict[str, Any]:
+    """The finished run's figures, from its files.
+
+    Raises:
+        FoundryError: it is not finished.
+    """
+    if not (RUNS / "eval" / "results.json").is_file():
+        raise FoundryError(f"{RUNS / 'eval' / 'results.json'}: missing; run make quickstart first")
+    evaluation = json.loads((RUNS / "eval" / "results.json").read_text())
     run = json.loads((RUNS / "pretrain" / "run.json").read_text())
-    receipt = {
+    return {
         "command": "make quickstart",
         **{key: run[key] for key in ("commit", "machine", "versions")},
         "data": json.loads((RUNS / "data" / "data.json").read_text())["statistics"],
         "stages": {stage: stage_record(RUNS / stage) for stage in STAGES},
         "minutes_after_install": round(minutes(), 1),
-        "scores": results["scores"],
-        "comparisons": results["comparisons"],
-        "compression": results["compression"],
+        "scores": evaluation["scores"],
+        "comparisons": evaluation["comparisons"],
+        "compression": evaluation["compression"],
     }
-    write_atomically(RECEIPT, json.dumps(receipt, indent=1, ensure_ascii=False) + "\n")
-    print("python benchmarks/quoted_numbers.py --write puts its numbers into README.md")
 
 
 def stage_record(folder: Path) -> dict[str, Any]:
@@ -122,4 +133,4 @@ def readme_section(receipt: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

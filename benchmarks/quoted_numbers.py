@@ -331,6 +331,12 @@ def filled(page: str, text: str) -> str:
     return text
 
 
+def filled_pages() -> dict[Path, str]:
+    """Every page that quotes a receipt, as it should read; raises as :func:`filled` does."""
+    names = sorted({quote.page for quote in quotes()} | {page for page, _ in sections()})
+    return {ROOT / name: filled(name, (ROOT / name).read_text()) for name in names}
+
+
 def missing(page: str, what: str) -> Any:
     raise SystemExit(f"{page}: does not hold: {what}")
 
@@ -342,13 +348,12 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="change the pages")
     write = parser.parse_args().write
     stale = 0
-    for page in sorted({quote.page for quote in quotes()} | {page for page, _ in sections()}):
-        old = (ROOT / page).read_text()
-        new = filled(page, old)
-        print(f"{'same   ' if new == old else 'written' if write else 'DIFFERS'} {page}")
+    for page, new in filled_pages().items():
+        old = page.read_text()
+        print(f"{'same   ' if new == old else 'written' if write else 'DIFFERS'} {page.relative_to(ROOT)}")
         stale += new != old
         if write and new != old:
-            write_atomically(ROOT / page, new)
+            write_atomically(page, new)
     return 1 if stale and not write else 0
 
 

@@ -12,10 +12,10 @@ HERE = Path(__file__).resolve().parent
 # file of measured runs that is not ours to ship, quickstart.py a finished `make quickstart`, tokenization_speed.py and
 # corpus_tokenization.py Qwen3's tokenizer.
 SCRIPTS: dict[str, list[str]] = {
-    "plan_memory.py": [],
+    "plan_memory.py": ["--receipt"],
     "plan_examples.py": ["--write"],
     "data_examples.py": ["--write"],
-    "data_loading.py": [],
+    "data_loading.py": ["--receipt=true"],
     "quoted_numbers.py": ["--write"],  # last: the pages' numbers from all receipts
 }
 

@@ -6,7 +6,7 @@ Every variant is datatrove's local executor with two workers, its reader and its
 library of the running Python, tests included; only what turns text into ids differs.  Each is a process of its own
 with a time limit, the variants take turns, and every document's ids are compared, of 2,000 awkward short texts too.  The rate is over the step's own
 clock (ids and writing, the mean of the workers), and beside it over the whole process with its start.  bpe-qwen is
-measured where it is installed.  The table comes last; the receipt is receipts/tokenization_speed.json.
+measured where it is installed.  The table comes last; the result goes to runs/benchmarks/tokenization_speed.json.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import results  # noqa: E402
 from modeling_foundry.data.corpus import corpus_sha256, read_standard_library  # noqa: E402
-from modeling_foundry.files import sha256_of_file, write_atomically  # noqa: E402
+from modeling_foundry.files import sha256_of_file  # noqa: E402
 from modeling_foundry.run_record import describe_machine, git_commit, package_versions  # noqa: E402
 from modeling_foundry.settings import FoundryError, parse, run  # noqa: E402
 
-RECEIPT = ROOT / "benchmarks" / "receipts" / "tokenization_speed.json"
 WORKERS = 2
 REFERENCE = "datatrove"
 NUM_AWKWARD = 1000  # a worker
@@ -52,6 +52,7 @@ class Settings:
     tokenizer: str = field(metadata={"help": "folder of the tokenizer, with tokenizer.json"})
     rounds: int = field(default=3, metadata={"help": "how often each variant runs, taking turns"})
     limit_seconds: int = field(default=200, metadata={"help": "time one process may take"})
+    receipt: bool = field(default=False, metadata={"help": results.HELP})
     measure: str = field(default="", metadata={"help": "used by the script itself: the one variant to run"})
     folder: str = field(default="", metadata={"help": "used by the script itself: where texts and ids are"})
 
@@ -68,8 +69,9 @@ def main() -> int:
                 receipt["variants"][name].append(measure_in_process(name, settings, folder))
         compare_ids(receipt)
     summarize(receipt)
-    write_atomically(RECEIPT, json.dumps(receipt, indent=1) + "\n")
+    results.save_result("tokenization_speed", receipt)
     print_table(receipt)
+    results.finish("tokenization_speed", receipt, settings.receipt)
     whole = (receipt["corpus"]["documents"], receipt["corpus"]["awkward_texts"])
     same = (
         receipt["identical_documents"]["DocumentEncoder"],

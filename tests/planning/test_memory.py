@@ -44,7 +44,7 @@ def test_within_five_percent_of_peaks_measured_on_h200(row):
     changes["calibration"] = replace(DEFAULT_CALIBRATION, **changes.get("calibration", {}))
     forecast = forecast_memory(FLAGSHIP, setup(**changes)).peak / GIB
     assert forecast == pytest.approx(row["measured_gib"], rel=0.05)
-    assert forecast == pytest.approx(row["forecast_gib"], abs=0.01), "run benchmarks/plan_memory.py again"
+    assert forecast == pytest.approx(row["forecast_gib"], abs=0.01), "run benchmarks/plan_memory.py --receipt"
 
 
 def test_the_receipt_holds_its_peaks_and_their_errors():
@@ -65,7 +65,7 @@ def test_the_recipe_s_own_peaks_are_those_of_its_speed_receipt():
     rows = [row for row in RECEIPT["rows"] if row["run"].startswith("the recipe: ")]
     assert len(rows) >= 3
     for row in rows:
-        assert row["measured_gib"] in peaks, f"{row['run']}: run benchmarks/plan_memory.py again"
+        assert row["measured_gib"] in peaks, f"{row['run']}: run benchmarks/plan_memory.py --receipt"
 
 
 def test_model_state_by_hand():
