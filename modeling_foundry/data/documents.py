@@ -99,7 +99,7 @@ def count_rows(root: str, file: SourceFile) -> int:
                 import pyarrow.parquet
 
                 return int(pyarrow.parquet.ParquetFile(stream).metadata.num_rows)
-            for block in _blocks(stream, file.compression, name):
+            for block in blocks_of(stream, file.compression, name):
                 rows += block.count(b"\n")
         except (FoundryError, ValueError, OSError):
             return rows  # an estimate; tokenize reports the damage
@@ -129,7 +129,7 @@ def lines_of(stream: Readable, compression: str, name: str) -> Iterator[bytes]:
     Raises:
         DamagedFileError: the stream breaks or ends inside a frame, or is something else than lines of UTF-8.
     """
-    for number, line in enumerate(_split_lines(_as_text(_blocks(stream, compression, name), name))):
+    for number, line in enumerate(_split_lines(_as_text(blocks_of(stream, compression, name), name))):
         yield line if number else line.removeprefix(codecs.BOM_UTF8)
 
 
@@ -201,7 +201,7 @@ def _whole_text(
     Raises:
         DamagedFileError: it is something else.
     """
-    data = b"".join(_as_text(_blocks(stream, file.compression, name), name))
+    data = b"".join(_as_text(blocks_of(stream, file.compression, name), name))
     try:
         yield data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -216,7 +216,7 @@ def _has_lone_surrogate(text: str) -> bool:
     return False
 
 
-def _blocks(stream: Readable, compression: str, name: str) -> Iterator[bytes]:
+def blocks_of(stream: Readable, compression: str, name: str) -> Iterator[bytes]:
     """Decompressed bytes, piece by piece.
 
     Raises:

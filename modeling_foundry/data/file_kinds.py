@@ -15,17 +15,22 @@ BEGINNINGS = {
     b"PAR1\x15": "a Parquet file", b"ARROW1\x00": "an Arrow file", b"SQLite format 3\x00": "an SQLite database",
     b"version https://git-lfs.github.com/spec/": "a pointer of Git LFS (fetch the file itself with git lfs pull)",
     b"\xff\xfe\x00\x00": "UTF-32 text", b"\x00\x00\xfe\xff": "UTF-32 text", b"\xff\xfe": "UTF-16 text",
-    b"\xfe\xff": "UTF-16 text", b"{\x00": "UTF-16 text", b"\x00{": "UTF-16 text", b"[\x00": "UTF-16 text",
-    b"\x00[": "UTF-16 text",
+    b"\xfe\xff": "UTF-16 text",
 }  # fmt: skip
-BZIP2 = re.compile(rb"BZh[1-9]1AY&SY")
+PATTERNS = {
+    re.compile(rb"BZh[1-9]1AY&SY"): "bzip2 data",
+    # Without a byte order mark: Latin letters with a zero byte, or three, on one side.
+    re.compile(rb"[^\0]\0\0\0|\0\0\0[^\0]"): "UTF-32 text",
+    re.compile(rb"(?:[^\0]\0){2}|(?:\0[^\0]){2}"): "UTF-16 text",
+}
 
 
 def kind_by_bytes(head: bytes) -> str | None:
     """What a file is that is neither JSON lines nor UTF-8 text, by its first bytes; None where they do not say."""
-    if BZIP2.match(head):
-        return "bzip2 data"
-    return next((kind for beginning, kind in BEGINNINGS.items() if head.startswith(beginning)), None)
+    known = (kind for beginning, kind in BEGINNINGS.items() if head.startswith(beginning))
+    return next(known, None) or next(
+        (kind for pattern, kind in PATTERNS.items() if pattern.match(head)), None
+    )
 
 
 def compression_of(name: str) -> str:

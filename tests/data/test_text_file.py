@@ -1,8 +1,10 @@
 """Any plain-text file: what of it is held out, and what is said when it cannot be used."""
 
 import gzip
+import lzma
 
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,15 +58,31 @@ def test_a_byte_order_mark_and_windows_lines_are_not_text(tmp_path):
     assert train.text + held_out.text == "one\ntwo\n"
 
 
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+def test_a_packed_text_is_read(tmp_path, pack):
+    """It was "byte 1 is not UTF-8"."""
+    (train,), (held_out,) = read_text_file(write(tmp_path, pack(b"\xef\xbb\xbfone\r\ntwo\n")), 0.5)
+    assert train.text + held_out.text == "one\ntwo\n"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ("text\n".encode("utf-16"), "is UTF-16 text, expected UTF-8 text; convert"),
+        ("text\n".encode("utf-16-le"), "is UTF-16 text"),
+        ("text\n".encode("utf-16-be"), "is UTF-16 text"),
+        ("text\n".encode("utf-32-be"), "is UTF-32 text"),
+        (gzip.compress("text\n".encode("utf-16")), "is UTF-16 text"),
+        (gzip.compress(gzip.compress(b"text\n" * 9)), "is gzip data"),
+        (gzip.compress(b"text\n" * 999)[:-9], r"corrupt gzip data \(ends inside a frame\)"),
+        (lzma.compress(b"text\n" * 9), "is xz data"),
+        (b"PAR1\x15\x04rest", "is a Parquet file"),
+        (b"PK\x03\x04rest", "is a zip archive"),
+        ("Grüße\n".encode("latin-1") * 9, "byte 2 is not UTF-8; convert"),
         (b"", "empty; expected some lines of text"),
         (b" \n\n", "empty; expected some lines of text"),
         (b"a", "too short to cut"),
-        (b"\xff\xff\n" * 50, "byte 0 is not UTF-8; expected text in UTF-8, not packed"),
-        ("Some lines.\n".encode("utf-16") * 50, "this is UTF-16 text; expected text in UTF-8"),
-        (gzip.compress(b"Some lines.\n" * 50), "this is gzip data; expected text in UTF-8, not packed"),
+        (b"\xff\xfd\n" * 50, "byte 0 is not UTF-8"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_one_line(tmp_path, content, message):

@@ -5,14 +5,20 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Regex
+from tokenizers.pre_tokenizers import Split
 
 from modeling_foundry.data.encoders import encode_documents
 from modeling_foundry.data.tokenizer import (
     END_OF_TURN,
+    LONGEST_WORD,
+    QWEN_PATTERN,
     SPECIAL_TOKENS,
+    cut_long_words,
     pieces_of,
     train_tokenizer,
 )
+from tests.conftest import SOURCE_TEXT
 
 TEXTS = ["def add(left, right):\n    return left + right\n" * 20, "class Node:\n    pass\n" * 20]
 # Every Unicode character but surrogates, with what pre-tokenisers stumble over made frequent.
@@ -101,6 +107,38 @@ def test_the_template_marks_the_answer_and_its_end(tokenizer):
     whole = tokenizer.apply_chat_template(messages[:2], tokenize=False)
     assert whole.startswith(prompt)
     assert prompt == "<|im_start|>user\ndef f():<|im_end|>\n<|im_start|>assistant\n"
+
+
+LONG = {
+    "DNA": "ACGT" * 2500, "Cyrillic": "ж" * 10_000, "dashes": "-=" * 5000, "blanks": " " * 10_000,
+    "tabs": "\t" * 10_000, "lines": "\r\n" * 5000, "underlines": "_" * 10_000, "marks": "\u0301" * 10_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LONG)
+@pytest.mark.parametrize("around", ["", "\n", "a ", "9"])
+def test_only_long_words_are_cut_for_the_training(kind, around):
+    """A word of a megabyte took 306 CPU seconds, for the trainer's time is its length squared."""
+    text = f"one two{around}{LONG[kind]}{around}three"
+    parts = cut_long_words(text)
+    assert "".join(parts) == text
+    assert 10 <= len(parts) <= 12
+    words = Regex(QWEN_PATTERN)
+    pieces = [piece for part in parts for piece, _ in Split(words, "isolated").pre_tokenize_str(part)]
+    assert max(map(len, pieces)) <= LONGEST_WORD + 2
+    for short in (text[:60], SOURCE_TEXT, "x" * LONGEST_WORD, " " * LONGEST_WORD, "a1" * 5000, "a b" * 5000):
+        assert cut_long_words(short) == [short]
+
+
+def test_a_cut_is_said_and_other_text_gives_the_same_tokenizer(caplog):
+    caplog.set_level("WARNING")
+    before = train_tokenizer(TEXTS, 300).backend_tokenizer.to_str()
+    assert train_tokenizer([*TEXTS, "q" * LONGEST_WORD], 300).backend_tokenizer.to_str()
+    assert "were cut" not in caplog.text
+    long = train_tokenizer([*TEXTS, "z9" * 40 + "Q" * 3500], 300)
+    assert "tokenizer: words of more than 1,000 characters were cut for its training, 3 times" in caplog.text
+    assert train_tokenizer(list(TEXTS), 300).backend_tokenizer.to_str() == before
+    assert [ids.tolist() for ids in encode_documents(long, ["def add"])]
 
 
 def test_it_is_saved_and_loaded_as_it_was(tokenizer, tmp_path):
