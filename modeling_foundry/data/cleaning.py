@@ -19,10 +19,11 @@ from ..files import write_atomically
 from ..settings import FoundryError
 from .folder import differences
 from .input_files import InputFiles, find_files
+from .mapped_files import check_open_files
 from .settings import CleanSettings
 
 # Part of what a folder is known by: raise it when the same settings come to give other documents.
-CLEANING_VERSION = 2
+CLEANING_VERSION = 3
 MANIFEST_NAME = "clean.json"
 # What an unfinished folder is going to hold; gone when clean.json is there.
 PLAN_NAME = "cleaning.json"
@@ -47,6 +48,8 @@ def clean(settings: CleanSettings) -> Path:
     folder, plan = Path(settings.output_dir), _plan(settings)
     if others := plan.files.not_read:
         print(f"clean: {len(others):,} files of other kinds are not read: {', '.join(others[:3])}")
+    if settings.dedup != "none":
+        check_open_files(plan.files.num_tasks)
     content = content_of(settings, plan, versions)
     if not settings.overwrite and _is_complete(folder, content):
         print(f"clean: complete already, {folder} (nothing to do)")

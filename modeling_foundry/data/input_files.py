@@ -13,6 +13,8 @@ from ..settings import FoundryError
 from .executors import number_of_tasks
 from .file_kinds import format_of
 
+# Each task costs a process, a log and a file of each step; deduplication opens a file of every task at once.
+FEWEST_TASKS, MOST_TASKS, BYTES_A_TASK = 64, 400, 32 << 20
 ACCEPTED = ".jsonl (also .gz or .zst), .parquet"
 
 
@@ -31,8 +33,13 @@ class InputFiles:
 
     @property
     def num_tasks(self) -> int:
-        """Tasks of a stage that reads them: no more than files of the kind that has the most."""
-        return number_of_tasks(max(map(len, self.paths.values())))
+        """Tasks of a stage that reads them: no more than files of the kind that has the most, of small ones fewer.
+
+        Of files alone, for a stage that was interrupted goes on with the tasks that it had, on any number of workers.
+        """
+        num_bytes = sum(os.stat(self.root / path).st_size for paths in self.paths.values() for path in paths)
+        by_size = max(FEWEST_TASKS, num_bytes // BYTES_A_TASK)
+        return number_of_tasks(max(map(len, self.paths.values())), min(MOST_TASKS, by_size))
 
     def description(self) -> dict[str, Any]:
         """Number, size and fingerprint: names, sizes and times of change.  Hashing terabytes takes hours."""

@@ -27,11 +27,12 @@ def num_mapped_files() -> int:
     return max(1, min(MOST_MAPPED_FILES, max_open_files() // 2))
 
 
-def check_open_files() -> None:
-    """Raise FoundryError where this process may not open the few files that reading a corpus takes."""
-    if max_open_files() < FEWEST_OTHER_FILES:
+def check_open_files(num_files: int = 0) -> None:
+    """Raise FoundryError where this process may not open so many files and the few that all else takes."""
+    needed = FEWEST_OTHER_FILES + num_files
+    if max_open_files() < needed:
         raise FoundryError(
-            f"open files: this process may open {max_open_files()}, expected at least {FEWEST_OTHER_FILES}; "
+            f"open files: this process may open {max_open_files()}, expected at least {needed}; "
             "raise the limit with ulimit -n 1024"
         )
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow
 import pyarrow.parquet
@@ -19,7 +20,7 @@ from datatrove.data import Document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_foundry.data import commands
+from modeling_foundry.data import commands, input_files, mapped_files
 from modeling_foundry.data.cleaning import clean
 from modeling_foundry.data.pipeline import QuietExecutor, RemovedWriter
 from modeling_foundry.data.rows import reader_of
@@ -263,6 +264,33 @@ def test_every_ending_that_the_manifest_knows_is_read(tmp_path, name):
     (tmp_path / "corpus" / name).write_bytes(pack(line))
     out = cleaned(tmp_path / "corpus", tmp_path, filters=[])
     assert [row["text"] for row in rows(out)] == ["The only row of this file."]
+
+
+@pytest.mark.parametrize(
+    ("num_files", "num_bytes", "tasks"),
+    [(3, 1 << 40, 3), (64, 10, 64), (10_000, 10, 64), (10_000, 1 << 20, 312), (10_000, 1 << 30, 400)],
+)
+def test_many_small_files_are_few_tasks(num_files, num_bytes, tasks, tmp_path, monkeypatch):
+    """A task a file: its process and files cost more than ten thousand tiny texts."""
+    monkeypatch.setattr(input_files.os, "stat", lambda path: SimpleNamespace(st_size=num_bytes))
+    names = [f"{number}.jsonl" for number in range(num_files)]
+    assert input_files.InputFiles(tmp_path, {"jsonl": names, "parquet": []}).num_tasks == tasks
+
+
+def test_more_files_than_tasks_are_all_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(input_files, "FEWEST_TASKS", 2)
+    for number in range(5):
+        write_lines(tmp_path / "corpus" / f"{number}.jsonl", [{"text": prose(number)}, {"text": prose(0)}])
+    out = cleaned(tmp_path / "corpus", tmp_path, filters=[], dedup="exact")
+    assert len(list((out / "documents").glob("*.gz"))) == 2
+    assert {row["text"] for row in rows(out)} == {prose(number) for number in range(5)}
+    assert len(rows(out)) == 5
+
+
+def test_too_few_open_files_for_the_duplicates_is_one_line(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(mapped_files.resource, "getrlimit", lambda _: (102, 1024))
+    with pytest.raises(FoundryError, match="may open 102, expected at least 103; raise the limit"):
+        cleaned(corpus, tmp_path, filters=[], dedup="exact")
 
 
 def test_a_glob_and_a_single_file(corpus, tmp_path):
