@@ -1,8 +1,8 @@
 """Foundry checkpoints to and from stock Qwen3 and Llama, with a parity gate.
 
 A model whose components are Qwen3's (or Llama's) has their parameter names, shapes and arithmetic, so its
-weights move unchanged.  Published as stock ``model_type: qwen3`` (or ``llama``) it runs in vLLM, SGLang, TGI,
-llama.cpp and ``transformers serve`` without remote code.
+weights move unchanged.  Published as stock ``model_type: qwen3`` (or ``llama``) it needs no remote code; which readers
+were tried, and what llama.cpp's converter must be told of a vocabulary of one's own, is in docs/publish.md.
 """
 
 import shutil

@@ -25,27 +25,27 @@ grok2-community gemma unknown other
 )
 # ISO 639-1 with an English name each.
 LANGUAGES = dict(
-    entry.split(":")
+    entry.split("_")
     for entry in """
-aa:afar ab:abkhazian ae:avestan af:afrikaans ak:akan am:amharic an:aragonese ar:arabic as:assamese av:avaric
-ay:aymara az:azerbaijani ba:bashkir be:belarusian bg:bulgarian bh:bihari bi:bislama bm:bambara bn:bengali
-bo:tibetan br:breton bs:bosnian ca:catalan ce:chechen ch:chamorro co:corsican cr:cree cs:czech cu:slavonic
-cv:chuvash cy:welsh da:danish de:german dv:divehi dz:dzongkha ee:ewe el:greek en:english eo:esperanto es:spanish
-et:estonian eu:basque fa:persian ff:fulah fi:finnish fj:fijian fo:faroese fr:french fy:frisian ga:irish
-gd:gaelic gl:galician gn:guarani gu:gujarati gv:manx ha:hausa he:hebrew hi:hindi ho:motu hr:croatian ht:haitian
-hu:hungarian hy:armenian hz:herero ia:interlingua id:indonesian ie:interlingue ig:igbo ii:yi ik:inupiaq io:ido
-is:icelandic it:italian iu:inuktitut ja:japanese jv:javanese ka:georgian kg:kongo ki:kikuyu kj:kuanyama
-kk:kazakh kl:greenlandic km:khmer kn:kannada ko:korean kr:kanuri ks:kashmiri ku:kurdish kv:komi kw:cornish
-ky:kirghiz la:latin lb:luxembourgish lg:ganda li:limburgish ln:lingala lo:lao lt:lithuanian lu:luba lv:latvian
-mg:malagasy mh:marshallese mi:maori mk:macedonian ml:malayalam mn:mongolian mr:marathi ms:malay mt:maltese
-my:burmese na:nauru nb:bokmål nd:ndebele ne:nepali ng:ndonga nl:dutch nn:nynorsk no:norwegian nr:ndebele
-nv:navajo ny:chichewa oc:occitan oj:ojibwa om:oromo or:odia os:ossetian pa:punjabi pi:pali pl:polish ps:pashto
-pt:portuguese qu:quechua rm:romansh rn:rundi ro:romanian ru:russian rw:kinyarwanda sa:sanskrit sc:sardinian
-sd:sindhi se:sami sg:sango si:sinhala sk:slovak sl:slovenian sm:samoan sn:shona so:somali sq:albanian sr:serbian
-ss:swati st:sotho su:sundanese sv:swedish sw:swahili ta:tamil te:telugu tg:tajik th:thai ti:tigrinya tk:turkmen
-tl:tagalog tn:tswana to:tonga tr:turkish ts:tsonga tt:tatar tw:twi ty:tahitian ug:uighur uk:ukrainian ur:urdu
-uz:uzbek ve:venda vi:vietnamese vo:volapük wa:walloon wo:wolof xh:xhosa yi:yiddish yo:yoruba za:zhuang
-zh:chinese zu:zulu
+aa_afar ab_abkhazian ae_avestan af_afrikaans ak_akan am_amharic an_aragonese ar_arabic as_assamese av_avaric
+ay_aymara az_azerbaijani ba_bashkir be_belarusian bg_bulgarian bh_bihari bi_bislama bm_bambara bn_bengali
+bo_tibetan br_breton bs_bosnian ca_catalan ce_chechen ch_chamorro co_corsican cr_cree cs_czech cu_slavonic
+cv_chuvash cy_welsh da_danish de_german dv_divehi dz_dzongkha ee_ewe el_greek en_english eo_esperanto es_spanish
+et_estonian eu_basque fa_persian ff_fulah fi_finnish fj_fijian fo_faroese fr_french fy_frisian ga_irish
+gd_gaelic gl_galician gn_guarani gu_gujarati gv_manx ha_hausa he_hebrew hi_hindi ho_motu hr_croatian ht_haitian
+hu_hungarian hy_armenian hz_herero ia_interlingua id_indonesian ie_interlingue ig_igbo ii_yi ik_inupiaq io_ido
+is_icelandic it_italian iu_inuktitut ja_japanese jv_javanese ka_georgian kg_kongo ki_kikuyu kj_kuanyama
+kk_kazakh kl_greenlandic km_khmer kn_kannada ko_korean kr_kanuri ks_kashmiri ku_kurdish kv_komi kw_cornish
+ky_kirghiz la_latin lb_luxembourgish lg_ganda li_limburgish ln_lingala lo_lao lt_lithuanian lu_luba lv_latvian
+mg_malagasy mh_marshallese mi_maori mk_macedonian ml_malayalam mn_mongolian mr_marathi ms_malay mt_maltese
+my_burmese na_nauru nb_bokmål nd_ndebele ne_nepali ng_ndonga nl_dutch nn_nynorsk no_norwegian nr_ndebele
+nv_navajo ny_chichewa oc_occitan oj_ojibwa om_oromo or_odia os_ossetian pa_punjabi pi_pali pl_polish ps_pashto
+pt_portuguese qu_quechua rm_romansh rn_rundi ro_romanian ru_russian rw_kinyarwanda sa_sanskrit sc_sardinian
+sd_sindhi se_sami sg_sango si_sinhala sk_slovak sl_slovenian sm_samoan sn_shona so_somali sq_albanian sr_serbian
+ss_swati st_sotho su_sundanese sv_swedish sw_swahili ta_tamil te_telugu tg_tajik th_thai ti_tigrinya tk_turkmen
+tl_tagalog tn_tswana to_tonga tr_turkish ts_tsonga tt_tatar tw_twi ty_tahitian ug_uighur uk_ukrainian ur_urdu
+uz_uzbek ve_venda vi_vietnamese vo_volapük wa_walloon wo_wolof xh_xhosa yi_yiddish yo_yoruba za_zhuang
+zh_chinese zu_zulu
     """.split()
 )
 OTHER_LANGUAGES = ("code", "multilingual")  # what the Hub takes beside ISO 639-1, -2 and -3
