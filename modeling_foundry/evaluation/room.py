@@ -154,7 +154,7 @@ def why_not(requests: list[Any], reader: RequestReader, model: str, where: str) 
         if request.request_type == "loglikelihood" and not reader.encoded(request)[1]:
             raise FoundryError(f"{where}: an answer without a token for {model}: {request.args[1]!r}")
         if request.request_type == "loglikelihood_rolling" and (token := control_token_in(reader, request)):
-            return f"{model} reads a part of it as {token}, whatever is asked"
+            return f"{token}, as which {model} reads a part of it, whatever is asked"
         longest = max(longest, reader.num_positions(request))
     return _too_long(longest, model, reader)
 

@@ -78,12 +78,15 @@ def compression_line(results: dict[str, Any]) -> str:
 
 
 def remarks(results: dict[str, Any]) -> list[str]:
-    """What a reader must know beside the scores: items that were not measured, and what is no mean over items."""
+    """What a reader must know beside the scores: items that were not measured, and what is no mean over items.
+
+    No file is named: a model's card prints this for others.
+    """
     lines, left_out = [], results.get("left_out", [])  # a receipt of before has none
     for task, num_items in Counter(one["task"] for one in left_out).items():
         first = next(one for one in left_out if one["task"] == task)
         kept = f"{num_items:,} of its items" if num_items > 1 else "one of its items"
-        lines.append(f"{task}: {kept} left out for all models; {first['where']}: {first['reason']}.")
+        lines.append(f"{task}: {kept} left out for all models, the first because of {first['reason']}.")
     if names := results.get("not_compared"):
         lines.append(f"Not shown, because they are no means over items: {', '.join(names)}.")
     return lines

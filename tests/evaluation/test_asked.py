@@ -196,7 +196,7 @@ def test_a_text_that_becomes_a_control_token_whatever_is_asked_is_left_out(folde
     )
     found, printed = asked(settings_of(folder, data, tasks=[BITS]))
     assert 1 not in found.items[BITS]
-    assert "heldout.jsonl:2: base reads a part of it as </s>" in printed
+    assert "heldout.jsonl:2: </s>, as which base reads a part of it" in printed
 
 
 # ------------------------------------------------------------------------------------------ own corpora

@@ -203,7 +203,7 @@ def of_one_model(results):
             BITS_PER_BYTE: outcomes([800.0, 900.0], np.asarray([300.0, 310.0])),
         }
     }
-    left_out = [{"task": "t", "item": 3, "where": "a|[dim]<i>.jsonl:4", "reason": "300 tokens"}] * 2
+    left_out = [{"task": "t", "item": 3, "where": "a|[dim]<i>.jsonl:4", "reason": "300|[dim]<i> tokens"}] * 2
     own = {"models": {"mine": results["models"]["base"]}, **scores_and_comparisons(measured)}
     return {**results, **own, "answers": [], "left_out": left_out}
 
@@ -218,8 +218,9 @@ def test_markdown_of_one_model_has_rows_and_no_empty_table(of_one_model):
 
 
 def test_what_is_left_out_is_said_everywhere(of_one_model, capsys):
-    said = "t: 2 of its items left out for all models; a|[dim]<i>.jsonl:4: 300 tokens."
+    said = "t: 2 of its items left out for all models, the first because of 300|[dim]<i> tokens."
     assert said in build_markdown(of_one_model)
+    assert ".jsonl" not in build_markdown(of_one_model)  # a card prints it for others
     assert said.replace("<i>", "&lt;i&gt;") in build_report(of_one_model, [], {})
     print_results(of_one_model, Console(width=200, force_terminal=False))
     assert said in capsys.readouterr().out
