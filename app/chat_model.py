@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import torch
-from control_tokens import conversation_ids, text_as_ids
+from control_tokens import TextEncoder
 from generation import Generation
 from safetensors import SafetensorError
-from sampling import RequestError, Sampling, TooLongError, check_text
+from sampling import MAX_NEW_TOKENS, RequestError, Sampling, TooLongError, check_text
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
@@ -52,11 +53,13 @@ class ChatModel:
         self.name = _display_name(checkpoint)
         self.tokenizer = AutoTokenizer.from_pretrained(checkpoint, **options)
         probe_template(self.tokenizer)
+        self.encoder = TextEncoder(self.tokenizer)
         self.model = _whole_model(checkpoint, options).to(self.device).eval()
         self.num_parameters: int = self.model.num_parameters()
-        self.max_positions: int = self.model.config.max_position_embeddings
+        self.max_positions = _max_positions(self.model.config)
         self.end_ids = _end_ids(self.model, self.tokenizer)
         self.one_at_a_time = threading.Lock()
+        self.line: deque[Generation] = deque()  # those that wait, in their order
         self.places = threading.BoundedSemaphore(MAX_REQUESTS)
 
     def chat_ids(self, messages: list[dict[str, str]]) -> torch.Tensor:
@@ -72,14 +75,14 @@ class ChatModel:
             raise TooLongError(f"messages: at most {MAX_PROMPT_CHARACTERS} characters")
         for message in messages:
             check_text("messages", message["content"])
-        return self._fitting("messages", conversation_ids(self.tokenizer, messages))
+        return self._fitting("messages", self.encoder.conversation_ids(messages))
 
     def text_ids(self, prompt: str, num_last: int | None = None) -> torch.Tensor:
         """Prompt ids (1, length) of plain text, or its last ones; raises RequestError where it is empty or too long."""
         if len(prompt) > MAX_PROMPT_CHARACTERS:
             raise TooLongError(f"prompt: at most {MAX_PROMPT_CHARACTERS} characters")
         check_text("prompt", prompt)
-        ids = text_as_ids(self.tokenizer, prompt)
+        ids = self.encoder.text_ids(prompt)
         if not ids:
             raise RequestError("prompt: expected some text")
         return self._fitting("prompt", ids if num_last is None else ids[-num_last:])
@@ -155,6 +158,12 @@ def _display_name(checkpoint: str) -> str:
         return checkpoint
     *_, experiment, stage, name = ("", "", *path.resolve().parts)
     return f"{experiment}/{stage}" if name == "model" else name
+
+
+def _max_positions(config: Any) -> int:
+    """Tokens that the model holds; of one without such a limit (a state-space model), more than can be asked for."""
+    own = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return own or MAX_PROMPT_CHARACTERS + MAX_NEW_TOKENS
 
 
 def _end_ids(model: Any, tokenizer: Any) -> list[int]:

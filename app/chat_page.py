@@ -13,7 +13,9 @@ from sampling import BusyError, ModelError, RequestError, Sampling, TooLongError
 
 logger = logging.getLogger(__name__)
 
-MAX_WAITING = 32
+# Of Gradio's queue, which lets a page that it turns away lose its send button.  The model's own line is far shorter,
+# and says in words that it is full.
+MAX_WAITING = 200
 # Label -> message: what the quickstart's model was taught, and what any model can be asked.
 EXAMPLES = {
     "What does read_text do?": "Summarize in one sentence.\ndef read_text(path, encoding=None):",
@@ -147,7 +149,7 @@ def make_page(chat: ChatModel) -> gr.ChatInterface:
         additional_inputs_accordion=gr.Accordion("Settings", open=False),
         additional_inputs=_settings(chat),
     )
-    page.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
+    page.queue(max_size=MAX_WAITING, default_concurrency_limit=None)
     return page
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any
 
@@ -16,32 +17,51 @@ def control_tokens(tokenizer: Any) -> list[str]:
     return sorted(filter(None, special), key=len, reverse=True)
 
 
-def text_as_ids(tokenizer: Any, text: str, **options: Any) -> list[int]:
-    """Ids of plain text: a control token that it spells is encoded as the characters it is."""
-    ids: list[int] = tokenizer(text, split_special_tokens=True, **options)["input_ids"]
-    return ids
+class TextEncoder:
+    """Ids of conversations and of plain text.
 
-
-def conversation_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
-    """Ids of a conversation with the beginning of an answer.
-
-    transformers encodes the rendered conversation as one text, in which the end of a turn that a message spells would
-    be a real one.  Where the template does not break such spellings itself, they are marked while it renders, and
-    what stands between its own control tokens is encoded as plain text.
-
-    Raises:
-        RequestError: the template does not take the conversation.
+    The one option that tells them apart is a state of the tokenizer that each call would set, while another thread
+    encodes: so there are two tokenizers.
     """
-    rendered, tokens = _rendered(tokenizer, messages), control_tokens(tokenizer)
-    spelled = [token for token in tokens if any(token in message["content"] for message in messages)]
-    if spelled:
-        mark = _unused_character(rendered)
-        marked = _rendered(tokenizer, [_marked(message, spelled, mark) for message in messages])
-        real = re.compile("|".join(map(re.escape, tokens)))
-        if len(real.findall(rendered)) > len(real.findall(marked)):
-            return _ids_between(tokenizer, marked, real, mark)
-    ids: list[int] = tokenizer(rendered, add_special_tokens=False)["input_ids"]
-    return ids
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer, self.plain = tokenizer, copy.deepcopy(tokenizer)
+        self.plain.split_special_tokens = True
+
+    def text_ids(self, text: str, **options: Any) -> list[int]:
+        """Ids of plain text: a control token that it spells is encoded as the characters it is."""
+        ids: list[int] = self.plain(text, **options)["input_ids"]
+        return ids
+
+    def conversation_ids(self, messages: list[dict[str, str]]) -> list[int]:
+        """Ids of a conversation with the beginning of an answer.
+
+        transformers encodes the rendered conversation as one text, in which the end of a turn that a message spells
+        would be a real one.  Where the template does not break such spellings itself, they are marked while it
+        renders, and what stands between its own control tokens is encoded as plain text.
+
+        Raises:
+            RequestError: the template does not take the conversation.
+        """
+        rendered, tokens = _rendered(self.tokenizer, messages), control_tokens(self.tokenizer)
+        spelled = [token for token in tokens if any(token in message["content"] for message in messages)]
+        if spelled:
+            mark = _unused_character(rendered)
+            marked = _rendered(self.tokenizer, [_marked(message, spelled, mark) for message in messages])
+            real = re.compile("|".join(map(re.escape, tokens)))
+            if len(real.findall(rendered)) > len(real.findall(marked)):
+                return self._ids_between(marked, real, mark)
+        ids: list[int] = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _ids_between(self, marked: str, real: re.Pattern[str], mark: str) -> list[int]:
+        ids: list[int] = []
+        place = 0
+        for found in real.finditer(marked):
+            ids += self.text_ids(marked[place : found.start()].replace(mark, ""), add_special_tokens=False)
+            ids.append(self.tokenizer.convert_tokens_to_ids(found.group()))
+            place = found.end()
+        return ids + self.text_ids(marked[place:].replace(mark, ""), add_special_tokens=False)
 
 
 def _rendered(tokenizer: Any, messages: list[dict[str, str]]) -> str:
@@ -59,18 +79,6 @@ def _marked(message: dict[str, str], spelled: list[str], mark: str) -> dict[str,
     for token in spelled:
         content = content.replace(token, token[:1] + mark + token[1:])
     return {**message, "content": content}
-
-
-def _ids_between(tokenizer: Any, marked: str, real: re.Pattern[str], mark: str) -> list[int]:
-    ids: list[int] = []
-    place = 0
-    for found in real.finditer(marked):
-        ids += text_as_ids(
-            tokenizer, marked[place : found.start()].replace(mark, ""), add_special_tokens=False
-        )
-        ids.append(tokenizer.convert_tokens_to_ids(found.group()))
-        place = found.end()
-    return ids + text_as_ids(tokenizer, marked[place:].replace(mark, ""), add_special_tokens=False)
 
 
 def _unused_character(text: str) -> str:

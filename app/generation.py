@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MAX_GENERATION_SECONDS = 120.0
 MAX_WAITING_SECONDS = 60.0
-LOOK_SECONDS = 0.2  # who waits looks so often whether its reader is still there
+LOOK_SECONDS = 0.05  # who waits looks so often whether it is the next, and its reader still there
 logger = logging.getLogger(__name__)
 
 
@@ -70,13 +70,20 @@ class Generation:
     def _wait_in_line(self) -> bool:
         """Whether it is this one's turn; it is nobody's whose reader has left.  Raises BusyError after a while."""
         deadline = time.monotonic() + MAX_WAITING_SECONDS
-        while not self._stop.reader_left.is_set():
-            left = deadline - time.monotonic()
-            if self.chat.one_at_a_time.acquire(timeout=max(0.0, min(LOOK_SECONDS, left))):
-                return True
-            if left <= 0:
-                raise BusyError("the requests before this one take too long; try again later")
-        return False
+        line = self.chat.line
+        line.append(self)
+        try:
+            while not self._stop.reader_left.is_set():
+                seconds = max(0.0, min(LOOK_SECONDS, deadline - time.monotonic()))
+                if line[0] is not self:
+                    self._stop.reader_left.wait(seconds)
+                elif self.chat.one_at_a_time.acquire(timeout=seconds):
+                    return True
+                if time.monotonic() > deadline:
+                    raise BusyError("the requests before this one take too long; try again later")
+            return False
+        finally:
+            line.remove(self)
 
     def __iter__(self) -> Iterator[str]:
         """Pieces of text.

@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import given, strategies
 
+from tests.app.conftest import wait_until
+
 MESSAGES = [{"role": "user", "content": "def add(left, right):"}]
 
 
@@ -77,6 +79,40 @@ def test_who_waits_too_long_is_told(chat, monkeypatch):
     with chat.one_at_a_time, pytest.raises(BusyError, match="take too long"):
         answer(chat)
     assert answer(chat)[0]
+
+
+def test_who_comes_first_is_answered_first(chat, monkeypatch):
+    order, threads = [], []
+    with chat.one_at_a_time:
+        for number in range(6):
+            threads.append(
+                threading.Thread(
+                    target=lambda number=number: (answer(chat, max_new_tokens=2), order.append(number))
+                )
+            )
+            threads[-1].start()
+            wait_until(lambda number=number: len(chat.line) == number + 1)
+    for thread in threads:
+        thread.join()
+    assert order == sorted(order)
+    assert not chat.line
+
+
+def test_a_full_line_is_told_on_the_page(page, chat):
+    """Gradio's queue told nothing: it took the send button of the page that came too late."""
+    from chat_model import MAX_REQUESTS
+    from chat_page import MAX_WAITING
+
+    for _ in range(MAX_REQUESTS):
+        chat.places.acquire()
+    try:
+        (said,) = page.fn("hello", [], 0, 4, 0.9, 0, 1)
+    finally:
+        for _ in range(MAX_REQUESTS):
+            chat.places.release()
+    assert said == "⚠️ Not answered: too many requests are waiting; try again in a moment"
+    assert page._queue.max_size == MAX_WAITING > 2 * MAX_REQUESTS
+    assert page._queue.default_concurrency_limit is None
 
 
 @pytest.mark.parametrize("field", ["max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty"])
@@ -292,3 +328,12 @@ def test_a_foundry_checkpoint_without_the_package_is_explained(chat_checkpoint, 
     monkeypatch.setitem(sys.modules, "modeling_foundry", None)
     with pytest.raises(RequestError, match=r"export it as a stock model with recipes/publish\.py"):
         ChatModel(str(chat_checkpoint))
+
+
+def test_a_model_without_a_limit_of_positions():
+    """A state-space model's configuration names none; that was an AttributeError at the start."""
+    from chat_model import _max_positions
+    from transformers import GPT2Config, MambaConfig
+
+    assert _max_positions(GPT2Config(n_positions=77)) == 77
+    assert _max_positions(MambaConfig()) > 50_000
