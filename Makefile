@@ -20,10 +20,10 @@ THREADS = $(if $(filter %/cpu.yaml,$(ACCELERATE)),--num_cpu_threads_per_process 
 ON_CPU = $(if $(filter %/cpu.yaml %/cpu_ddp.yaml,$(ACCELERATE)),DS_ACCELERATOR=cpu)
 LAUNCH = $(ON_CPU) $(BIN)/accelerate launch --quiet --config_file $(ACCELERATE) $(THREADS)
 
-.PHONY: help setup quickstart plan data pretrain plot sft dpo eval app publish test check format bench clean
+.PHONY: help setup quickstart plan data pretrain plot sft dpo eval app publish test test-fast check format bench clean
 
 help: ## print every target with one line each
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  EXPERIMENT=$(EXPERIMENT)  ACCELERATE=$(ACCELERATE)  ARGS='--key=value ...'"
 
@@ -70,6 +70,9 @@ app: setup ## chat with the trained model in the browser
 
 test: setup ## every test, offline
 	$(OFFLINE) $(BIN)/python -m pytest $(ARGS)
+
+test-fast: setup ## two minutes of tests, of every room: all but those marked slow
+	$(OFFLINE) $(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 check: setup ## lint, format, types, spelling
 	$(BIN)/ruff check

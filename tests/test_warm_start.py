@@ -53,6 +53,7 @@ def test_it_is_a_process_of_its_own(script, tmp_path):
         ("import sys; sys.exit('no')", 1, "no"),
         ("import os; os._exit(7)", 7, ""),
         ("import os; os.abort()", -6, ""),
+        ("import multiprocessing as m; assert m.get_start_method(allow_none=True) is None", 0, ""),
         ("import sys; assert sys.argv == ['-c', 'w']", 0, ""),
     ],
 )

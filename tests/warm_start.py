@@ -20,6 +20,7 @@ import threading
 import types
 from collections.abc import Mapping, Sequence
 from multiprocessing import reduction, resource_tracker
+from multiprocessing.connection import Listener
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -86,6 +87,26 @@ def run(command: Sequence[str | Path], **options: Any) -> subprocess.CompletedPr
     with Popen(command, stdout=pipe, stderr=pipe, text=True, **options) as process:
         said = process.communicate()
     return subprocess.CompletedProcess(process.args, process.returncode, *said)
+
+
+def serve_elsewhere(address: str) -> None:
+    """Run, for as long as this process lives, the commands that other programs send to a socket of this name.
+
+    A message is ``(words after the interpreter, folder, environment)``, the answer ``(exit code, output, errors)``.
+    """
+    listener = Listener(address)
+
+    def answer(connection: Any) -> None:
+        with connection:
+            words, cwd, environment = connection.recv()
+            done = run([sys.executable, *words], cwd=cwd, env=environment)
+            connection.send((done.returncode, done.stdout, done.stderr))
+
+    def serve() -> None:
+        while True:
+            threading.Thread(target=answer, args=(listener.accept(),), daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
 
 
 def _words_of(command: Any) -> list[str] | None:
@@ -170,6 +191,8 @@ def _become(words: list[str], cwd: str, environment: Mapping[str, str]) -> None:
     global _is_fork
     _is_fork = True
     _start_forks()
+    multiprocessing.set_start_method(None, force=True)  # the server's would be that of its children too
+    _SERVER.set_forkserver_preload([])
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

@@ -28,6 +28,7 @@ def python(code: str) -> str:
     return result.stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beginning", BEGINNINGS.values(), ids=BEGINNINGS)
 def test_auto_classes_know_the_model(beginning):
     assert python(beginning + PROBE) == "FoundryModel FoundryForCausalLM"

@@ -37,6 +37,7 @@ print(json.dumps(worst))
 """
 
 
+@pytest.mark.slow
 def test_the_kernels_equal_the_pytorch_path():
     """Sizes around the block of 4,096 columns; large logits too."""
     cases = [(3, 50, 0.0, 2.0), (70, 130, 1e-2, 2.0), (2, 4096, 0.0, 30.0), (65, 4101, 1e-4, 1.0)]

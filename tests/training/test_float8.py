@@ -50,6 +50,7 @@ def interpreted(script, *words):
     return json.loads(answer.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_the_kernels_equal_the_pytorch_path():
     """Sizes around the tiles of 64 rows by 128 columns."""
     worst = interpreted(KERNEL_SCRIPT, json.dumps([(3, 50, 0.0), (70, 130, 1e-2), (64, 128, 1e-4)]))
@@ -86,6 +87,7 @@ print(json.dumps(rows))
 """
 
 
+@pytest.mark.slow
 def test_the_fp8_loss_is_the_plain_loss_to_fp8_precision():
     """e4m3 rounds by up to 6%, e5m2 by up to 13%; sums over them by far less."""
     for ratio, hidden_error, weight_error, ignored in interpreted(FLOAT8_SCRIPT):

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from modeling_foundry.training.run_log import read_log
+from tests import warm_start
 from tests.conftest import REPOSITORY, SOURCE_TEXT
 from tests.training.test_pretraining import arguments
 from tests.waits import wait_for
@@ -27,6 +28,17 @@ exit "${code:-0}"
 SCONTROL = """#!/bin/bash
 if [[ $1 == requeue ]]; then echo "$2" > requeued; else echo localhost; fi
 """
+# The real program, started warm by the process of the tests.
+ACCELERATE = """#!{python} -S
+import os, sys
+from multiprocessing.connection import Client
+with Client({address!r}) as tests:
+    tests.send((["-m", "accelerate.commands.accelerate_cli", *sys.argv[1:]], os.getcwd(), dict(os.environ)))
+    code, out, err = tests.recv()
+sys.stdout.write(out)
+sys.stderr.write(err)
+sys.exit(code)
+"""
 
 
 @pytest.fixture
@@ -38,10 +50,13 @@ def text_file(tmp_path):
 
 @pytest.fixture
 def cluster(tmp_path):
-    """Environment of a job: fakes of SLURM's commands first on the path, one thread a rank."""
+    """Environment of a job: fakes of SLURM's commands and a warm accelerate first on the path, one thread a rank."""
     commands = tmp_path / "commands"
     commands.mkdir()
-    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+    address = str(tmp_path / "warm")
+    warm_start.serve_elsewhere(address)
+    accelerate = ACCELERATE.format(python=sys.executable, address=address)
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("accelerate", accelerate)):
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
     path = [str(commands), str(Path(sys.executable).parent), os.environ["PATH"]]
