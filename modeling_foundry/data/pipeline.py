@@ -29,6 +29,7 @@ from datatrove.utils.logging import setup_default_logger
 from multiprocess.managers import SyncManager
 from tqdm.auto import tqdm
 
+from .executors import num_workers
 from .local_folder import LocalFolder
 from .worker_watch import lost_workers_noticed, task_noted
 
@@ -143,8 +144,17 @@ class QuietExecutor(LocalPipelineExecutor):
 
     def _launch_run_for_rank(self, rank: int, *arguments: Any, **keywords: Any) -> Any:
         end_with_parent()
+        if (
+            multiprocess.parent_process() is not None
+        ):  # else it is this process, whose threads are not ours to limit
+            os.environ.setdefault("RAYON_NUM_THREADS", str(threads_of_a_worker(self.workers)))
         with quiet(), task_noted(self._notes, rank):
             return super()._launch_run_for_rank(rank, *arguments, **keywords)
+
+
+def threads_of_a_worker(workers: int) -> int:
+    """Threads for the tokenizers library in each of so many processes; told nothing, each takes one a core."""
+    return max(1, num_workers(-1) // workers)
 
 
 @contextlib.contextmanager

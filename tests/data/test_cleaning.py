@@ -20,9 +20,10 @@ from datatrove.data import Document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_foundry.data import commands, input_files, mapped_files
+from modeling_foundry.data import commands, input_files, mapped_files, pipeline
 from modeling_foundry.data.cleaning import clean
-from modeling_foundry.data.pipeline import QuietExecutor, RemovedWriter
+from modeling_foundry.data.executors import num_workers
+from modeling_foundry.data.pipeline import QuietExecutor, RemovedWriter, Stage, run_stage
 from modeling_foundry.data.rows import reader_of
 from modeling_foundry.data.settings import CleanSettings
 from modeling_foundry.settings import FoundryError
@@ -523,6 +524,27 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
     finally:
         with contextlib.suppress(ProcessLookupError):  # all have ended, as they should
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def note_threads(data, rank, world_size):
+    """A step: what the task's process is told of threads."""
+    Path(os.environ["NOTES"], str(rank)).write_text(os.environ.get("RAYON_NUM_THREADS", "one a core"))
+
+
+@pytest.mark.parametrize(("workers", "told"), [(2, str(max(1, num_workers(-1) // 2))), (1, "one a core")])
+def test_the_workers_share_the_cores(tmp_path, monkeypatch, workers, told):
+    """Each of 64 workers took 64 threads: the tokenizers library starts one a core in every process."""
+    monkeypatch.setenv("NOTES", str(tmp_path))
+    monkeypatch.delenv("RAYON_NUM_THREADS", raising=False)
+    run_stage(Stage("note", [note_threads], 2), tmp_path / "logs", workers=workers)
+    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == [told] * 2
+    assert "RAYON_NUM_THREADS" not in os.environ
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(1, 64), (3, 21), (64, 1), (200, 1)])
+def test_threads_of_a_worker(monkeypatch, workers, threads):
+    monkeypatch.setattr(pipeline, "num_workers", lambda _: 64)
+    assert pipeline.threads_of_a_worker(workers) == threads
 
 
 def test_the_log_of_workers_is_in_files(corpus, tmp_path, capfd):
