@@ -8,10 +8,13 @@ import json
 import sys
 from pathlib import Path
 
+import torch
 from transformers import set_seed
 
 from modeling_foundry.training import alignment
+from modeling_foundry.training.pretrain_settings import PretrainArguments
 from modeling_foundry.training.update_guard import UpdateGuard
+from tests.training.tiny_training import SEQUENCE_LENGTH, VOCABULARY, tiny_trainer
 
 NUM_PAIRS = 9  # of four a step: one is left for the last, and a second rank has none of its own there
 SFT = {
@@ -97,9 +100,22 @@ def history(trainer):
     ]
 
 
-def main(checkpoint, samples, output, *sizes):
+def pretraining_held_out(output_dir, batch):
+    """Pretraining's loss on seven sequences, of which ever more labels do not count."""
+    arguments = PretrainArguments(
+        str(output_dir), max_steps=1, use_cpu=True, report_to="none", per_device_eval_batch_size=batch
+    )
+    trainer = tiny_trainer(arguments)
+    ids = torch.randint(0, VOCABULARY, (7, SEQUENCE_LENGTH), generator=torch.Generator().manual_seed(2))
+    counts = torch.arange(SEQUENCE_LENGTH) >= 2 * torch.arange(7)[:, None]
+    labels = torch.where(counts, ids, -100)
+    rows = [{"input_ids": row, "labels": label} for row, label in zip(ids, labels, strict=True)]
+    return trainer.evaluate(rows)["eval_loss"]
+
+
+def main(checkpoint, samples, output):
     """Every case on the ranks there are, two samples a rank."""
-    told = {}
+    told = {"pretrain": pretraining_held_out(Path(output).parent, batch=2)}
     for stage, name in CASES:
         trainer = trainer_of(
             stage, checkpoint, Path(samples), Path(output).parent, per_device_train_batch_size=2,

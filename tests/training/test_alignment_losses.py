@@ -53,6 +53,12 @@ def test_two_ranks_of_two_are_one_of_four(stage, name, two_ranks, of_one_rank):
     same(of_one_rank(stage, name), two_ranks[f"{stage} {name}"])
 
 
+@pytest.mark.slow
+def test_two_ranks_of_pretraining_tell_the_held_out_loss_of_one(two_ranks, tmp_path):
+    of_one = alignment_runs.pretraining_held_out(tmp_path, batch=7)
+    assert two_ranks["pretrain"] == pytest.approx(of_one, rel=1e-6)
+
+
 @pytest.mark.parametrize(("stage", "name"), CASES)
 def test_accumulation_of_two_is_one_of_four(stage, name, of_one_rank, tiny_checkpoint, uneven, tmp_path):
     changes, one = changes_of(stage, name), of_one_rank(stage, name)
