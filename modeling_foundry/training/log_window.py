@@ -17,13 +17,14 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from ..files import write_atomically
 from ..settings import FoundryError
+from .rank_metrics import RankMetrics
 
 LOG_WINDOW_NAME = "log_window.json"
 logger = logging.getLogger(__name__)
 
 
 def save_log_window(trainer: Trainer, folder: Path) -> None:
-    """Loss and z-loss of each rank and the gradient norms since the last line; every rank calls it."""
+    """Loss and z-loss of each rank, the gradient norms and TRL's figures since the last line; every rank calls it."""
     run_log, z_total = getattr(trainer, "run_log", None), getattr(trainer, "_z_total", None)
     content = {
         "since_step": trainer._globalstep_last_logged,
@@ -31,6 +32,7 @@ def save_log_window(trainer: Trainer, folder: Path) -> None:
         "z_since_step": getattr(trainer, "_z_last_logged", 0),
         "z_losses": None if z_total is None else _of_ranks(trainer, z_total),
         "grad_norms": [] if run_log is None else run_log.norms.numbers(),
+        "figures": trainer.figures_so_far() if isinstance(trainer, RankMetrics) else None,
     }
     if trainer.is_world_process_zero():
         write_atomically(folder / LOG_WINDOW_NAME, json.dumps(content) + "\n")
@@ -66,6 +68,8 @@ class LogWindow(TrainerCallback):
         if content["z_losses"] is not None:
             trainer._z_last_logged = content["z_since_step"]
             trainer._z_total = self._of_rank(content["z_losses"], args)
+        if isinstance(trainer, RankMetrics) and content.get("figures"):  # none in an earlier release's
+            trainer.go_on_from(content["figures"])
         if (run_log := getattr(trainer, "run_log", None)) is not None:
             for norm in content["grad_norms"]:
                 run_log.norms.add(norm)

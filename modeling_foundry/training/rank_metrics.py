@@ -40,6 +40,7 @@ class RankMetrics(Trainer):
 
     accelerator: Any
     _metrics: dict[str, Any]
+    _total_train_tokens: float  # TRL's own; this rank's alone, as each notes its own
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._sums: dict[str, dict[str, list[float]]] = {"train": {}, "eval": {}}
@@ -74,13 +75,32 @@ class RankMetrics(Trainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         mode = "train" if self.model.training else "eval"
-        if sums := self._sums[mode]:
-            names = sorted(sums)
-            both = torch.tensor([sums[name] for name in names], device=self.args.device, dtype=torch.float64)
-            for name, (total, count) in zip(
-                names, self.accelerator.reduce(both, "sum").tolist(), strict=True
-            ):
-                if count:
-                    self._metrics[mode][name] = [total if name == NUM_TOKENS else total / count]
-            self._sums[mode] = {}
+        for name, (total, count) in self._over_ranks(mode).items():
+            if count:
+                self._metrics[mode][name] = [total if name == NUM_TOKENS else total / count]
+        self._sums[mode] = {}
         super().log(logs, *args, **kwargs)
+
+    def figures_so_far(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the next line of the log, over all ranks; every rank calls it."""
+        num_tokens = torch.tensor(self._total_train_tokens, device=self.args.device)
+        total = self.accelerator.reduce(num_tokens, "sum").item()
+        return {"sums": self._over_ranks("train"), NUM_TOKENS: total}
+
+    def go_on_from(self, figures: dict[str, Any]) -> None:
+        """Put back what :meth:`figures_so_far` gave: sums over all ranks, so that rank 0 holds them."""
+        is_main = self.args.process_index == 0
+        self._sums["train"] = {
+            name: sums if is_main and name != NUM_TOKENS else [0.0, 0.0]
+            for name, sums in figures["sums"].items()
+        }
+        self._total_train_tokens = figures[NUM_TOKENS] if is_main else 0
+
+    def _over_ranks(self, mode: str) -> dict[str, list[float]]:
+        names = sorted(self._sums[mode])
+        if not names:
+            return {}
+        both = torch.tensor(
+            [self._sums[mode][name] for name in names], device=self.args.device, dtype=torch.float64
+        )
+        return dict(zip(names, self.accelerator.reduce(both, "sum").tolist(), strict=True))

@@ -61,8 +61,11 @@ def cut(run, target, step):
     return target
 
 
+FIGURES = ("step", "loss", "num_tokens", "entropy", "mean_token_accuracy", "rewards/margins", "logps/chosen")
+
+
 def trained(run):
-    losses = [(line["step"], line["loss"]) for line in read_log(run) if line.get("loss") is not None]
+    losses = [[line.get(name) for name in FIGURES] for line in read_log(run) if line.get("loss") is not None]
     return losses, json.loads((run / "complete.json").read_text())["steps"]
 
 
@@ -75,7 +78,7 @@ def same_weights(ours, theirs):
 @pytest.mark.parametrize(
     ("stage", "step", "changed"),
     [
-        ("dpo", 6, {"max_steps": 10}),  # inside an epoch
+        ("dpo", 4, {"max_steps": 6, "logging_steps": 3}),  # inside an epoch, and between two lines of the log
         ("sft", 8, {"max_steps": 10}),  # between two: a new data loader draws from the generators as well
         ("dpo", 8, {"save_strategy": "epoch"}),
         ("sft", 5, {"max_steps": 5}),  # the last step, inside an epoch: only the model is left to write
