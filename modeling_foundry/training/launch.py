@@ -69,7 +69,7 @@ def launch_words(state: Any, precision: Precision) -> str:
     num, device = state.num_processes, str(state.device)
     place = "the CPU" if device == "cpu" else device
     if num == 1:
-        words = [f"1 process on {place}"]
+        words = [f"1 process on {place}", *([] if engine_of(state) == "NO" else [_engine(state)])]
     elif device == "cpu":
         words = [f"{num} processes on {place}", _engine(state)]
     else:

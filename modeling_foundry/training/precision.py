@@ -68,7 +68,12 @@ def merged(trainer: Trainer) -> Any:
     A base in less than float32 is converted in host memory, and only by the process that writes.
     """
     model = trainer.model
-    if trainer.args.should_save and any(weight.dtype != torch.float32 for weight in model.parameters()):
+    is_whole = not trainer.is_fsdp_enabled  # else each rank has a part, and all gather it when it is written
+    if (
+        is_whole
+        and trainer.args.should_save
+        and any(weight.dtype != torch.float32 for weight in model.parameters())
+    ):
         model = model.to("cpu").float()
     return model.merge_and_unload()
 

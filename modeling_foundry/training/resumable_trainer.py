@@ -78,6 +78,8 @@ class ResumableTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         # Trainer pickles its arguments beside the model; nobody needs that, and a kill must leave no token in it.
         token, self.args.hub_token = self.args.hub_token, None
+        if self.is_deepspeed_enabled and self.accelerator.unwrap_model(self.model_wrapped) is not self.model:
+            state_dict = None  # DeepSpeed's is of the model with its adapter, and this one has it merged
         try:
             super()._save(output_dir, state_dict)
         finally:

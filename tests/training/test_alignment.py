@@ -153,7 +153,9 @@ def test_two_ranks_take_the_same_steps_as_one(stage, tiny_checkpoint, samples, t
 
 
 @pytest.mark.slow
-def test_dpo_with_an_adapter_gives_a_plain_checkpoint(tiny_checkpoint, samples, tmp_path, launch):
+@pytest.mark.parametrize("engine", ["ddp", "zero1"])
+def test_dpo_with_an_adapter_gives_a_plain_checkpoint(engine, tiny_checkpoint, samples, tmp_path, launch):
+    """DeepSpeed keeps the names that the adapter gave to the weights."""
     from transformers import AutoModelForCausalLM
 
     out = tmp_path / "dpo"

@@ -33,6 +33,7 @@ FLOAT32 = Precision(torch.float32, torch.float32, "float32")
     [
         (state(), "1 process on the CPU"),
         (state(device="cuda:0"), "1 process on cuda:0"),
+        (state("DEEPSPEED", 1, **ZERO), "1 process on the CPU, ZeRO-1"),
         (state("MULTI_CPU", 2), "2 processes on the CPU, DDP"),
         (state("MULTI_GPU", 2, "cuda:0"), "2 processes, DDP, rank 0 on cuda:0"),
         (state("FSDP", 2, is_fsdp2=True), "2 processes on the CPU, FSDP2"),
