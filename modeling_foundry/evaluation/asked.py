@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..settings import FoundryError
-from .prompts import Prompt, drawn_prompts
+from .prompts import Prompt, drawn_prompts, prompts_file
 from .room import (
     STOP_RATE,
     LeftOut,
@@ -90,6 +90,8 @@ def what_is_asked(settings: EvaluationSettings, console: Any) -> Asked:
     if settings.too_long == "refuse":
         refuse(asked.left_out)
     say(asked.left_out, console)
+    if asked.prompts:
+        console.print(f"stop rate: {len(asked.prompts)} questions of {prompts_file(settings)}", markup=False)
     return asked
 
 

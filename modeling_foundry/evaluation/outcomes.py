@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 from dataclasses import dataclass
@@ -62,11 +63,12 @@ def read_outcomes(folder: Path, others: list[str] | None = None) -> dict[str, Ou
     outcomes: dict[str, Outcomes] = {}
     for task in sorted(tasks):
         # With a year: samples_mbpp_64_... is another task's.
-        path = _only(folder, f"samples_{task}_[0-9][0-9][0-9][0-9]-*.jsonl")
+        path = _only(folder, f"samples_{glob.escape(task)}_[0-9][0-9][0-9][0-9]-*.jsonl")
         samples = [_parsed(path, line) for line in read_lines(path)]
         try:
             for name, own in _by_filter(task, samples).items():
                 found, unlike = _outcomes_of_task(name, own, better[task])
+                _require_finite(folder.name, found)
                 outcomes |= found
                 (others if others is not None else []).extend(unlike)
         except (KeyError, TypeError, IndexError) as error:
@@ -133,6 +135,17 @@ def _outcomes_of_task(
             totals, weights, groups, documents, higher, is_rate=metric in RATES
         )
     return outcomes, unlike
+
+
+def _require_finite(model: str, outcomes: dict[str, Outcomes]) -> None:
+    """Raises FoundryError with the first item whose score is no number: it would become one with everything."""
+    for metric, one in outcomes.items():
+        if not np.isfinite(one.totals).all():
+            place = int(np.flatnonzero(~np.isfinite(one.totals))[0])
+            raise FoundryError(
+                f"{model}: {metric}: {one.totals[place]} at the {place + 1}. of {len(one.totals)} items; "
+                "the model's logits there are no finite numbers"
+            )
 
 
 def _values_of(

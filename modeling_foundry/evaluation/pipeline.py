@@ -26,7 +26,7 @@ from .outcomes import Outcomes, num_parameters, read_outcomes
 from .prompts import prompts_file
 from .report import build_report
 from .room import needs_chat
-from .selection import BITS_PER_BYTE
+from .selection import BITS_PER_BYTE, file_of
 from .settings import EvaluationSettings
 from .stages import Stage, stages_of
 from .stopping import Answer, outcomes_of
@@ -78,6 +78,7 @@ def evaluate(settings: EvaluationSettings, console: Any) -> dict[str, Any]:
         **compression_and_context(asked),
         "answers": answer_table(asked.prompts, answers),
         "prompts_file": str(prompts_file(settings)),
+        "heldout_file": str(file_of(BITS_PER_BYTE, settings)),
         "items": asked.items,
         "left_out": [asdict(one) for one in asked.left_out],
         "not_compared": sorted(set(not_compared)),

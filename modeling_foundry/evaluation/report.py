@@ -147,7 +147,8 @@ def _compression(results: dict[str, Any], figures: dict[str, bytes]) -> list[str
         return []
     context = results["context"]
     text = (
-        f"The same {results['compression']['num_bytes']:,} bytes for all, and these terms: gzip may look "
+        f"The same {results['compression']['num_bytes']:,} bytes of {results['heldout_file']} for all, and these "
+        "terms: gzip may look "
         "back 32 KiB, xz over everything that came before; both start knowing nothing. A model looks "
         "back at most "
         f"{context['max_positions']:,} tokens (about {context['num_bytes']:,.0f} bytes; half of that on "
@@ -156,7 +157,7 @@ def _compression(results: dict[str, Any], figures: dict[str, bytes]) -> list[str
     )
     return [
         "<h2>Against gzip and xz</h2>",
-        f"<p>{text}</p>",
+        f"<p>{escape(text)}</p>",
         _picture(figures, "bits_per_byte.png", "Bits per byte of the models, xz and gzip"),
     ]
 

@@ -89,11 +89,23 @@ def _without_room(
         for item in items:
             document = documents[item]
             where = _where(name, item, document, path)
-            require_sound(task, document, where)
-            requests = requests_of(task, name, item, document, reader)
-            if reason := why_not(requests, reader, model, where):
+            if reason := _why_not(task, name, item, document, reader, model, where):
                 found.setdefault(item, LeftOut(name, item, where, reason))
     return list(found.values())
+
+
+def _why_not(
+    task: Any, name: str, item: int, document: Any, reader: RequestReader, model: str, where: str
+) -> str:
+    try:
+        require_sound(task, document, where)
+        requests = requests_of(task, name, item, document, reader)
+    except FoundryError:
+        raise
+    except Exception as error:  # a task is a program of its own: it may fail with anything
+        reason = " ".join(str(error).split())[:200]
+        raise FoundryError(f"{where}: {name} cannot ask it ({type(error).__name__}: {reason})") from error
+    return why_not(requests, reader, model, where)
 
 
 def _where(name: str, item: int, document: Any, path: Path | None) -> str:

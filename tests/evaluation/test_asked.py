@@ -164,6 +164,26 @@ def test_an_item_that_cannot_be_scored_is_named(folder, data_dir, tmp_path, choi
 
 
 @pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"q": None}, "own: item 1: own cannot ask it .AssertionError"),
+        ({"choices": None}, "own: item 1: own cannot ask it .TypeError"),
+    ],
+)
+def test_an_item_that_a_task_cannot_ask_is_named(folder, data_dir, tmp_path, changed, message):
+    rows = [{"q": "Which?", "choices": ["a", "b"], "gold": 0}] * 2
+    rows[1] = rows[1] | changed
+    (tmp_path / "own.py").write_text(
+        f"from datasets import Dataset, DatasetDict\nROWS = {rows!r}\n"
+        "def load(**_):\n    return DatasetDict({'test': Dataset.from_list(ROWS)})\n"
+    )
+    (tmp_path / "any.yaml").write_text(OWN_TASK)
+    with pytest.raises(FoundryError, match=message) as error:
+        asked(settings_of(folder, data_dir, tasks=["own"], task_dir=str(tmp_path)))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("name", "line", "values", "message"),
     [
         (

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from modeling_foundry.evaluation.outcomes import read_outcomes
+from modeling_foundry.settings import FoundryError
 
 DATE = "2026-01-02T03-04-05.678901.jsonl"
 
@@ -81,3 +82,16 @@ def test_perplexities_are_bits_of_which_fewer_are_better(tmp_path, metric, value
     assert list(found) == [name]
     assert one.totals.sum() / one.weights.sum() == pytest.approx(score)
     assert not one.higher_is_better
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_score_that_is_no_number_is_named_and_not_averaged(tmp_path, value):
+    write_task(tmp_path, {"token_f1": [0.5, value, 0.5]}, True)
+    with pytest.raises(FoundryError, match=r"t/token_f1: (nan|inf) at the 2\. of 3 items"):
+        read_outcomes(tmp_path)
+
+
+def test_a_task_whose_name_is_a_pattern_is_read(tmp_path):
+    write_samples(tmp_path, {"sum[a-z]*": ["a"], "suma": ["a", "b"]})
+    counts = {name: len(one.totals) for name, one in read_outcomes(tmp_path).items()}
+    assert counts == {"sum[a-z]*/token_f1": 1, "suma/token_f1": 2}

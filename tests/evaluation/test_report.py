@@ -60,6 +60,7 @@ def results():
         "items": {"stdlib_bits_per_byte": [0, 1]},
         "settings": {"max_new_tokens": 48, "untrained": ["random"]},
         "prompts_file": "my/chat.jsonl",
+        "heldout_file": "my/<texts>.jsonl",
         "left_out": [],
         "machine": {"processor": "a processor", "cores": 2},
         "versions": {"torch": "2.13"},
@@ -256,3 +257,4 @@ def test_every_model_has_a_bar(results):
 
 def test_the_page_says_whose_questions_were_asked(report):
     assert "They are those of my/chat.jsonl." in report
+    assert "bytes of my/&lt;texts&gt;.jsonl for all" in report
