@@ -7,7 +7,7 @@ import torch
 
 from tests.evaluation.test_tasks import load_module
 
-tasks = load_module()
+tasks, choices = load_module("standard_library"), load_module("choice_task")
 HEADERS = {
     "newline": "<|im_start|>assistant\n",
     "two_newlines": "<|im_start|>assistant\n\n",
@@ -76,7 +76,7 @@ def asked(lm, task, document) -> list:
 
 
 def choice_task(kind, documents):
-    metrics = ("acc", "acc_norm", *(["margin"] if kind is tasks.ChoiceTask else []))
+    metrics = ("acc", "acc_norm", *(["margin"] if kind is choices.ChoiceTask else []))
     return kind(
         config={
             "task": "t", "custom_dataset": lambda **_: tasks.as_test_split(documents), "test_split": "test",
@@ -110,7 +110,7 @@ def test_our_tasks_score_alike_through_lm_evals_own_model_and_by_hand(models):
     }  # fmt: skip
     measured = []
     for lm in models:
-        task = choice_task(tasks.ChoiceTask, [document])
+        task = choice_task(choices.ChoiceTask, [document])
         measured.append(task.process_results(document, asked(lm, task, document)))
         between, apart = task._between[1]
     assert measured[0] == pytest.approx(measured[1], rel=1e-4)
@@ -126,14 +126,14 @@ def test_our_tasks_score_alike_through_lm_evals_own_model_and_by_hand(models):
     alone = [by_hand(ours, context, answer) for answer in tokens]
     whole = [by_hand(ours, context, answer + end) for answer in tokens]
     assert measured[0]["margin"] == pytest.approx(whole[0] - whole[1], rel=1e-4)
-    assert measured[0]["acc"] == tasks.wins(whole, 0)
-    assert measured[0]["acc_norm"] == tasks.wins([a / b for a, b in zip(alone, sizes, strict=True)], 0)
+    assert measured[0]["acc"] == choices.wins(whole, 0)
+    assert measured[0]["acc_norm"] == choices.wins([a / b for a, b in zip(alone, sizes, strict=True)], 0)
 
 
 def test_only_where_the_tokens_allow_it_an_answer_stands_apart(models, request):
     header = request.node.callspec.params["models"]
     lm = models[1]
-    _, between, apart = tasks.cut_prompt(prompt_of(lm), list(ANSWERS), lm.tok_encode)
+    _, between, apart = choices.cut_prompt(prompt_of(lm), list(ANSWERS), lm.tok_encode)
     expected = {
         "newline": ("\n", True),
         "two_newlines": ("\n\n", True),

@@ -17,14 +17,14 @@ TASK_DIR = REPOSITORY / "eval_tasks"
 YAMLS = sorted(TASK_DIR.glob("*.yaml"))
 
 
-def load_module():
-    spec = importlib.util.spec_from_file_location("standard_library", TASK_DIR / "standard_library.py")
+def load_module(name: str):
+    spec = importlib.util.spec_from_file_location(name, TASK_DIR / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-tasks = load_module()
+tasks, choices = load_module("standard_library"), load_module("choice_task")
 words = st.text(alphabet="abcé_ .9", max_size=30)
 
 
@@ -46,8 +46,9 @@ def test_every_task_file_has_a_version_and_names_existing_functions(path):
     content = yaml.load(path.read_text(), Loader=Loader)
     assert content["metadata"]["version"] >= 1
     for value in content.values():
-        if isinstance(value, str) and value.startswith("standard_library."):
-            assert callable(getattr(tasks, value.split(".")[1]))
+        if isinstance(value, str) and value.startswith(("standard_library.", "choice_task.")):
+            module, name = value.split(".")
+            assert callable(getattr({"standard_library": tasks, "choice_task": choices}[module], name))
     for metric in content.get("metric_list", []):
         assert {"metric", "aggregation", "higher_is_better"} <= set(metric)
 
@@ -101,26 +102,26 @@ def test_preference_answers_end_their_turn(data):
 def test_sum_and_per_byte_can_disagree():
     """The true answer is twice as long and less likely in sum, more likely per byte."""
     document = {"choices": ["abcdefgh", "abcd"], "label": 0}
-    assert tasks.score_choices(document, [-6.0, -4.0]) == {"acc": 0.0, "acc_norm": 1.0, "margin": -2.0}
-    assert tasks.score_choices(document, [-3.0, -4.0]) == {"acc": 1.0, "acc_norm": 1.0, "margin": 1.0}
+    assert choices.score_choices(document, [-6.0, -4.0]) == {"acc": 0.0, "acc_norm": 1.0, "margin": -2.0}
+    assert choices.score_choices(document, [-3.0, -4.0]) == {"acc": 1.0, "acc_norm": 1.0, "margin": 1.0}
 
 
 def test_the_end_of_a_turn_counts_in_the_sum_and_not_per_byte():
     """The end costs the true answer 9 nats: it loses by the sum, and its 2 bytes win by the answer alone."""
     document = {"choices": ["ab<|im_end|>", "cd<|im_end|>"], "label": 0, "end_of_turn": "<|im_end|>"}
-    scores = tasks.score_choices(document, [-10.0, -4.0, -1.0, -2.0])
+    scores = choices.score_choices(document, [-10.0, -4.0, -1.0, -2.0])
     assert scores == {"acc": 0.0, "acc_norm": 1.0, "margin": -6.0}
 
 
 def test_bytes_scored_with_every_answer_are_divided_too():
     document = {"choices": ["abcdefgh", "a"], "label": 0}
-    assert tasks.score_choices(document, [-6.0, -1.2], more_bytes=1)["acc_norm"] == 0.0  # -6/9 and -1.2/2
-    assert tasks.score_choices(document, [-6.0, -1.2])["acc_norm"] == 1.0  # -6/8 and -1.2/1
+    assert choices.score_choices(document, [-6.0, -1.2], more_bytes=1)["acc_norm"] == 0.0  # -6/9 and -1.2/2
+    assert choices.score_choices(document, [-6.0, -1.2])["acc_norm"] == 1.0  # -6/8 and -1.2/1
 
 
 def test_a_tie_is_not_a_hit():
     document = {"choices": ["ab", "cd"], "label": 0}
-    assert tasks.score_choices(document, [-4.0, -4.0]) == {"acc": 0.0, "acc_norm": 0.0, "margin": 0.0}
+    assert choices.score_choices(document, [-4.0, -4.0]) == {"acc": 0.0, "acc_norm": 0.0, "margin": 0.0}
 
 
 def test_token_f1_by_hand():
@@ -270,7 +271,7 @@ class TestCutPrompt:
         return tasks.re.findall(r" ?\w+|\s|[^\w\s]", text)
 
     @pytest.mark.parametrize(
-        ("prompt", "choices", "expected"),
+        ("prompt", "answers", "expected"),
         [
             ("<a>\n", ["Yes", "No"], ("<a>", "\n", True)),
             ("<a>\n\n", ["Yes", "No"], ("<a>", "\n\n", True)),
@@ -281,13 +282,13 @@ class TestCutPrompt:
             ("<say", ["Yes", "No"], ("<", "say", False)),
         ],
     )
-    def test_a_prompt_is_cut_where_a_token_of_every_answer_ends(self, prompt, choices, expected):
+    def test_a_prompt_is_cut_where_a_token_of_every_answer_ends(self, prompt, answers, expected):
         if expected is None:
             with pytest.raises(ValueError, match="no token of the prompt"):
-                tasks.cut_prompt(prompt, choices, self.encode)
+                choices.cut_prompt(prompt, answers, self.encode)
         else:
-            assert tasks.cut_prompt(prompt, choices, self.encode) == expected
+            assert choices.cut_prompt(prompt, answers, self.encode) == expected
 
     def test_without_the_tokens_blanks_belong_to_the_answers(self):
-        assert tasks.cut_prompt("Answer: ", ["Yes"], None) == ("Answer:", " ", False)
-        assert tasks.cut_prompt("Answer", ["Yes"], None) == ("Answer", "", True)
+        assert choices.cut_prompt("Answer: ", ["Yes"], None) == ("Answer:", " ", False)
+        assert choices.cut_prompt("Answer", ["Yes"], None) == ("Answer", "", True)
