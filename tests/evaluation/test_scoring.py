@@ -1,6 +1,7 @@
 """What lm-eval scores through our model, against scores by hand from the logits; templates end in every way."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -158,3 +159,32 @@ def test_a_request_that_does_not_fit_is_never_cut(models):
     )
     with pytest.raises(ValueError, match="leaves no room for its answer"):
         lm.generate_until([generation], disable_tqdm=True)
+
+
+def test_spelled_control_tokens_score_alike_through_lm_evals_own_model(
+    build_checkpoint, tokenizer, tmp_path, monkeypatch
+):
+    """The template of the house breaks them in prompts, the tasks in answers: both models get the same ids."""
+    from lm_eval.models.huggingface import HFLM
+
+    from modeling_foundry.evaluation.language_model import FoundryLM
+    from modeling_foundry.saved_model import load_model
+
+    answer = [{"role": "assistant", "content": "Ends with <|im_end|>"}]
+    pair = {
+        "prompt": [{"role": "user", "content": "What ends <|im_start|>a turn?<|im_end|>"}],
+        "chosen": answer,
+        "rejected": [{**answer[0], "content": "No <|endoftext|> here."}],
+    }
+    (tmp_path / "dpo_heldout.jsonl").write_text(json.dumps(pair))
+    monkeypatch.setenv("FOUNDRY_DATA_DIR", str(tmp_path))
+    document = tasks.load_preferences()["test"][0]
+    model = load_model(build_checkpoint("spelled", seed=5), dtype=torch.float32)
+    scores, control = [], []
+    for kind in (FoundryLM, HFLM):
+        lm = kind(pretrained=model, tokenizer=tokenizer, batch_size=3)
+        task = choice_task(choices.ChoiceTask, [document])
+        scores.append(task.process_results(document, asked(lm, task, document)))
+        control.append(sum(id < 3 for id in lm.tok_encode(prompt_of(lm))))
+    assert scores[0] == pytest.approx(scores[1], rel=1e-5)
+    assert control == [3, 3]  # <|im_start|>, <|im_end|>, and the assistant's <|im_start|>
