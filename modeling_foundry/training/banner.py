@@ -13,7 +13,7 @@ from ..planning.numbers import count, gib, hours, percent
 from ..planning.parameters import count_parameters
 from .forecast import SHARDING_WORDS, RunForecast
 from .model_settings import describe_model
-from .precision import DEEPSPEED, FSDP, precision_in_force
+from .precision import engine_of_sharding, precision_in_force
 
 WIDTH = 100
 EXECUTIONS = {"eager": "not compiled", "compiled_layers": "layers compiled", "compiled": "compiled whole"}
@@ -81,8 +81,8 @@ def _batch(forecast: RunForecast, arguments: Any, num_corpus_tokens: int | None)
 def _compute(model: nn.Module, forecast: RunForecast, arguments: Any, backend: str) -> str:
     setup = forecast.setup
     optimizer = str(getattr(arguments.optim, "value", arguments.optim))
-    engine = DEEPSPEED if setup.sharding.startswith("zero") else FSDP if setup.sharding == "fsdp2" else ""
-    words = [str(precision_in_force(model, arguments, engine)), f"attention {backend}"]
+    precision = precision_in_force(model, arguments, engine_of_sharding(setup.sharding))
+    words = [str(precision), f"attention {backend}"]
     words.append(EXECUTIONS[setup.execution])
     words += ["activations recomputed"] * setup.checkpointing
     return ", ".join([*words, "Muon and AdamW" if setup.optimizer == "muon" else optimizer])

@@ -19,6 +19,7 @@ from ..planning.memory import Execution, MemoryForecast, Precision, Sharding, Tr
 from ..planning.model_files import ModelFile
 from ..planning.options import ModelCommand
 from ..settings import FoundryError
+from .precision import engine_of_sharding, has_masters, precision_of
 
 SHARDING_WORDS = {
     "none": "one rank", "ddp": "DDP", "zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp2": "FSDP2",
@@ -148,9 +149,10 @@ def recomputes(arguments: Any) -> bool:
 def _precision(arguments: Any, sharding: Sharding, parameter_dtype: torch.dtype) -> Precision:
     if arguments.float8 and sharding.startswith("zero"):
         return "fp8"  # elsewhere the masters are fp32 parameters, which the planner calls bf16_mixed
-    if parameter_dtype == torch.bfloat16:
+    if not has_masters(parameter_dtype, arguments, engine_of_sharding(sharding)):
         return "bf16"
-    return "bf16_mixed" if arguments.bf16 or arguments.fp16 else "fp32"
+    is_mixed = precision_of(arguments) != "no" or parameter_dtype != torch.float32
+    return "bf16_mixed" if is_mixed else "fp32"
 
 
 def _execution(arguments: Any) -> Execution:

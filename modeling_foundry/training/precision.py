@@ -91,13 +91,27 @@ def precision_in_force(model: torch.nn.Module, arguments: Any, engine: str) -> P
         engine: what holds the parameters: ``DEEPSPEED``, ``FSDP``, or any other of accelerate's names.
     """
     trained, frozen = _dtype(model, True) or torch.float32, _dtype(model, False)
-    if stored := stored_dtype(engine, arguments):
-        trained, frozen = stored, frozen and stored
-    elif engine == FSDP and precision_of(arguments) != "no":
-        trained = torch.float32  # as accelerate makes them
-    has_masters = engine == DEEPSPEED or trained == torch.float32
+    masters = torch.float32 if has_masters(trained, arguments, engine) else None
+    trained = _trained_dtype(trained, arguments, engine)
+    frozen = frozen and (stored_dtype(engine, arguments) or frozen)
     compute = _compute(MIXED.get(precision_of(arguments), frozen or trained), arguments)
-    return Precision(trained, torch.float32 if has_masters else None, compute, frozen)
+    return Precision(trained, masters, compute, frozen)
+
+
+def has_masters(loaded: torch.dtype, arguments: Any, engine: str) -> bool:
+    """Whether updates of parameters ``loaded`` in a dtype are added to float32."""
+    return engine == DEEPSPEED or _trained_dtype(loaded, arguments, engine) == torch.float32
+
+
+def engine_of_sharding(sharding: str) -> str:
+    """The planner's word for a back end in the terms of this module."""
+    return DEEPSPEED if sharding.startswith("zero") else FSDP if sharding.startswith("fsdp") else "NO"
+
+
+def _trained_dtype(loaded: torch.dtype, arguments: Any, engine: str) -> torch.dtype:
+    if engine == FSDP and precision_of(arguments) != "no":
+        return torch.float32  # as accelerate makes them
+    return stored_dtype(engine, arguments) or loaded
 
 
 def compute_precision(arguments: Any, model: Any) -> str:

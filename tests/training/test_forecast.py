@@ -108,6 +108,9 @@ def test_a_recipe_in_the_planners_words(changes, sharding, expected):
 
 def test_parameters_in_bf16_have_no_masters():
     assert training_setup(FLAGSHIP, arguments(), 2048, 1, "none", torch.bfloat16).precision == "bf16"
+    for sharding in ("zero1", "fsdp2"):  # which have float32 masters all the same
+        setup = training_setup(FLAGSHIP, arguments(), 2048, 1, sharding, torch.bfloat16)
+        assert setup.precision == "bf16_mixed"
 
 
 @pytest.mark.parametrize(
