@@ -87,6 +87,8 @@ def _architecture_table(config: Any, family: str) -> str:
     """A stock configuration has no word for the components that are its family's."""
     ours = isinstance(config, FoundryConfig)
     parts = {name: getattr(config, name) for name in COMPONENTS} if ours else FAMILIES[family].components
+    if not ours and config.hidden_act != "silu":
+        parts = parts | {"ffn_type": f"gated {config.hidden_act}"}
     count = count_parameters(config) if ours else count_stock_parameters(config)
     tied = "tied" if config.tie_word_embeddings else "untied"
     rows = {

@@ -28,7 +28,8 @@ READ = ("config.json", "generation_config.json", *TOKENIZER_FILES)
 STOCK_FAMILIES = ("qwen3", "llama")
 # What leaves the machine is named, not what stays: a checkpoint folder may hold anything.
 FOUNDRY_PATTERNS = (
-    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.py"
+    "config.json", "generation_config.json", "model.safetensors", "model-*.safetensors",
+    "model.safetensors.index.json", "*.py",
 )  # fmt: skip
 console = Console(highlight=False, soft_wrap=True)
 

@@ -23,6 +23,7 @@ from modeling_foundry.settings import FoundryError, SettingsError, parse
 from tests.conftest import REPOSITORY, closed_files
 from tests.publishing.hub import COMMIT, StandInHub
 
+OF_TRAINING = ("optimizer-00001.safetensors", "random_state-00000.safetensors", "optimizer.json")
 TOKEN = "hf_canarycanarycanary"
 
 
@@ -40,7 +41,7 @@ def make_checkpoint(folder, **components):
     )  # fmt: skip
     FoundryForCausalLM(config).save_pretrained(folder)
     train_tokenizer(["def add(left, right): return both\n" * 10], vocab_size=320).save_pretrained(folder)
-    for name in ("training_args.bin", ".env", "notes.txt"):
+    for name in ("training_args.bin", ".env", "notes.txt", "optimizer.json"):
         (folder / name).write_text("not for others")
     return folder
 
@@ -84,6 +85,9 @@ def test_a_stock_model_loads_where_the_package_is_not(exported):
 @pytest.mark.slow
 def test_a_component_that_no_stock_model_has_is_named_and_its_code_shipped(tmp_path):
     checkpoint = make_checkpoint(tmp_path / "m", ffn_type="standard", hidden_act="gelu", qk_norm=False)
+    for name in OF_TRAINING:  # as a checkpoint-N has them
+        if name.endswith(".safetensors"):
+            shutil.copyfile(checkpoint / "model.safetensors", checkpoint / name)
     folder = publish(settings(checkpoint, tmp_path / "out"))
     names = {path.name for path in folder.iterdir()}
     assert "modeling_foundry.py" in names
@@ -91,7 +95,7 @@ def test_a_component_that_no_stock_model_has_is_named_and_its_code_shipped(tmp_p
     read = json.loads((folder / "tokenizer_config.json").read_text())
     assert (read["tokenizer_class"], read["model_max_length"]) == ("PreTrainedTokenizerFast", 64)
     assert "{% generation %}" not in read["chat_template"]
-    assert not names & {"training_args.bin", ".env", "notes.txt"}
+    assert not names & {"training_args.bin", ".env", "notes.txt", *OF_TRAINING}
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["verification"]["model_class"] == "FoundryForCausalLM"
     card = (folder / "README.md").read_text()
