@@ -57,6 +57,23 @@ def test_a_missing_file_is_named(folder, name, expected):
         load_model(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("adapter_config.json", "it is an adapter, not a model: merge it into its base"),
+        ("pytorch_model.bin", r"its weights are pickles \(.bin\); save them as safetensors"),
+        ("model-q4.gguf", "GGUF is for inference; give the safetensors it was made from"),
+        ("model/config.json", "no model here .*; give .*/other/model$"),
+        ("notes.txt", "run the stage before this one first, or give another folder"),
+    ],
+)
+def test_a_folder_of_another_kind_is_named_for_what_it_is(name, expected, tmp_path):
+    (tmp_path / "other" / name).parent.mkdir(parents=True)
+    (tmp_path / "other" / name).write_text("{}")
+    with pytest.raises(FoundryError, match=expected):
+        load_model(tmp_path / "other")
+
+
 def test_a_name_of_the_hub_is_no_folder():
     with pytest.raises(FoundryError, match=r"Qwen/Qwen3-0\.6B: no such folder; .*hf download"):
         load_model("Qwen/Qwen3-0.6B")

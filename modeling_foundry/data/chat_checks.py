@@ -133,15 +133,21 @@ def _answers(ids: Sequence[int], mask: Sequence[int]) -> list[list[int]]:
     return [[id for _, id in run] for trained, run in runs if trained]
 
 
-def checks_of(tally: Tally, facts: dict[str, Any], cut: Cut, is_sft: bool) -> list[Check]:
-    """What the counts say; ``facts`` are those of the tokenizer (``template_renderer.facts_of``)."""
+def checks_of(tally: Tally, facts: dict[str, Any], cut: Cut, by_mask: bool, is_pair: bool) -> list[Check]:
+    """What the counts say.
+
+    Args:
+        facts: of the tokenizer (``template_renderer.facts_of``).
+        by_mask: the template's ``{% generation %}`` says which tokens are learned.
+        is_pair: a row has two sides.
+    """
     checks = [_calls_in_text(tally), _keys_that_are_read(tally), _bos_policy(tally, facts)]
-    if is_sft:
+    if by_mask:
         checks.append(_generation_markers(facts))
     checks.append(_trained_tokens(tally))
-    if is_sft and tally.num_trained_tokens:
+    if by_mask and tally.num_trained_tokens:
         checks.append(_trained_turns(tally))
-    if not is_sft:
+    if is_pair:
         checks.append(_pairs_differ(tally, cut))
     if tally.num_answers:
         checks += [_stop_is_trained(tally, facts), _cut_answers(tally, cut)]

@@ -69,9 +69,13 @@ def rows_of_file(path: Path) -> RowFile:
             f"{path}: this is {content}; expected JSON in UTF-8, which may be packed, or Parquet"
         )
     start = _start_of(path, packing)
-    if suffix not in JSON_NAMES and start not in (b"{", b"["):
+    if suffix not in JSON_NAMES and start[:1] not in (b"{", b"["):
         raise FoundryError(f"{path}: expected a .json, .jsonl or .parquet file, also packed as .gz")
-    if start == b"[":
+    if start == b"{\n":
+        raise FoundryError(
+            f"{path}: one JSON object over several lines; expected a row a line, or a list of rows"
+        )
+    if start[:1] == b"[":
         return RowFile(path, "row", _json_list(path, packing))
     return RowFile(path, "line", _json_lines(path, packing))
 
@@ -94,9 +98,9 @@ def _packing_of(path: Path, content: str | None) -> str | None:
 
 
 def _start_of(path: Path, packing: str | None) -> bytes:
-    """The first character that is not white space."""
+    """The first two characters from the first that is not white space; a line that ends between is ``\\n``."""
     with _unpacked(path, packing) as lines:
-        return next((text[:1] for line in lines if (text := line.strip(BLANK))), b"")
+        return next((text[:1] + (text[1:2] or b"\n") for line in lines if (text := line.strip(BLANK))), b"")
 
 
 def _json_list(path: Path, packing: str | None) -> Iterator[NumberedRow]:

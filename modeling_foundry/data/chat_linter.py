@@ -94,7 +94,11 @@ def lint_samples(
 
 
 class Linter:
-    """A tokenizer's chat template in a child process, ready for any number of files; use it in a ``with`` block."""
+    """A tokenizer's chat template in a child process, ready for any number of files; use it in a ``with`` block.
+
+    Args:
+        learns_all: every token of a conversation is learned, not the answers alone (``assistant_only_loss: false``).
+    """
 
     def __init__(
         self,
@@ -102,8 +106,9 @@ class Linter:
         cut: Cut,
         time_limit_s: float = 10.0,
         memory_limit_mb: int = 1024,
+        learns_all: bool = False,
     ) -> None:
-        self.tokenizer, self.cut = tokenizer, cut
+        self.tokenizer, self.cut, self.learns_all = tokenizer, cut, learns_all
         self.limits = (time_limit_s, memory_limit_mb << 20)
 
     def __enter__(self) -> Linter:
@@ -144,11 +149,15 @@ class Linter:
                 tally.num_refused += 1
                 tally.first_refusal = tally.first_refusal or f"{name}: {answer['error']}"
                 continue
+            if self.learns_all and kind == "sft":
+                (sequence,) = answer["sequences"]
+                sequence |= {"mask": [1] * len(sequence["ids"]), "turns": {}}
             pieces = pieces or [(trained, text) for trained, text in answer["pieces"]]
             tally.add(name, answer, self.facts, self.cut)
         checks += [self._within_limits(tally), every_row_renders(tally)]
         if tally.num_sequences:
-            checks += checks_of(tally, self.facts, self.cut, kind == "sft")
+            by_mask = kind == "sft" and not self.learns_all
+            checks += checks_of(tally, self.facts, self.cut, by_mask, is_pair=kind != "sft")
         return Report(checks, pieces)
 
     def _within_limits(self, tally: Tally) -> Check:

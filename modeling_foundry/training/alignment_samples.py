@@ -81,7 +81,8 @@ def lint_on_main(
     with arguments.main_process_first(desc="chat linter"):
         if arguments.process_index != 0:
             return
-        with Linter(tokenizer, cut_of(arguments)) as linter:
+        learns_all = not getattr(arguments, "assistant_only_loss", True)
+        with Linter(tokenizer, cut_of(arguments), learns_all=learns_all) as linter:
             checks = [(file, check) for file in files for check in linter.report_on(file.checked).checks]
         for file, check in checks:
             if check.status == "FAIL":

@@ -171,8 +171,7 @@ class UpdateGuard(TrainerCallback):
             if not must_stop:
                 why = f"max_skipped_steps: {self.num_in_a_row - 1} updates before it were left out as well"
             raise UpdateRefusedError(
-                f"{self.output_dir}: step {step}: {reason}; {why}; samples {self._samples_in_words(step)} "
-                f"(recipes/pretrain.py replay --run_dir {self.output_dir} --step {step} shows them)",
+                f"{self.output_dir}: step {step}: {reason}; {why}; {self._samples_in_words(step)}",
                 step - 1,
             )
 
@@ -202,10 +201,11 @@ class UpdateGuard(TrainerCallback):
         return [index for start in starts for index in samples[start : start + size]]
 
     def _samples_in_words(self, step: int) -> str:
-        if self.order is None:
-            return "not known"
+        if self.order is None:  # SFT and DPO: the library shuffles
+            return "which samples it read is recorded in pretraining alone"
         samples = self.order.samples(step)
-        return f"{samples.start} to {samples.stop - 1}"
+        shows = f"recipes/pretrain.py replay --run_dir {self.output_dir} --step {step} shows them"
+        return f"samples {samples.start} to {samples.stop - 1} ({shows})"
 
     # ------------------------------------------------------------------ hooks
 

@@ -92,6 +92,7 @@ def test_parquet_gives_the_same_rows(tmp_path):
         ("rows.jsonl", b"\n \n", "holds no samples; every row needs messages"),
         ("rows.json", b"[]", "holds no samples"),
         ("rows.jsonl", b'{"messages": [', "line 1: not JSON: "),
+        ("rows.json", json.dumps({"data": [ROW]}, indent=1).encode(), "one JSON object over several lines; expected"),
         ("rows.jsonl", lines(ROW) + b'\n{"messages": []}}\n', "line 3: not JSON: Extra data"),
         ("rows.jsonl", b'{"messages": "\xff"}', "line 1: invalid UTF-8"),
         ("rows.jsonl", b'"text"\n', "line 1: not an object: it is text"),

@@ -256,6 +256,15 @@ def test_answers_at_the_end_are_kept_by_keep_end(prepare, capsys):
     assert "left out" not in capsys.readouterr().out
 
 
+def test_where_all_tokens_are_learned_a_long_question_is_no_loss(prepare, capsys):
+    rows = [*rows_of("sft", 1), *rows_of("sft", 3, question="add list of items " * 60)]
+    trainer = prepare("sft", rows, assistant_only_loss=False)
+    said = capsys.readouterr().out
+    assert len(trainer.train_dataset) == 4
+    assert "answers not cut: 3 of 4 are at max_length 64, 0 of them wholly" in said
+    assert "left out" not in said
+
+
 LONG = "add list of items return the sum " * 4
 
 

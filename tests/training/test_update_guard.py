@@ -295,6 +295,17 @@ def test_the_rank_at_fault_is_named():
     assert UpdateGuard._fault([Vote(2.0, 1.0, 1)], 2.0) is None
 
 
+@pytest.mark.parametrize("order", [None, SampleOrder(4)])
+def test_replay_is_named_where_it_can_show_the_samples(order, tmp_path):
+    """In SFT and DPO nobody knows them."""
+    trainer = SimpleNamespace(is_world_process_zero=lambda: True)
+    with pytest.raises(UpdateRefusedError) as refused:
+        guard_in(tmp_path, order)._refuse(trainer, 3, "loss is nan on rank 0", None, must_stop=True)
+    shown = f"samples 8 to 11 (recipes/pretrain.py replay --run_dir {tmp_path} --step 3 shows them)"
+    unknown = "which samples it read is recorded in pretraining alone"
+    assert str(refused.value).endswith(f"nothing of this step is saved; {shown if order else unknown}")
+
+
 def test_rollback_needs_to_know_the_samples(tmp_path):
     with pytest.raises(FoundryError, match="loss_spike: rollback is for pretraining"):
         guard_in(tmp_path, loss_spike="rollback")
