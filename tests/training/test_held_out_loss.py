@@ -209,3 +209,18 @@ def test_a_loss_that_sorts_its_batch_is_refused_where_the_batch_is_split(
 def test_pairs_cannot_weigh_the_loss_of_tokens(tiny_checkpoint, uneven, tmp_path):
     with pytest.raises(FoundryError, match="use_weighting: weights pairs, and sft"):
         trainer_of("dpo", tiny_checkpoint, uneven, tmp_path, loss_type=["sigmoid", "sft"], use_weighting=True)
+
+
+@pytest.mark.parametrize("metric", ["eval_loss", "eval_rewards/margins"])
+def test_the_best_checkpoint_is_chosen_by_what_is_logged(metric, tiny_checkpoint, uneven, tmp_path):
+    trainer = trainer_of(
+        "dpo", tiny_checkpoint, uneven, tmp_path, per_device_eval_batch_size=2, loss_type=["sigmoid", "sft"],
+        num_train_epochs=3, save_strategy="epoch", save_only_model=True, load_best_model_at_end=True,
+        metric_for_best_model=metric, greater_is_better=metric != "eval_loss",
+    )  # fmt: skip
+    trainer.train()
+    logged = [line[metric] for line in trainer.state.log_history if metric in line]
+    best = min(logged) if metric == "eval_loss" else max(logged)
+    assert len(set(logged)) == 3
+    assert trainer.state.best_metric == best
+    assert trainer.evaluate()[metric] == pytest.approx(best, rel=1e-6)
