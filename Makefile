@@ -18,7 +18,7 @@ CORES := $(shell getconf _NPROCESSORS_ONLN)
 THREADS = $(if $(filter %/cpu.yaml,$(ACCELERATE)),--num_cpu_threads_per_process $(CORES))
 # DeepSpeed, which tests need, otherwise warns on a machine without a GPU.
 ON_CPU = $(if $(filter %/cpu.yaml %/cpu_ddp.yaml,$(ACCELERATE)),DS_ACCELERATOR=cpu)
-LAUNCH = $(ON_CPU) $(BIN)/accelerate launch --quiet --config_file $(ACCELERATE) $(THREADS)
+LAUNCH = $(ON_CPU) $(BIN)/python -m modeling_foundry.launch --config_file $(ACCELERATE) $(THREADS)
 
 .PHONY: help setup quickstart plan data pretrain plot sft dpo eval app publish test test-fast check format bench clean
 

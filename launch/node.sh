@@ -7,7 +7,7 @@ recipe=${1:?give a pretrain.yaml}
 shift
 num_processes=$((NUM_NODES * ${PROCESSES_PER_NODE:-8}))
 # The standard launcher: DeepSpeed's own would go from node to node by ssh.
-exec accelerate launch --quiet --config_file "${ACCELERATE_CONFIG:-accelerate_configs/zero1.yaml}" \
+exec python -m modeling_foundry.launch --config_file "${ACCELERATE_CONFIG:-accelerate_configs/zero1.yaml}" \
     --num_machines "$NUM_NODES" --num_processes "$num_processes" --machine_rank "$NODE_RANK" \
     --main_process_ip "$HEAD_NODE" --main_process_port "${PORT:-29500}" --deepspeed_multinode_launcher standard \
     recipes/pretrain.py --config "$recipe" --expected_processes="$num_processes" "$@"

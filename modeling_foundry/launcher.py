@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 
 SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_TO_ASK = 5.0
+ONE_PROCESS_LAUNCHERS = ("accelerate", "modeling_foundry.launch")
 LAUNCHERS = ("accelerate", "torch", "deepspeed", "python")  # in a container a launcher can be process 1
 
 
@@ -30,7 +34,10 @@ def is_launched(parent: int, environment: Mapping[str, str] = os.environ) -> boo
     """Whether ``parent`` is a launcher: torchrun's agent, or accelerate where it starts one process itself."""
     if "TORCHELASTIC_RUN_ID" in environment:
         return True
-    return "ACCELERATE_MIXED_PRECISION" in environment and "accelerate" in _command_line(parent)
+    command = _command_line(parent)
+    return "ACCELERATE_MIXED_PRECISION" in environment and any(
+        name in command for name in ONE_PROCESS_LAUNCHERS
+    )
 
 
 def _command_line(pid: int) -> str:
@@ -49,6 +56,27 @@ def is_adopted(parent: int) -> bool:
     takes_orphans = parent == 1 or "systemd" in command
     is_launcher = any(word in command for word in LAUNCHERS) or sys.argv[0] in command.split("\0")
     return takes_orphans and not is_launcher
+
+
+def is_first_to_say(words: str, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether no other rank of this start has said the same: bad input is found by all of them at once.
+
+    Ranks ask the store by which torchrun's agents found each other, so it holds over all nodes.  Where there is none,
+    or it does not answer, every rank speaks for itself.
+    """
+    if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return True
+    from torch.distributed import DistError, TCPStore  # only here: a planner needs no torch
+
+    said = hashlib.sha256(words.encode()).hexdigest()[:16]
+    try:
+        store = TCPStore(
+            environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), is_master=False,
+            timeout=timedelta(seconds=SECONDS_TO_ASK), wait_for_workers=False,
+        )  # fmt: skip
+        return bool(store.add(f"said/{environment.get('TORCHELASTIC_RESTART_COUNT', 0)}/{said}", 1) == 1)
+    except (DistError, KeyError, ValueError, RuntimeError):
+        return True
 
 
 def _await_death(parent: int) -> None:

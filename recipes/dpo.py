@@ -1,6 +1,6 @@
 """Direct preference optimization of a fine-tuned model (TRL's DPOTrainer).
 
-    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/dpo.py \\
+    python -m modeling_foundry.launch --config_file accelerate_configs/cpu.yaml recipes/dpo.py \\
         --config recipes/quickstart/dpo.yaml
 """
 

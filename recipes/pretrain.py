@@ -1,6 +1,6 @@
 """Pretrain a model from scratch.
 
-    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/pretrain.py \\
+    python -m modeling_foundry.launch --config_file accelerate_configs/cpu.yaml recipes/pretrain.py \\
         --config recipes/quickstart/pretrain.yaml
 
 Any key of the YAML file can be overridden: --normalization=layernorm --learning_rate=3e-4.

@@ -1,6 +1,6 @@
 """Supervised fine-tuning of a pretrained model on conversations (TRL's SFTTrainer).
 
-    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sft.py \\
+    python -m modeling_foundry.launch --config_file accelerate_configs/cpu.yaml recipes/sft.py \\
         --config recipes/quickstart/sft.yaml
 """
 

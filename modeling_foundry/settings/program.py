@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
-from ..launcher import end_with_launcher
+from ..launcher import end_with_launcher, is_first_to_say
 from .errors import FoundryError
 
 _skips_teardown = threading.Event()
@@ -43,9 +43,15 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         code = main() or 0
     except FoundryError as error:
         if not error.is_said:
-            print(f"error: {error}", file=sys.stderr)
+            _say(f"error: {error}")
         code = error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on from the last checkpoint", file=sys.stderr)
+        _say("interrupted; run the same command again to go on from the last checkpoint")
         code = 130
     _end(code)
+
+
+def _say(words: str) -> None:
+    """One line on stderr, by one rank of those that have the same to say."""
+    if is_first_to_say(words):
+        print(words, file=sys.stderr, flush=True)
