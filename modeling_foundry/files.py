@@ -12,7 +12,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from .settings import FoundryError
+from .settings import FoundryError, sought
 
 
 def write_atomically(path: str | Path, data: str | bytes) -> None:
@@ -105,5 +105,7 @@ def model_hash(folder: str | Path) -> str:
     """
     weights = sorted(Path(folder).glob("*.safetensors"))
     if not weights:
-        raise FoundryError(f"{folder}: no model here (*.safetensors); run the stage before this one first")
+        raise FoundryError(
+            f"{sought(folder)}: no model here (*.safetensors); run the stage before this one first"
+        )
     return "-".join(sha256_of_file(path)[:16] for path in weights)

@@ -8,7 +8,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from .settings import FoundryError
+from .settings import FoundryError, sought
 
 ADAPTER_CONFIG = "adapter_config.json"
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
@@ -103,11 +103,11 @@ def require_checkpoint(folder: Path) -> None:
     """Raise FoundryError unless there is a folder with a configuration and safetensors weights."""
     if not folder.is_dir():
         raise FoundryError(
-            f"{folder}: no such folder; give a checkpoint on this machine (`hf download` brings one of the Hub)"
+            f"{sought(folder)}: no such folder; give a checkpoint on this machine (`hf download` brings one of the Hub)"
         )
     for pattern in ("config.json", "*.safetensors"):
         if not any(folder.glob(pattern)):
-            raise FoundryError(f"{folder}: no model here ({pattern}); {_what_it_is(folder)}")
+            raise FoundryError(f"{sought(folder)}: no model here ({pattern}); {_what_it_is(folder)}")
 
 
 def _what_it_is(folder: Path) -> str:

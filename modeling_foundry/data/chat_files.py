@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ..settings import FoundryError
+from ..settings import FoundryError, sought
 from .chat_rows import MalformedRowError, Reason, Row, kind_in_words
 from .file_kinds import compression_of, kind_by_bytes
 
@@ -57,7 +57,7 @@ def rows_of_file(path: Path) -> RowFile:
         with open(path, "rb") as file:
             head = file.read(HEAD_BYTES)
     except OSError as error:
-        raise FoundryError(f"{path}: cannot read the rows ({error.strerror})") from error
+        raise FoundryError(f"{sought(path)}: cannot read the rows ({error.strerror})") from error
     if not head:
         raise FoundryError(f"{path}: empty; expected rows")
     content, suffix = kind_by_bytes(head), _suffix_of(path)

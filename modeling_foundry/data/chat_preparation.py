@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..files import sha256_of_file, sync_folder, write_atomically
-from ..settings import FoundryError
+from ..settings import FoundryError, sought
 from .chat_datasets import DATASETS, ChatDataset
 from .chat_selection import Collected, Entry, collect, counts_in_words, select
 from .chat_source import Source, open_source
@@ -70,7 +70,7 @@ def content_of(settings: ChatSettings) -> dict[str, Any]:
     try:
         return content | {"file_sha256": sha256_of_file(settings.file)}
     except OSError as error:
-        raise FoundryError(f"{settings.file}: cannot read the dataset ({error.strerror})") from error
+        raise FoundryError(f"{sought(settings.file)}: cannot read the dataset ({error.strerror})") from error
 
 
 def _write_side(path: Path, entries: Sequence[Entry], spool: IO[bytes]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import sha256_of_file, write_atomically
-from ..settings import FoundryError
+from ..settings import FoundryError, sought
 from .shards import TokenShard
 
 MANIFEST_NAME = "data.json"
@@ -57,7 +57,7 @@ def load_prepared(folder: str | Path) -> PreparedData:
     manifest = read_manifest(folder)
     if manifest is None:
         raise FoundryError(
-            f"{folder}: no prepared data here ({MANIFEST_NAME} is missing); run prepare_data.py first"
+            f"{sought(folder)}: no prepared data here ({MANIFEST_NAME} is missing); run prepare_data.py first"
         )
     for name, facts in manifest["files"].items():
         path = folder / name

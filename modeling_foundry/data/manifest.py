@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..files import write_atomically
-from ..settings import FoundryError
+from ..settings import FoundryError, sought
 
 VERSION = 2  # 1 had no check over the root
 COMPRESSIONS = ("none", "gzip", "zstd")
@@ -114,7 +114,7 @@ def read_manifest(path: str | Path) -> Manifest:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise FoundryError(f"{path}: cannot read the manifest ({error.strerror})") from error
+        raise FoundryError(f"{sought(path)}: cannot read the manifest ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise FoundryError(f"{path}: not a manifest: not UTF-8 at byte {error.start}") from error
     first, *lines = text.split("\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import sha256_of_file, sync_folder
-from ..settings import FoundryError
+from ..settings import FoundryError, sought
 from .corpus import Module, corpus_sha256, read_standard_library, split_modules
 from .encoders import encode_documents
 from .folder import (
@@ -87,7 +87,9 @@ def content_of(settings: DataSettings) -> dict[str, Any]:
     try:
         return content | {"text_file_sha256": sha256_of_file(str(settings.text_file))}
     except OSError as error:
-        raise FoundryError(f"{settings.text_file}: cannot read the text file ({error.strerror})") from error
+        raise FoundryError(
+            f"{sought(str(settings.text_file))}: cannot read the text file ({error.strerror})"
+        ) from error
 
 
 # ----------------------------------------------------------------------------------------------- source

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from ..settings import FoundryError
+from ..settings import FoundryError, sought
 from .corpus import Module
 from .file_kinds import kind_by_bytes
 
@@ -25,7 +25,7 @@ def read_text_file(path: str | Path, held_out_fraction: float) -> tuple[list[Mod
     try:
         text = _text_bytes(path).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
-        raise FoundryError(f"{path}: cannot read the text file ({error.strerror})") from error
+        raise FoundryError(f"{sought(path)}: cannot read the text file ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise FoundryError(
             f"{path}: byte {error.start} is not UTF-8; convert the file to UTF-8 first"

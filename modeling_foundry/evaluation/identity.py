@@ -9,7 +9,7 @@ from typing import Any
 
 from ..files import sha256_of_file
 from ..run_record import package_versions, plain_settings
-from ..settings import FoundryError
+from ..settings import FoundryError, sought
 from .prompts import prompts_file
 from .selection import FILE_OF_TASK, file_of
 from .settings import EvaluationSettings
@@ -30,7 +30,7 @@ def describe_model(folder: Path) -> dict[str, str]:
     weights = sorted(folder.glob("*.safetensors"))
     if not weights or not (folder / "config.json").is_file():
         raise FoundryError(
-            f"{folder}: no checkpoint here (config.json, *.safetensors); run the stage that makes it first"
+            f"{sought(folder)}: no checkpoint here (config.json, *.safetensors); run the stage that makes it first"
         )
     texts = sorted(folder.glob("*.json")) + sorted(folder.glob("*.jinja"))
     others = [path for path in texts if path not in weights]

@@ -17,7 +17,7 @@ from ..conversion import FAMILIES, blocking_components, export_stock, model_type
 from ..files import sha256_of_file, sync_folder, write_atomically
 from ..portable_files import TOKENIZER_FILES, check_generation_config, write_portable_tokenizer
 from ..run_record import RECORD_NAME, write_run_record
-from ..settings import FoundryError
+from ..settings import FoundryError, sought
 from .card import model_card
 from .lineage import CARD_NAME, Terms, terms_of
 from .settings import PublishSettings
@@ -92,7 +92,7 @@ def _read_config(settings: PublishSettings) -> PreTrainedConfig:
         )
     if not any(folder.glob("*.safetensors")) or not (folder / "config.json").is_file():
         raise FoundryError(
-            f"{folder}: no checkpoint here (config.json, *.safetensors); run the stage that makes it first"
+            f"{sought(folder)}: no checkpoint here (config.json, *.safetensors); run the stage that makes it first"
         )
     if not (folder / "tokenizer.json").is_file():
         raise FoundryError(f"{folder}: no tokenizer here (tokenizer.json); copy that of the stage before")

@@ -8,7 +8,7 @@ choice, a duplicate key or a list for a scalar is one line on stderr and exit co
 Imports neither torch nor transformers: the planner answers in less time than they take to import.
 """
 
-from .errors import FoundryError, SettingsError
+from .errors import FoundryError, SettingsError, sought
 from .loader import neutral_settings, parse, parse_command, setting
 from .program import run, skip_teardown
 from .written import read_yaml
@@ -23,4 +23,5 @@ __all__ = [
     "run",
     "setting",
     "skip_teardown",
+    "sought",
 ]

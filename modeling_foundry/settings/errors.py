@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class FoundryError(ValueError):
     """Bad input.  The message is one line that names the file, the key and what would be right.
@@ -15,3 +17,10 @@ class FoundryError(ValueError):
 
 class SettingsError(FoundryError):
     """A setting that cannot be used as written."""
+
+
+def sought(path: str | Path) -> str:
+    """A path for a message that it is not there: where a relative one was looked for, and why there."""
+    if Path(path).is_absolute():
+        return str(path)
+    return f"{path} ({Path(path).absolute()}, as this was started in {Path.cwd()})"

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from .errors import SettingsError
+from .errors import SettingsError, sought
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ def read_yaml(path: str | Path) -> dict[str, Written]:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise SettingsError(f"{path}: cannot read the configuration file ({reason})") from error
+        raise SettingsError(f"{sought(path)}: cannot read the configuration file ({reason})") from error
     root = compose(text, str(path))
     if root is None:
         return {}

@@ -17,7 +17,7 @@ from ..data.chat_linter import Linter
 from ..data.chat_samples import Kind
 from ..data.sample_files import CheckedFile, check_file, samples_of_file
 from ..files import sha256_of_file
-from ..settings import FoundryError
+from ..settings import FoundryError, sought
 from .session import console
 
 NUM_LINTED_SAMPLES = 200  # a second or two; prepare_data.py lint renders as many as it is told
@@ -47,7 +47,7 @@ def hash_of_samples(path: str) -> str:
         return sha256_of_file(path)[:16]
     except OSError as error:
         raise FoundryError(
-            f"{path}: cannot read the samples ({error.strerror}); run `make data` first"
+            f"{sought(path)}: cannot read the samples ({error.strerror}); run `make data` first"
         ) from error
 
 
