@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .choices import nearest_name, with_choices
 from .command_line import Parser, build_parser, suggestion
 from .conversion import MismatchError, convert, describe_type, takes_bool, takes_only_lists
 from .errors import SettingsError
@@ -93,7 +94,8 @@ def collect_fields(kinds: Sequence[type]) -> tuple[dict[str, Any], dict[str, typ
             if field.name in owners:
                 both = f"{owners[field.name].__name__} and {kind.__name__}"
                 raise TypeError(f"{both} both define `{field.name}`")
-            annotations[field.name], owners[field.name] = hints[field.name], kind
+            annotations[field.name] = with_choices(hints[field.name], field.metadata.get("choices"))
+            owners[field.name] = kind
     return annotations, owners
 
 
@@ -140,8 +142,9 @@ def _value(name: str, written: Written, annotation: Any) -> Any:
     try:
         return convert(_as_list_if_wanted(written, annotation), annotation)
     except MismatchError:
-        accepted = describe_type(annotation)
-        raise SettingsError(f"{written.where}: {name}: expected {accepted}, found {shown(written)}") from None
+        accepted, found = describe_type(annotation), shown(written)
+        near = nearest_name(written, annotation)
+        raise SettingsError(f"{written.where}: {name}: expected {accepted}, found {found}{near}") from None
 
 
 def _as_list_if_wanted(written: Written, annotation: Any) -> Written:
@@ -160,7 +163,8 @@ def _instance(kind: type[T], arguments: dict[str, Any], path: str | None) -> T:
         )
         if field.init and not has_default and field.name not in arguments:
             hint = typing.get_type_hints(kind)[field.name]
-            raise SettingsError(f"{source}: {field.name}: missing; expected {describe_type(hint)}")
+            elsewhere = "" if path else ", or --config FILE of a recipe"
+            raise SettingsError(f"{source}: {field.name}: missing; expected {describe_type(hint)}{elsewhere}")
     try:
         return kind(**arguments)
     except (ValueError, TypeError, ImportError) as error:

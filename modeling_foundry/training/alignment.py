@@ -27,16 +27,21 @@ from .alignment_samples import (
     template_refusals_named,
 )
 from .build_locks import remove_stale_build_locks
+from .dropout import silence_attention_dropout
 from .guarded_trainer import GuardedUpdates
 from .learned_rows import drop_unlearned_rows
 from .left_out_samples import leave_out_samples
+from .model_limits import check_model_limits, check_rows_fit, check_there_are_steps
 from .model_settings import AttentionBackend, refuse_backend_without_gpu
+from .option_checks import refuse_missing_gpus, refuse_options, refuse_passed_over
+from .option_names import Divergence, NamedOptions, PreferenceLoss, TokensCounted
 from .precision import load_for_training, merged, precision_of
 from .ranges import check_length, check_ranges
 from .resumable_trainer import ResumableTrainer
 from .run_folder import discard_run
 from .run_lock import folder_held
 from .session import TrainingSession
+from .token_budget import check_schedule
 from .trackers import AUTO, MaskedArguments, choose_trackers, keep_trackers_local
 from .update_guard import GuardKeys, UpdateGuard
 
@@ -67,29 +72,35 @@ class AlignmentSettings:
 
 
 @dataclass
-class SFTArguments(MaskedArguments, GuardKeys, SFTConfig):
+class SFTArguments(MaskedArguments, GuardKeys, NamedOptions, SFTConfig):
     """TRL's SFTConfig; only the assistant's turns are learned, their end included."""
 
     assistant_only_loss: bool = True
-    include_num_input_tokens_seen: str | bool = "non_padding"
+    include_num_input_tokens_seen: TokensCounted | bool = "non_padding"
     report_to: str | list[str] | None = AUTO
     ddp_find_unused_parameters: bool | None = False
 
     def __post_init__(self) -> None:
+        refuse_missing_gpus(self)
         remove_stale_build_locks(self.deepspeed)
         self.report_to = choose_trackers(self.report_to)
         super().__post_init__()
 
 
 @dataclass
-class DPOArguments(MaskedArguments, GuardKeys, DPOConfig):
+class DPOArguments(MaskedArguments, GuardKeys, NamedOptions, DPOConfig):
     """TRL's DPOConfig."""
 
-    include_num_input_tokens_seen: str | bool = "non_padding"
+    loss_type: list[PreferenceLoss] = field(  # type: ignore[assignment]  # TRL takes any text, and fails later
+        default_factory=lambda: ["sigmoid"], metadata={"help": "one or several, summed with loss_weights"}
+    )
+    f_divergence_type: Divergence = "reverse_kl"
+    include_num_input_tokens_seen: TokensCounted | bool = "non_padding"
     report_to: str | list[str] | None = AUTO
     ddp_find_unused_parameters: bool | None = False
 
     def __post_init__(self) -> None:
+        refuse_missing_gpus(self)
         remove_stale_build_locks(self.deepspeed)
         self.report_to = choose_trackers(self.report_to)
         super().__post_init__()
@@ -154,6 +165,9 @@ def dpo_alone(settings: AlignmentSettings, arguments: DPOArguments) -> Path:
     model = load_base(settings, arguments)
     # The reference is the same checkpoint, loaded here: TRL would look it up by name.
     reference = None if settings.lora_rank else load_base(settings, arguments)
+    for each in (model, reference):
+        if each is not None and arguments.disable_dropout:
+            silence_attention_dropout(each)
     with template_refusals_named(files):
         trainer = FoundryDPOTrainer(
             model=model, ref_model=reference, args=arguments, train_dataset=train, eval_dataset=held_out,
@@ -169,6 +183,9 @@ def open_session(stage: str, settings: AlignmentSettings, arguments: Any) -> tup
     """The run folder of a stage, and whether it is complete for these settings and inputs."""
     check_ranges(settings, arguments)
     check_length(arguments, in_steps=False)
+    refuse_options(stage, arguments)
+    check_schedule(arguments, max(arguments.max_steps, 1))
+    refuse_passed_over(settings, arguments)
     check_loss_options(arguments)
     if settings.eval_file is None and arguments.eval_strategy != "no":
         raise FoundryError(
@@ -176,6 +193,7 @@ def open_session(stage: str, settings: AlignmentSettings, arguments: Any) -> tup
         )
     keep_trackers_local(arguments)
     require_checkpoint(Path(settings.model))
+    check_model_limits(settings.model, arguments)
     inputs = {"model": model_hash(settings.model)}
     for name in ("train_file", "eval_file"):  # not by their own names, which may be the same in two folders
         if (path := getattr(settings, name)) is not None:
@@ -262,6 +280,8 @@ def say_on_main(arguments: Any, line: str) -> None:
 
 def run(session: TrainingSession, trainer: GuardedUpdates, settings: AlignmentSettings) -> None:
     arguments = trainer.args
+    check_rows_fit(settings.model, trainer)
+    check_there_are_steps(trainer, settings.train_file)
     trainer.guard_updates(
         UpdateGuard(arguments, session.output_dir, None, arguments.world_size, arguments.train_batch_size)
     )

@@ -25,11 +25,6 @@ TOKEN_LOSS = "sft"
 
 def check_loss_options(arguments: Any) -> None:
     """Raise FoundryError for options under which a loss would be another one on other ranks or batches."""
-    if arguments.world_size > 1 and not arguments.average_tokens_across_devices:
-        raise FoundryError(
-            "average_tokens_across_devices: leave it out; without it a token of a rank with few counts more, and "
-            "the loss would change with the number of ranks"
-        )
     types = getattr(arguments, "loss_type", None)
     if isinstance(types, str) or types is None:
         return

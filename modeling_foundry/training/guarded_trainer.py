@@ -40,7 +40,12 @@ class GuardedUpdates(Trainer):
         return leave_signals_to_the_rank(super().get_train_dataloader())
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> Any:
-        return leave_signals_to_the_rank(super().get_eval_dataloader(*args, **kwargs))
+        # Trainer's drop_last is one for both; of held-out samples none is dropped.
+        drops, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return leave_signals_to_the_rank(super().get_eval_dataloader(*args, **kwargs))
+        finally:
+            self.args.dataloader_drop_last = drops
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's; the loss of a training micro-batch is kept on the device, without a sync."""

@@ -118,7 +118,13 @@ class MuonFactory:
     """What Trainer's ``optimizer_cls_and_kwargs`` takes for an optimizer that must see the model."""
 
     def __call__(
-        self, model: nn.Module, lr: float, muon_lr: float, weight_decay: float, betas: tuple[float, float]
+        self,
+        model: nn.Module,
+        lr: float,
+        muon_lr: float,
+        weight_decay: float,
+        betas: tuple[float, float],
+        eps: float = 1e-8,
     ) -> MuonAdamW:
         """Matrices inside the layers go to Muon; embeddings, head, norms and biases to AdamW."""
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -131,4 +137,4 @@ class MuonFactory:
             {"params": adamw_matrices, "lr": lr, "weight_decay": weight_decay},
             {"params": vectors, "lr": lr, "weight_decay": 0.0},
         ]
-        return MuonAdamW([group for group in groups if group["params"]], lr=lr, betas=betas)
+        return MuonAdamW([group for group in groups if group["params"]], lr=lr, betas=betas, eps=eps)

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 
 from ..settings import setting
 from .build_locks import remove_stale_build_locks
+from .option_checks import refuse_missing_gpus
+from .option_names import NamedOptions
 from .preflight import PreflightKeys
 from .profiling import ProfileKeys
 from .token_budget import TokenCounts
@@ -37,7 +40,7 @@ class PretrainDataSettings:
 
 @dataclass
 class PretrainArguments(
-    MaskedArguments, GuardKeys, PreflightKeys, ProfileKeys, TokenCounts, TrainingArguments
+    MaskedArguments, GuardKeys, PreflightKeys, ProfileKeys, TokenCounts, NamedOptions, TrainingArguments
 ):
     """transformers' TrainingArguments with pretraining's defaults and a few keys more."""
 
@@ -60,12 +63,12 @@ class PretrainArguments(
     max_steps: int = -1  # given in steps or in tokens
     adam_beta2: float = 0.95
     weight_decay: float = 0.1
-    lr_scheduler_type: str = "cosine_with_min_lr"
+    lr_scheduler_type: SchedulerType | str = "cosine_with_min_lr"
     lr_scheduler_kwargs: dict | str | None = None  # of cosine_with_min_lr: {min_lr_rate: 0.1}
     train_sampling_strategy: str = "sequential"  # the dataset itself is shuffled, by seed, epoch and index
     ddp_find_unused_parameters: bool | None = False
     accelerator_config: dict | str | None = None
-    save_strategy: str = "steps"
+    save_strategy: SaveStrategy | str = "steps"
     save_steps: float = 500
     report_to: str | list[str] | None = setting(
         "trackers: auto (trackio, local, where installed), none, or names", AUTO, neutral=True
@@ -76,6 +79,7 @@ class PretrainArguments(
         self.report_to = choose_trackers(self.report_to)
         if self.forecast_for is not None:
             self.use_cpu = True  # type: ignore[has-type]  # a forecast for other hardware needs none here
+        refuse_missing_gpus(self)
         if self.accelerator_config is None and self._pins_memory():
             # Pinned batches are copied while the step before still runs; a blocking copy would wait for its end.
             self.accelerator_config = {"non_blocking": True}

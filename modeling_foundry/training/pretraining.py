@@ -31,6 +31,7 @@ from .model_settings import (
     refuse_backend_without_gpu,
 )
 from .muon import MuonFactory
+from .option_checks import refuse_options
 from .preflight_checks import check_folder
 from .pretrain_settings import PretrainArguments, PretrainDataSettings
 from .profiling import StepProfile
@@ -79,6 +80,7 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
     if arguments.forecast_for is not None:
         dry_run(model_settings, data, arguments)
         return Path(arguments.output_dir)
+    refuse_options("pretrain", arguments)
     follow_batch(arguments)
     count_steps(arguments, data.sequence_length)
     check_length(arguments, in_steps=True)
@@ -242,6 +244,7 @@ def muon_factory(arguments: PretrainArguments) -> tuple[type, dict[str, Any]] | 
         "muon_lr": arguments.muon_learning_rate,
         "weight_decay": arguments.weight_decay,
         "betas": (arguments.adam_beta1, arguments.adam_beta2),
+        "eps": arguments.adam_epsilon,
     }
 
 

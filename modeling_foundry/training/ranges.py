@@ -38,7 +38,22 @@ RANGES = {
     "expected_processes": (1, INFINITY),
     "lora_rank": (0, INFINITY),
     "lora_alpha": (1, INFINITY),
-    "beta": (0, INFINITY),
+    "beta": (1e-30, INFINITY),
+    "label_smoothing_factor": (0, 1),
+    "label_smoothing": (0, 0.5),
+    "discopop_tau": (1e-30, INFINITY),
+    "ref_model_sync_steps": (1, INFINITY),
+    "precompute_ref_batch_size": (1, INFINITY),
+    "router_aux_loss_coef": (0, INFINITY),
+    "neftune_noise_alpha": (0, INFINITY),
+    "pad_to_multiple_of": (1, INFINITY),
+    "torch_empty_cache_steps": (1, INFINITY),
+    "dataset_num_proc": (1, INFINITY),
+    "dataloader_prefetch_factor": (1, INFINITY),
+    "logging_steps": (1e-9, INFINITY),
+    "eval_delay": (0, INFINITY),
+    "ddp_bucket_cap_mb": (1, INFINITY),
+    "ddp_timeout": (1, INFINITY),
     "spike_window_steps": (8, INFINITY),
     "spike_deviations": (1e-9, INFINITY),
     "max_skipped_steps": (0, INFINITY),
@@ -67,20 +82,6 @@ def check_length(arguments: Any, in_steps: bool) -> None:
     Args:
         in_steps: the run is counted in ``max_steps`` alone (pretraining).
     """
-    if arguments.resume_from_checkpoint is not None:
-        raise FoundryError(
-            "resume_from_checkpoint: leave it out; a run always goes on from the newest whole checkpoint "
-            "in its output_dir"
-        )
-    if arguments.auto_find_batch_size:
-        raise FoundryError(
-            "auto_find_batch_size: leave it out; after running out of memory it would train other batches than the "
-            "settings say. Give a smaller per_device_train_batch_size"
-        )
-    if not in_steps and arguments.ignore_data_skip:
-        raise FoundryError(
-            "ignore_data_skip: leave it out; a resumed run would read the samples again that it has read"
-        )
     if in_steps and arguments.num_train_epochs != 3.0:  # TrainingArguments' default
         raise FoundryError("num_train_epochs: pretraining counts steps and would ignore it; give max_steps")
     if in_steps and arguments.train_sampling_strategy != "sequential":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, load_model, save_model
 from torch import nn
 from transformers import Trainer
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
@@ -25,6 +25,8 @@ from .optimizer_state import load_optimizer, save_optimizer
 from .random_state import RandomStateAtFirstStep, save_random_state
 
 SCHEDULER_NAME = "scheduler.json"
+LOSS_SCALE_NAME = "loss_scale.json"
+REFERENCE_NAME = "reference.safetensors"
 PICKLED_ARGUMENTS = "training_args.bin"
 
 
@@ -96,6 +98,33 @@ def save_training_state(trainer: Trainer, folder: Path) -> None:
     if trainer.is_world_process_zero():
         schedule = json.dumps(trainer.lr_scheduler.state_dict(), indent=1)
         write_atomically(folder / SCHEDULER_NAME, schedule + "\n")
+        save_moving_parts(trainer, folder)
+
+
+def save_moving_parts(trainer: Any, folder: Path) -> None:
+    """What some options let move beside the model: the scale of fp16's loss, and a reference that follows (DPO)."""
+    if (scaler := getattr(trainer.accelerator, "scaler", None)) is not None:
+        write_atomically(folder / LOSS_SCALE_NAME, json.dumps(scaler.state_dict(), indent=1) + "\n")
+    if getattr(trainer.args, "sync_ref_model", False):
+        save_model(trainer.accelerator.unwrap_model(trainer.ref_model), str(folder / REFERENCE_NAME))
+
+
+def load_moving_parts(trainer: Any, folder: Path) -> None:
+    """What :func:`save_moving_parts` wrote.
+
+    Raises:
+        FoundryError: naming the file that is missing or cannot be read.
+    """
+    path = folder / LOSS_SCALE_NAME
+    try:
+        if (scaler := getattr(trainer.accelerator, "scaler", None)) is not None:
+            scaler.load_state_dict(json.loads(path.read_text()))
+        if getattr(trainer.args, "sync_ref_model", False):
+            path = folder / REFERENCE_NAME
+            load_model(trainer.accelerator.unwrap_model(trainer.ref_model), str(path))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        words = " ".join(str(error).split())[:200]
+        raise FoundryError(f"{path}: nothing to go on from ({words}); restore the checkpoint") from error
 
 
 def load_training_state(trainer: Trainer, folder: Path) -> None:
@@ -110,6 +139,7 @@ def load_training_state(trainer: Trainer, folder: Path) -> None:
         trainer.lr_scheduler.load_state_dict(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
         raise FoundryError(f"{path}: no schedule to go on from ({error}); restore the checkpoint") from error
+    load_moving_parts(trainer, folder)
     trainer.add_callback(LogWindow(trainer, folder))
     trainer.add_callback(RandomStateAtFirstStep(folder, read_manifest(folder)["world_size"]))
 

@@ -49,9 +49,9 @@ def count_steps(arguments: Any, sequence_length: int, num_ranks: int | None = No
             _refuse_another(tokens_key, tokens, steps_key, getattr(arguments, steps_key), not_given, steps)
             setattr(arguments, steps_key, steps)
     if arguments.max_steps == -1:
-        raise FoundryError("max_steps: expected at least 1, found -1; give max_steps or max_tokens")
+        raise FoundryError("max_steps: missing; give max_steps or max_tokens, or --config FILE of a recipe")
     _settle_decay(arguments, step_tokens)
-    _check_schedule(arguments)
+    check_schedule(arguments, arguments.max_steps)
 
 
 def tokens_per_step(arguments: TrainingArguments, sequence_length: int, num_ranks: int | None = None) -> int:
@@ -104,21 +104,25 @@ def _settle_decay(arguments: Any, step_tokens: int) -> None:
         )
 
 
-def _check_schedule(arguments: Any) -> None:
-    """Build the schedule once on a throw-away optimizer: what it refuses is said before anything is loaded."""
+def check_schedule(arguments: Any, num_steps: int) -> None:
+    """Build the schedule once on a throw-away optimizer: what it refuses is said before anything is loaded.
+
+    Raises:
+        FoundryError: ``lr_scheduler_kwargs`` or a warm-up that the schedule does not take.
+    """
     import torch
 
     options, name = arguments.lr_scheduler_kwargs or {}, SchedulerType(arguments.lr_scheduler_type).value
-    warmup_steps = arguments.get_warmup_steps(arguments.max_steps)
+    warmup_steps = arguments.get_warmup_steps(num_steps)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
     try:
-        get_scheduler(name, optimizer, warmup_steps, arguments.max_steps, options)
+        get_scheduler(name, optimizer, warmup_steps, num_steps, options)
     except (TypeError, ValueError) as error:
         raise FoundryError(
             f"lr_scheduler_kwargs: {options} does not suit {name} ({' '.join(str(error).split())})"
         ) from error
     start = decay_start(arguments)
-    if start is not None and start < warmup_steps:
+    if start is not None and start < warmup_steps and arguments.max_steps > 0:
         raise FoundryError(
             f"lr_scheduler_type: warmup_stable_decay: {warmup_steps:,} steps of warm-up and "
             f"{options['num_decay_steps']:,} of decay are more than max_steps {arguments.max_steps:,}"

@@ -1,5 +1,6 @@
 """The settings loader: what was written is what is used, and a mistake is one line that names it."""
 
+import enum
 import json
 import subprocess
 import sys
@@ -130,9 +131,46 @@ def test_missing_key_and_missing_file_are_named(read, tmp_path):
 def test_errors_of_the_dataclass_itself_are_one_line(read):
     from transformers import TrainingArguments
 
-    with pytest.raises(SettingsError, match="cosin is not a valid SchedulerType") as error:
-        read("lr_scheduler_type: cosin\nuse_cpu: true", kinds=(TrainingArguments,))
+    with pytest.raises(SettingsError, match="Got warmup_steps = -1.0, Expected value") as error:
+        read("warmup_steps: -1\nuse_cpu: true", kinds=(TrainingArguments,))
     assert "experiment.yaml" in str(error.value)
+
+
+class Colour(enum.Enum):
+    RED, GREEN = "red", "green"
+
+
+@dataclass
+class Named:
+    colour: Colour | str = "red"
+    shape: str = field(default="round", metadata={"choices": ["round", "square"]})
+    edge: str | None = field(default=None, metadata={"choices": {"sharp": 1, "blunt": 2}.keys()})
+    parts: list[Literal["wheel", "spoke"]] = field(default_factory=list)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("colour: gren", "1: colour: expected one of red, green, found 'gren'; did you mean green or red?"),
+        ("shape: squar", "1: shape: expected one of round, square, found 'squar'; did you mean square?"),
+        ("edge: x", "1: edge: expected one of sharp, blunt or null, found 'x'"),
+        (
+            "parts: [spoke, weel]",
+            r"1: parts: expected a list \(one of wheel, spoke\), found .*; did you mean wheel?",
+        ),
+    ],
+)
+def test_a_name_that_a_library_keeps_in_its_metadata_is_checked_where_it_is_written(text, line, read):
+    """transformers and TRL write their names beside ``str`` and find a wrong one after everything is loaded."""
+    with pytest.raises(SettingsError, match=line.replace("?", r"\?")):
+        read(text, kinds=(Named,))
+    named = read("colour: green\nshape: square\nedge: blunt\nparts: [wheel]", kinds=(Named,))
+    assert (named.colour, named.shape, named.edge, named.parts) == (
+        Colour.GREEN,
+        "square",
+        "blunt",
+        ["wheel"],
+    )
 
 
 def test_two_dataclasses_may_not_share_a_key():

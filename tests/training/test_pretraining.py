@@ -141,7 +141,7 @@ def test_two_ranks_see_what_one_rank_sees(text_file, tmp_path, launch):
     [
         (["--data_dir=elsewhere"], "give exactly one of data_dir, mixture and text_file"),
         (["--num_key_value_heads=3"], "num_key_value_heads"),
-        (["--max_steps=-1"], "max_steps: expected at least 1, found -1"),
+        (["--max_steps=-1"], "max_steps: missing; give max_steps or max_tokens"),
         (["--per_device_train_batch_size=0"], "per_device_train_batch_size: expected at least 1, found 0"),
         (["--gradient_accumulation_steps=0"], "gradient_accumulation_steps: expected at least 1, found 0"),
         (["--learning_rate=-1"], "learning_rate: expected at least 0, found -1"),

@@ -43,8 +43,7 @@ def test_a_number_passes_exactly_when_it_is_in_its_range(name, value):
 def arguments(**changes):
     return SimpleNamespace(
         **{
-            "auto_find_batch_size": False, "ignore_data_skip": False,
-            "resume_from_checkpoint": None, "num_train_epochs": 3.0, "max_steps": 10,
+            "num_train_epochs": 3.0, "max_steps": 10,
             "train_sampling_strategy": "sequential", **changes,
         }
     )  # fmt: skip
@@ -65,11 +64,3 @@ def test_a_run_has_a_length():
         check_length(arguments(max_steps=-1, num_train_epochs=0.0), in_steps=False)
     with pytest.raises(FoundryError, match="max_steps: expected at least 1, found -1"):
         check_length(arguments(max_steps=-1), in_steps=True)
-
-
-def test_no_key_lets_a_step_read_other_samples():
-    with pytest.raises(FoundryError, match="auto_find_batch_size: leave it out"):
-        check_length(arguments(auto_find_batch_size=True), in_steps=True)
-    with pytest.raises(FoundryError, match="ignore_data_skip: leave it out"):
-        check_length(arguments(ignore_data_skip=True), in_steps=False)
-    check_length(arguments(ignore_data_skip=True), in_steps=True)  # pretraining seeks instead

@@ -77,7 +77,7 @@ def test_a_global_batch_gives_the_accumulation_or_the_nearest_that_fit(tokens, m
     ("words", "message"),
     [
         (["--max_tokens=1000", "--max_steps=5"], r"max_tokens: 1,000 \(16 steps\) stands beside max_steps 5"),
-        ([], "max_steps: expected at least 1, found -1; give max_steps or max_tokens"),
+        ([], "max_steps: missing; give max_steps or max_tokens, or --config FILE"),
         (
             ["--max_steps=9", "--warmup_tokens=64", "--warmup_steps=2"],
             r"warmup_tokens: 64 \(1 steps\) stands beside warmup_steps 2",
