@@ -791,7 +791,7 @@ def test_slurm_gets_a_job_array(corpus, manifest, tokenizer, tmp_path):
         ({"splits": ["nope"]}, "splits: nope is not in the manifest; it has train, validation"),
         ({"tokenizer": "no/such"}, "no/such is neither a folder nor in the local Hub cache"),
         ({"eos_token": "<eos>"}, "eos_token: <eos> is not a token of"),
-        ({"manifest": "nowhere.jsonl"}, "nowhere.jsonl: cannot read the manifest"),
+        ({"manifest": "nowhere.jsonl"}, r"nowhere.jsonl \(/.*\): cannot read the manifest"),
     ],
 )
 def test_bad_input_is_named(manifest, tokenizer, tmp_path, changes, message):
