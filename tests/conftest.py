@@ -19,6 +19,9 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
+os.environ.setdefault(
+    "DS_ACCELERATOR", "cpu"
+)  # or DeepSpeed warns, on a machine without a GPU, when it is imported
 os.environ["TRACKIO_DIR"] = str(Path(tempfile.gettempdir()) / "modeling-foundry-tests-trackio")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve each other on two cores

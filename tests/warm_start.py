@@ -8,6 +8,7 @@ libraries read from the environment while they are imported; a test of that star
 """
 
 import atexit
+import gc
 import inspect
 import multiprocessing
 import os
@@ -27,9 +28,11 @@ from typing import Any, NoReturn
 # What the recipes have imported when they end; what is not installed is left out.
 PRELOADED = (
     "tests.warm_start", "modeling_foundry.training.pretraining", "modeling_foundry.training.alignment",
-    "modeling_foundry.data.commands", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer", "torch._dynamo",
-    "transformers.trainer", "accelerate.commands.launch", "torch.distributed.run", "torch.distributed.checkpoint",
-    "torch.distributed.fsdp", "modeling_foundry.evaluation.harness", "lm_eval.evaluator", "lm_eval.models.huggingface",
+    "modeling_foundry.training.commands", "modeling_foundry.data.commands", "modeling_foundry.evaluation.harness",
+    "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer", "transformers.trainer", "accelerate.commands.launch",
+    "torch.distributed.run", "torch.distributed.checkpoint", "torch.distributed.fsdp", "torch.utils.cpp_extension",
+    "torch._dynamo", "torch._inductor.compile_fx", "lm_eval.evaluator", "lm_eval.models.huggingface",
+    "deepspeed",  # accelerate imports it for every run where it is installed
 )  # fmt: skip
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(list(PRELOADED))
@@ -49,7 +52,7 @@ class Popen(_COLD):
     def _execute_child(self, *given: Any) -> None:
         asked = inspect.signature(_COLD._execute_child).bind(self, *given).arguments
         words = _words_of(asked["args"])
-        if words is None or asked["preexec_fn"] or asked["shell"] or (_is_fork and not _may_fork()):
+        if words is None or asked["preexec_fn"] or asked["shell"] or (_is_fork and not _may_fork(words)):
             super()._execute_child(*given)
             return
         outputs = [asked["p2cread"], asked["c2pwrite"], asked["errwrite"]]
@@ -190,6 +193,7 @@ def _become(words: list[str], cwd: str, environment: Mapping[str, str]) -> None:
     """Run a command as ``python`` would, to the end of its exit functions."""
     global _is_fork
     _is_fork = True
+    gc.freeze()  # what was imported is never looked through again
     _start_forks()
     multiprocessing.set_start_method(None, force=True)  # the server's would be that of its children too
     _SERVER.set_forkserver_preload([])
@@ -234,10 +238,14 @@ def _execute(words: list[str]) -> None:
         runpy.run_path(words[0], run_name="__main__")
 
 
-def _may_fork() -> bool:
-    """A process with threads may hold a lock in one of them; torchrun's only other thread serves its store."""
+def _may_fork(words: list[str]) -> bool:
+    """The ranks of a launcher, and a module of ours from a process without threads: one of them may hold a lock.
+
+    torchrun's only other thread serves its store.
+    """
     is_launcher = Path(sys.argv[0]).match("accelerate/commands/*.py")
-    return is_launcher or len(os.listdir("/proc/self/task")) == 1
+    is_module = words[0] == "-m" and words[1].startswith("modeling_foundry.")
+    return is_launcher or (is_module and len(os.listdir("/proc/self/task")) == 1)
 
 
 def _start_forks() -> None:

@@ -247,7 +247,7 @@ def run(*arguments):
 def test_the_command(tmp_path):
     config = ["--config", "recipes/quickstart/data.yaml"]
     smaller = [
-        "--max_modules=100",
+        "--max_modules=40",
         "--held_out_fraction=0.2",
         "--vocab_size=300",
         f"--output_dir={tmp_path / 'data'}",
