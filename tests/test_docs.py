@@ -177,15 +177,6 @@ def test_the_commands_of_cleaning(checkout):
     assert books["decontamination"]["stdlib_bits_per_byte"]["matched"] > 5
 
 
-@pytest.mark.slow
-def test_the_forecast_for_eight_b200_is_what_its_command_prints(checkout, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
-    page = REPOSITORY / "docs" / "pretrain.md"
-    (command,) = (command for command in commands_of(page) if "--forecast_for" in command)
-    (shown,) = (text for language, text in blocks_of(page) if "forecast memory" in text)
-    assert shown in run(command, checkout)
-
-
 def answer_of_the_app(command: str, checkout: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .architecture import Architecture
+from .fields import PlanError
+from .flops import count_flops
+from .hardware import Gpu
+from .memory import TrainingSetup
+
 SECONDS_PER_HOUR = 3600
 
 
@@ -23,6 +29,34 @@ class TrainingCost:
     gpu_hours: float
     energy_kwh: float | None
     usd: float | None
+
+
+@dataclass(frozen=True)
+class RateForecast:
+    """What is expected of a run on a GPU of the table; nothing in it was measured."""
+
+    mfu: float
+    mfu_source: str
+    tokens_per_second: float
+    step_seconds: float
+    hours: float
+
+
+def forecast_rate(architecture: Architecture, setup: TrainingSetup, gpu: Gpu, tokens: float) -> RateForecast:
+    """Speed and time of ``tokens`` by the MFU that is typical of the GPU.
+
+    Raises:
+        PlanError: no MFU is known for it, or not for this precision.
+    """
+    if not setup.precision.startswith("bf16"):
+        raise PlanError(f"typical MFUs are of bf16 training, not {setup.precision}")
+    if gpu.typical_mfu is None:
+        raise PlanError(f"no MFU is known for {gpu.name}")
+    flops = count_flops(architecture, setup.sequence_length).training_per_token
+    rate = training_rate(setup.num_ranks, gpu.bf16_flops, gpu.typical_mfu, flops)
+    step_tokens = setup.tokens * setup.accumulation * setup.num_ranks
+    cost = training_cost(tokens, rate, setup.num_ranks)
+    return RateForecast(gpu.typical_mfu, gpu.mfu_source, rate, step_tokens / rate, cost.hours)
 
 
 def training_rate(num_gpus: int, peak_flops: float, mfu: float, flops_per_token: float) -> float:

@@ -28,21 +28,20 @@ from .alignment_samples import (
 )
 from .build_locks import remove_stale_build_locks
 from .dropout import silence_attention_dropout
-from .guarded_trainer import GuardedUpdates
 from .learned_rows import drop_unlearned_rows
 from .left_out_samples import leave_out_samples
 from .model_limits import check_model_limits, check_rows_fit, check_there_are_steps
 from .model_settings import AttentionBackend, refuse_backend_without_gpu
 from .option_checks import refuse_missing_gpus, refuse_options, refuse_passed_over
 from .option_names import Divergence, NamedOptions, PreferenceLoss, TokensCounted
-from .precision import load_for_training, merged, precision_of
+from .plan import RunPlan, check_schedule, plan_of
+from .precision import load_for_training, merged
 from .ranges import check_length, check_ranges
-from .resumable_trainer import ResumableTrainer
 from .run_folder import discard_run
 from .run_lock import folder_held
 from .session import TrainingSession
-from .token_budget import check_schedule
 from .trackers import AUTO, MaskedArguments, choose_trackers, keep_trackers_local
+from .trainer import FoundryTrainer
 from .update_guard import GuardKeys, UpdateGuard
 
 END_OF_TURN = "<|im_end|>"
@@ -106,11 +105,11 @@ class DPOArguments(MaskedArguments, GuardKeys, NamedOptions, DPOConfig):
         super().__post_init__()
 
 
-class FoundrySFTTrainer(GuardedUpdates, SFTLoss, ResumableTrainer, SFTTrainer):
+class FoundrySFTTrainer(FoundryTrainer, SFTLoss, SFTTrainer):
     """TRL's SFTTrainer with guarded updates, our checkpoints and a loss that is the same on any ranks."""
 
 
-class FoundryDPOTrainer(GuardedUpdates, DPOLoss, ResumableTrainer, DPOTrainer):
+class FoundryDPOTrainer(FoundryTrainer, DPOLoss, DPOTrainer):
     """TRL's DPOTrainer with guarded updates, our checkpoints and a loss that is the same on any ranks."""
 
 
@@ -121,79 +120,81 @@ def sft(settings: AlignmentSettings, arguments: SFTArguments) -> Path:
         FoundryError: no model or data where the settings say, or labels that never teach the stop.
     """
     with folder_held(arguments):
-        return sft_alone(settings, arguments)
-
-
-def sft_alone(settings: AlignmentSettings, arguments: SFTArguments) -> Path:
-    """:func:`sft` once nobody else writes into the folder."""
-    session, complete = open_session("sft", settings, arguments)
-    if complete:
+        session, plan = open_session("sft", settings, arguments)
+        if plan is None:
+            return session.model_folder
+        arguments = plan.arguments
+        tokenizer = tokenizer_to_train(settings, arguments)
+        files = check_samples(settings, session.inputs, "sft")
+        lint_on_main(files, tokenizer, arguments, "sft")
+        train, held_out = both_sides(files, settings, arguments.seed)
+        model = load_base(settings, plan)
+        with template_refusals_named(files):
+            trainer = FoundrySFTTrainer(
+                model=model, args=arguments, train_dataset=train, eval_dataset=held_out, peft_config=lora(settings),
+                processing_class=load_tokenizer(settings.model),  # TRL gives it the template itself, and its tokens
+            )  # fmt: skip
+        paths = {"train_dataset": settings.train_file, "eval_dataset": settings.eval_file}
+        for line in leave_out_samples(trainer, files, [train, held_out]) + drop_unlearned_rows(
+            trainer, paths
+        ):
+            say_on_main(arguments, f"sft: {line}")
+        assert_stop_is_learned(trainer, tokenizer)
+        run(session, trainer, settings, plan)
         return session.model_folder
-    tokenizer = tokenizer_to_train(settings, arguments)
-    files = check_samples(settings, session.inputs, "sft")
-    lint_on_main(files, tokenizer, arguments, "sft")
-    train, held_out = both_sides(files, settings, arguments.seed)
-    model = load_base(settings, arguments)
-    with template_refusals_named(files):
-        trainer = FoundrySFTTrainer(
-            model=model, args=arguments, train_dataset=train, eval_dataset=held_out, peft_config=lora(settings),
-            processing_class=load_tokenizer(settings.model),  # TRL gives it the template itself, and its tokens
-        )  # fmt: skip
-    paths = {"train_dataset": settings.train_file, "eval_dataset": settings.eval_file}
-    for line in leave_out_samples(trainer, files, [train, held_out]) + drop_unlearned_rows(trainer, paths):
-        say_on_main(arguments, f"sft: {line}")
-    assert_stop_is_learned(trainer, tokenizer)
-    run(session, trainer, settings)
-    return session.model_folder
 
 
 def dpo(settings: AlignmentSettings, arguments: DPOArguments) -> Path:
-    """Prefer chosen over rejected answers; returns the folder of the final model."""
+    """Prefer chosen over rejected answers; returns the folder of the final model.
+
+    Raises:
+        FoundryError: no model or data where the settings say.
+    """
     with folder_held(arguments):
-        return dpo_alone(settings, arguments)
-
-
-def dpo_alone(settings: AlignmentSettings, arguments: DPOArguments) -> Path:
-    """:func:`dpo` once nobody else writes into the folder."""
-    session, complete = open_session("dpo", settings, arguments)
-    if complete:
+        session, plan = open_session("dpo", settings, arguments)
+        if plan is None:
+            return session.model_folder
+        arguments = plan.arguments
+        tokenizer = tokenizer_to_train(settings, arguments)
+        files = check_samples(settings, session.inputs, "preference")
+        lint_on_main(files, tokenizer, arguments, "dpo")
+        train, held_out = both_sides(files, settings, arguments.seed)
+        model = load_base(settings, plan)
+        # The reference is the same checkpoint, loaded here: TRL would look it up by name.
+        reference = None if settings.lora_rank else load_base(settings, plan)
+        for each in (model, reference):
+            if each is not None and arguments.disable_dropout:
+                silence_attention_dropout(each)
+        with template_refusals_named(files):
+            trainer = FoundryDPOTrainer(
+                model=model, ref_model=reference, args=arguments, train_dataset=train, eval_dataset=held_out,
+                processing_class=tokenizer, peft_config=lora(settings),
+            )  # fmt: skip
+        for line in leave_out_samples(trainer, files, [train, held_out]):
+            say_on_main(arguments, f"dpo: {line}")
+        run(session, trainer, settings, plan)
         return session.model_folder
-    tokenizer = tokenizer_to_train(settings, arguments)
-    files = check_samples(settings, session.inputs, "preference")
-    lint_on_main(files, tokenizer, arguments, "dpo")
-    train, held_out = both_sides(files, settings, arguments.seed)
-    model = load_base(settings, arguments)
-    # The reference is the same checkpoint, loaded here: TRL would look it up by name.
-    reference = None if settings.lora_rank else load_base(settings, arguments)
-    for each in (model, reference):
-        if each is not None and arguments.disable_dropout:
-            silence_attention_dropout(each)
-    with template_refusals_named(files):
-        trainer = FoundryDPOTrainer(
-            model=model, ref_model=reference, args=arguments, train_dataset=train, eval_dataset=held_out,
-            processing_class=tokenizer, peft_config=lora(settings),
-        )  # fmt: skip
-    for line in leave_out_samples(trainer, files, [train, held_out]):
-        say_on_main(arguments, f"dpo: {line}")
-    run(session, trainer, settings)
-    return session.model_folder
 
 
-def open_session(stage: str, settings: AlignmentSettings, arguments: Any) -> tuple[TrainingSession, bool]:
-    """The run folder of a stage, and whether it is complete for these settings and inputs."""
+def open_session(
+    stage: str, settings: AlignmentSettings, arguments: Any
+) -> tuple[TrainingSession, RunPlan | None]:
+    """The run folder of a stage and its plan; None where it is complete for these settings and inputs."""
     check_ranges(settings, arguments)
     check_length(arguments, in_steps=False)
     refuse_options(stage, arguments)
-    check_schedule(arguments, max(arguments.max_steps, 1))
     refuse_passed_over(settings, arguments)
     check_loss_options(arguments)
     if settings.eval_file is None and arguments.eval_strategy != "no":
         raise FoundryError(
             f"eval_file: missing; eval_strategy: {arguments.eval_strategy.value} needs held-out samples"
         )
-    keep_trackers_local(arguments)
+    check_schedule(plan_of(arguments))
     require_checkpoint(Path(settings.model))
-    check_model_limits(settings.model, arguments)
+    limits = check_model_limits(settings.model, arguments)
+    plan = plan_of(arguments, limits, dict.fromkeys(limits, "the model's positions"))
+    arguments = plan.arguments
+    keep_trackers_local(arguments)
     inputs = {"model": model_hash(settings.model)}
     for name in ("train_file", "eval_file"):  # not by their own names, which may be the same in two folders
         if (path := getattr(settings, name)) is not None:
@@ -207,7 +208,7 @@ def open_session(stage: str, settings: AlignmentSettings, arguments: Any) -> tup
         complete = session.is_complete()
     if complete:
         console.print(f"{stage}: complete already, {session.model_folder} (nothing to do)")
-    return session, complete
+    return session, None if complete else plan
 
 
 def tokenizer_to_train(settings: AlignmentSettings, arguments: Any) -> PreTrainedTokenizerBase:
@@ -229,12 +230,12 @@ def tokenizer_to_train(settings: AlignmentSettings, arguments: Any) -> PreTraine
     return tokenizer
 
 
-def load_base(settings: AlignmentSettings, arguments: Any) -> Any:
+def load_base(settings: AlignmentSettings, plan: RunPlan) -> Any:
     """The checkpoint through the Auto classes; a Foundry one needs no remote code."""
-    refuse_backend_without_gpu(settings.attention_backend, arguments.device.type)
+    refuse_backend_without_gpu(settings.attention_backend, plan.arguments.device.type)
     attention = attention_implementation(settings.attention_backend)
-    precision, is_frozen = precision_of(arguments), settings.lora_rank > 0
-    return load_for_training(settings.model, is_frozen, precision, attn_implementation=attention)
+    is_frozen = settings.lora_rank > 0
+    return load_for_training(settings.model, is_frozen, plan.precision, attn_implementation=attention)
 
 
 def both_sides(
@@ -278,16 +279,17 @@ def say_on_main(arguments: Any, line: str) -> None:
         console.print(line)
 
 
-def run(session: TrainingSession, trainer: GuardedUpdates, settings: AlignmentSettings) -> None:
-    arguments = trainer.args
+def run(
+    session: TrainingSession, trainer: FoundryTrainer, settings: AlignmentSettings, plan: RunPlan
+) -> None:
+    """Train from the newest whole checkpoint, which is looked for last: a start that is refused changes nothing."""
     check_rows_fit(settings.model, trainer)
     check_there_are_steps(trainer, settings.train_file)
-    trainer.guard_updates(
-        UpdateGuard(arguments, session.output_dir, None, arguments.world_size, arguments.train_batch_size)
-    )
-    checkpoint = session.resume_point(arguments.process_index == 0)
+    checkpoint = session.resume_point(plan.arguments.process_index == 0)
+    trainer.args = arguments = plan.arguments_from(checkpoint)
+    trainer.guard_updates(UpdateGuard(arguments, session.output_dir, None, plan.num_ranks, plan.micro_batch))
     session.train(
-        trainer, checkpoint, settings.keep_checkpoints, settings.expected_processes, finish=finish_chat_model
+        trainer, plan, checkpoint, settings.keep_checkpoints, settings.expected_processes, finish_chat_model
     )
 
 

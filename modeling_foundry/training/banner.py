@@ -13,6 +13,7 @@ from ..planning.numbers import count, gib, hours, percent
 from ..planning.parameters import count_parameters
 from .forecast import SHARDING_WORDS, RunForecast
 from .model_settings import describe_model
+from .plan import RunPlan
 from .precision import engine_of_sharding, precision_in_force
 
 WIDTH = 100
@@ -21,23 +22,24 @@ Rows = list[tuple[str, str]]
 
 
 def banner_rows(
-    model: nn.Module, forecast: RunForecast, arguments: Any, backend: str, num_corpus_tokens: int | None
+    model: nn.Module, forecast: RunForecast, plan: RunPlan, backend: str, num_corpus_tokens: int | None
 ) -> Rows:
     """Label and words of each line.
 
     Args:
-        model: counted, not trusted; on the meta device in a dry run.
+        model: counted, not trusted.
         backend: attention kernel.
         num_corpus_tokens: tokens of one epoch; None where no data was opened.
     """
     return [
         ("model", describe_model(model)),
         ("parameters", _parameters(model, forecast)),
-        *_batch(forecast, arguments, num_corpus_tokens),
-        ("compute", _compute(model, forecast, arguments, backend)),
+        *_batch(plan, num_corpus_tokens),
+        ("schedule", _schedule(plan)),
+        ("compute", _compute(model, forecast, plan.arguments, backend)),
         ("hardware", _hardware(forecast)),
         ("dense peak", _peak(forecast)),
-        *_forecasts(forecast, is_float8=arguments.float8),
+        *_forecasts(forecast, is_float8=plan.arguments.float8),
     ]
 
 
@@ -62,20 +64,29 @@ def _parameters(model: nn.Module, forecast: RunForecast) -> str:
     return f"{counted:,}, counted in the model, {agreement}"
 
 
-def _batch(forecast: RunForecast, arguments: Any, num_corpus_tokens: int | None) -> Rows:
-    setup = forecast.setup
-    tokens = setup.tokens * setup.accumulation * setup.num_ranks
-    total = tokens * arguments.max_steps
-    ranks = f"{setup.num_ranks} rank{'s' * (setup.num_ranks > 1)}"
-    factors = f"{setup.micro_batch} sequences x {setup.accumulation} accumulation x {ranks} x"
+def _batch(plan: RunPlan, num_corpus_tokens: int | None) -> Rows:
+    tokens = plan.tokens_per_step or 0
+    total = tokens * (plan.max_steps or 0)
+    ranks = f"{plan.num_ranks} rank{'s' * (plan.num_ranks > 1)}"
+    factors = f"{plan.micro_batch} sequences x {plan.accumulation} accumulation x {ranks} x"
     rounded = f" ({count(total)})" if total >= 1e6 else ""
     epochs = "the data was not opened"
     if num_corpus_tokens is not None:
         epochs = f"{total / max(1, num_corpus_tokens):.3g} epochs of {num_corpus_tokens:,}"
     return [
-        ("batch", f"{factors} {setup.sequence_length:,} tokens = {tokens:,} tokens a step"),
-        ("run", f"{arguments.max_steps:,} steps = {total:,} tokens{rounded}; {epochs}"),
+        ("batch", f"{factors} {plan.sequence_length:,} tokens = {tokens:,} tokens a step"),
+        ("run", f"{plan.max_steps:,} steps = {total:,} tokens{rounded}; {epochs}"),
     ]
+
+
+def _schedule(plan: RunPlan) -> str:
+    """``cosine_with_min_lr to 0.0003, 100 steps of warm-up (warmup_tokens)``."""
+    words = [f"{plan.schedule}, highest rate {plan.arguments.learning_rate:g}"]
+    origin = plan.origins.get("warmup_steps")
+    words.append(f"{plan.warmup_steps:,} steps of warm-up{f' ({origin})' if origin else ''}")
+    if plan.last_stable_step is not None:
+        words.append(f"decay from step {plan.last_stable_step:,} on")
+    return ", ".join(words)
 
 
 def _compute(model: nn.Module, forecast: RunForecast, arguments: Any, backend: str) -> str:
@@ -97,8 +108,7 @@ def _hardware(forecast: RunForecast) -> str:
             if several
             else "CPU, 1 rank"
         )
-    words = f"{hardware.num_ranks} x {hardware.name}, {SHARDING_WORDS[forecast.setup.sharding]}"
-    return words if hardware.is_here else f"{words}: as if, this machine was not asked"
+    return f"{hardware.num_ranks} x {hardware.name}, {SHARDING_WORDS[forecast.setup.sharding]}"
 
 
 def _peak(forecast: RunForecast) -> str:
@@ -113,7 +123,7 @@ def _forecasts(forecast: RunForecast, is_float8: bool) -> Rows:
     rows: Rows = []
     if forecast.memory is not None:
         available = forecast.hardware.memory_bytes or 0
-        state = "free" if forecast.hardware.is_here else "there"
+        state = "free"
         if is_float8 and forecast.setup.precision != "fp8":
             state += ", counted as bf16: fp8 takes less"
         fits = "" if forecast.fits else f": does not fit, {forecast.largest_micro_batch} sequences would"
@@ -124,11 +134,11 @@ def _forecasts(forecast: RunForecast, is_float8: bool) -> Rows:
             )
         )
     rate = forecast.rate
-    if "unknown" in rate:
-        return [*rows, ("forecast", f"no speed and no time: {rate['unknown']}")]
+    if isinstance(rate, str):
+        return [*rows, ("forecast", f"no speed and no time: {rate}")]
     return [
         *rows,
-        ("forecast MFU", f"{percent(rate['mfu'])}, from {rate['mfu_source']}"),
-        ("forecast speed", f"{rate['tokens_per_second']:,.0f} tokens/s, {rate['step_seconds']:.2f} s a step"),
-        ("forecast time", f"{hours(rate['hours'])} without evaluation and checkpoints"),
+        ("forecast MFU", f"{percent(rate.mfu)}, from {rate.mfu_source}"),
+        ("forecast speed", f"{rate.tokens_per_second:,.0f} tokens/s, {rate.step_seconds:.2f} s a step"),
+        ("forecast time", f"{hours(rate.hours)} without evaluation and checkpoints"),
     ]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
@@ -20,19 +19,6 @@ from .throughput import CHECKPOINT, EVALUATION, TRAINING, ModelFlops, RunClock, 
 
 logger = logging.getLogger(__name__)
 WHOLE_GRADIENTS = ("NO", "MULTI_GPU", "MULTI_CPU")  # where a rank holds the gradient of every parameter
-
-
-class MeasuredSteps:
-    """A mixin before Trainer for what no callback is told: the gradient norm of each step."""
-
-    run_log: RunLog | None = None
-
-    # Private: no public method or callback sees the norm of a step that is not logged.
-    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
-        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[misc]
-        if self.run_log is not None:
-            self.run_log.norms.add(grad_norm)
-        return grad_norm
 
 
 class RunLog(TrainerCallback):

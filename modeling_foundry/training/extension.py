@@ -18,24 +18,24 @@ from ..run_record import RECORD_NAME
 from ..settings import FoundryError
 from .callbacks import LOG_NAME
 from .checkpoints import CHECKPOINT_PATTERN, fault, sealed_checkpoints
+from .plan import RunPlan
 from .sample_order import ORDER_NAME
 from .session import TrainingSession
-from .token_budget import decay_start
 
 # What a longer run may have otherwise; where the decay begins is checked by its step.
 LENGTHS = {"max_steps", "max_tokens", "decay_tokens", "num_decay_steps", "extend_run"}
 
 
-def extend(session: TrainingSession, arguments: Any) -> None:
-    """Copy the last stable checkpoint of ``arguments.extend_run`` into the session's folder, once.
+def extend(session: TrainingSession, plan: RunPlan) -> None:
+    """Copy the last stable checkpoint of ``extend_run`` into the session's folder, once.
 
     Raises:
         FoundryError: no such run, other settings than its length, or no whole checkpoint of its stable part.
     """
-    source, target = Path(arguments.extend_run), session.output_dir
+    source, target = Path(plan.arguments.extend_run), session.output_dir
     if (target / RECORD_NAME).is_file() or any(target.glob("checkpoint-*")):
         return  # it has begun already
-    start = decay_start(arguments)
+    start = plan.last_stable_step
     if start is None:
         raise FoundryError(
             "extend_run: only a run with lr_scheduler_type: warmup_stable_decay can be extended"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,13 +10,12 @@ from accelerate.utils import DistributedType
 from transformers import PreTrainedConfig, TrainingArguments
 
 from ..planning.architecture import Architecture
+from ..planning.cost import RateForecast, forecast_rate
 from ..planning.families import architecture_of
+from ..planning.fields import PlanError
 from ..planning.fit import largest_micro_batch
-from ..planning.forward import Run, training_report
-from ..planning.hardware import Gpu, find_gpu, gpu_of_device
+from ..planning.hardware import Gpu, gpu_of_device
 from ..planning.memory import Execution, MemoryForecast, Precision, Sharding, TrainingSetup, forecast_memory
-from ..planning.model_files import ModelFile
-from ..planning.options import ModelCommand
 from ..settings import FoundryError
 from .precision import engine_of_sharding, has_masters, precision_of
 
@@ -33,14 +31,12 @@ class Hardware:
     Args:
         gpu: the planner's entry; None for a CPU and for a card that its table does not hold.
         memory_bytes: what the run may use of one device; None where nothing says (a CPU).
-        is_here: whether it is the hardware of this process, or only named.
     """
 
     name: str
     num_ranks: int
     gpu: Gpu | None = None
     memory_bytes: int | None = None
-    is_here: bool = True
 
 
 @dataclass(frozen=True)
@@ -49,14 +45,14 @@ class RunForecast:
 
     Args:
         memory: None on a CPU, whose peak the planner's constants do not describe.
-        rate: ``training_report`` of the planner: mfu, tokens_per_second, step_seconds, hours; or ``unknown``.
+        rate: the planner's, or why there is none.
     """
 
     architecture: Architecture
     setup: TrainingSetup
     hardware: Hardware
     memory: MemoryForecast | None
-    rate: dict[str, Any]
+    rate: RateForecast | str
 
     @property
     def fits(self) -> bool:
@@ -163,18 +159,17 @@ def _execution(arguments: Any) -> Execution:
 
 def _rate(
     architecture: Architecture, setup: TrainingSetup, hardware: Hardware, arguments: Any
-) -> dict[str, Any]:
+) -> RateForecast | str:
     if hardware.gpu is None:
         what = "a CPU has" if hardware.memory_bytes is None else f"{hardware.name} has"
-        return {"unknown": f"{what} no dense peak in the planner's table"}
-    tokens = setup.tokens * setup.accumulation * setup.num_ranks * arguments.max_steps
+        return f"{what} no dense peak in the planner's table"
     if arguments.float8:
         setup = replace(setup, precision="fp8")
-    command = ModelCommand(model="", gpu=hardware.gpu.name, num_gpus=setup.num_ranks)
-    report = training_report(Run(ModelFile(architecture, "this run"), setup, tokens), command)
-    if "unknown" in report:
-        return {"unknown": report["unknown"].split(":")[0]}  # the rest names keys of plan.py
-    return report
+    tokens = setup.tokens * setup.accumulation * setup.num_ranks * arguments.max_steps
+    try:
+        return forecast_rate(architecture, setup, hardware.gpu, tokens)
+    except PlanError as error:
+        return str(error)
 
 
 def sharding_of(state: Any) -> Sharding:
@@ -207,21 +202,3 @@ def hardware_here(device: torch.device, num_ranks: int) -> Hardware:
     free, _ = torch.cuda.mem_get_info(device)
     usable = free + torch.cuda.memory_reserved(device)
     return Hardware(name, num_ranks, gpu_of_device(name), usable)
-
-
-def named_hardware(words: str) -> Hardware:
-    """``8xB200``: so many of a GPU in the planner's table; without a number, one.
-
-    Raises:
-        FoundryError: not of that form, or a GPU that the table does not hold.
-    """
-    match = re.fullmatch(r"\s*(?:([1-9][0-9]{0,5})\s*x\s*)?(\S.*?)\s*", words)
-    if match is None:
-        raise FoundryError(f"forecast_for: expected a number and a GPU such as 8xB200, found {words[:40]!r}")
-    try:
-        gpu = find_gpu(match.group(2))
-    except FoundryError as error:
-        raise FoundryError(
-            f"forecast_for: {str(error).replace(' (or give --gpu_peak in TFLOP/s, dense bf16)', '')}"
-        ) from error
-    return Hardware(gpu.name, int(match.group(1) or 1), gpu, gpu.memory_bytes, is_here=False)

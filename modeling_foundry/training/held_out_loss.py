@@ -6,8 +6,7 @@ ranks; the best checkpoint is chosen by it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import copy
 from typing import Any
 
 import torch
@@ -57,11 +56,18 @@ class LossSums:
 class HeldOutLoss(Trainer):
     """Mix-in for a Trainer: ``eval_loss`` is what :attr:`held_out` was given, summed and divided once."""
 
+    args: Any
     held_out: LossSums
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> Any:
-        with _nothing_dropped(self.args):
+        """``dataloader_drop_last`` is for training: without the last samples a loss changes with the batch."""
+        arguments: Any = self.args
+        self.args = copy.copy(arguments)
+        self.args.dataloader_drop_last = False
+        try:
             return super().get_eval_dataloader(*args, **kwargs)
+        finally:
+            self.args = arguments
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         self.held_out = LossSums()
@@ -82,13 +88,3 @@ class HeldOutTokens(HeldOutLoss):
             loss = self.compute_loss(model, inputs)
         self.held_out.add("tokens", loss * count, count)
         return loss.detach(), None, None
-
-
-@contextmanager
-def _nothing_dropped(arguments: Any) -> Iterator[None]:
-    """``dataloader_drop_last`` is for training: a held-out loss without the last samples changes with the batch."""
-    drops, arguments.dataloader_drop_last = arguments.dataloader_drop_last, False
-    try:
-        yield
-    finally:
-        arguments.dataloader_drop_last = drops

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from .checkpoints import MANIFEST_NAME, checkpoint_folders, remove_checkpoint, step_of
+from .checkpoints import SEAL_NAME, checkpoint_folders, remove_checkpoint, step_of
 
 TORN_PREFIX = "torn-"
 # Of files.write_atomically, and the folders that are renamed into place when they are whole.
@@ -52,9 +52,9 @@ def torn_checkpoints(output_dir: Path) -> list[Path]:
 
 
 def _half_gone(output_dir: Path, whole: Path | None) -> Iterator[Path]:
-    """Older than the whole one and without a manifest: retention takes that first."""
+    """Older than the whole one and without a seal: retention takes that first."""
     for folder in checkpoint_folders(output_dir):
-        if whole is not None and step_of(folder) < step_of(whole) and not (folder / MANIFEST_NAME).is_file():
+        if whole is not None and step_of(folder) < step_of(whole) and not (folder / SEAL_NAME).is_file():
             yield folder
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..files import write_atomically
 from ..settings import FoundryError
@@ -23,39 +23,42 @@ LOG_WINDOW_NAME = "log_window.json"
 logger = logging.getLogger(__name__)
 
 
-def save_log_window(trainer: Trainer, folder: Path) -> None:
-    """Loss and z-loss of each rank, the gradient norms and TRL's figures since the last line; every rank calls it."""
-    run_log, z_total = getattr(trainer, "run_log", None), getattr(trainer, "_z_total", None)
-    content = {
-        "since_step": trainer._globalstep_last_logged,
-        "losses": _of_ranks(trainer, trainer._tr_loss),
-        "z_since_step": getattr(trainer, "_z_last_logged", 0),
-        "z_losses": None if z_total is None else _of_ranks(trainer, z_total),
-        "grad_norms": [] if run_log is None else run_log.norms.numbers(),
-        "figures": trainer.figures_so_far() if isinstance(trainer, RankMetrics) else None,
-    }
-    if trainer.is_world_process_zero():
-        write_atomically(folder / LOG_WINDOW_NAME, json.dumps(content) + "\n")
-
-
-def _of_ranks(trainer: Trainer, total: Tensor) -> list[float]:
-    return trainer.accelerator.gather(total.detach().reshape(1)).tolist()
-
-
 class LogWindow(TrainerCallback):
-    """Puts back what :func:`save_log_window` wrote, once Trainer has set its sums to zero."""
+    """Part of a checkpoint: loss and z-loss of each rank, gradient norms and TRL's figures since the last line."""
 
-    def __init__(self, trainer: Trainer, folder: Path) -> None:
-        self.trainer, path = trainer, folder / LOG_WINDOW_NAME
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
         self.content: dict[str, Any] | None = None
+
+    def save(self, folder: Path) -> None:
+        trainer = self.trainer
+        run_log, z_loss = trainer.run_log, trainer.z_loss
+        content = {
+            "since_step": trainer._globalstep_last_logged,
+            "losses": self._of_ranks(trainer._tr_loss),
+            "z_since_step": z_loss.since_step,
+            "z_losses": None if z_loss.total is None else self._of_ranks(z_loss.total),
+            "grad_norms": [] if run_log is None else run_log.norms.numbers(),
+            "figures": trainer.figures_so_far() if isinstance(trainer, RankMetrics) else None,
+        }
+        if trainer.is_world_process_zero():
+            write_atomically(folder / LOG_WINDOW_NAME, json.dumps(content) + "\n")
+
+    def _of_ranks(self, total: Tensor) -> list[float]:
+        return self.trainer.accelerator.gather(total.detach().reshape(1)).tolist()
+
+    def load(self, folder: Path) -> None:
+        """Read it now; it is put back once Trainer has set its sums to zero."""
+        path = folder / LOG_WINDOW_NAME
         try:
             self.content = json.loads(path.read_text())
-        except FileNotFoundError:  # the manifest does not name it, or this start would not have come here
+        except FileNotFoundError:  # the seal does not name it, or this start would not have come here
             logger.warning("%s: of an earlier release; the next line of the log covers fewer steps", folder)
         except (OSError, ValueError) as error:
             raise FoundryError(
                 f"{path}: no sums of the log to go on from ({error}); restore the checkpoint"
             ) from error
+        self.trainer.add_callback(self)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -66,11 +69,11 @@ class LogWindow(TrainerCallback):
         trainer._globalstep_last_logged = content["since_step"]
         trainer._tr_loss = self._of_rank(content["losses"], args)
         if content["z_losses"] is not None:
-            trainer._z_last_logged = content["z_since_step"]
-            trainer._z_total = self._of_rank(content["z_losses"], args)
+            trainer.z_loss.since_step = content["z_since_step"]
+            trainer.z_loss.total = self._of_rank(content["z_losses"], args)
         if isinstance(trainer, RankMetrics) and content.get("figures"):  # none in an earlier release's
             trainer.go_on_from(content["figures"])
-        if (run_log := getattr(trainer, "run_log", None)) is not None:
+        if (run_log := trainer.run_log) is not None:
             for norm in content["grad_norms"]:
                 run_log.norms.add(norm)
 

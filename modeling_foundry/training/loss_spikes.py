@@ -40,8 +40,12 @@ class LossWindow:
 
 
 class SpikeFoundError(Exception):
-    """Raised on every rank before the update of a spike, for ``rollback.train_with_rollbacks`` to catch."""
+    """Raised on every rank before the update of a spike; pretraining then rolls back and trains again."""
 
     def __init__(self, step: int, loss: float, limit: float) -> None:
         super().__init__(f"step {step}: loss {loss:.4f} is above {limit:.4f}")
         self.step, self.loss, self.limit = step, loss, limit
+
+    def without_frames(self) -> SpikeFoundError:
+        """The same without its traceback, whose frames hold the model."""
+        return SpikeFoundError(self.step, self.loss, self.limit)

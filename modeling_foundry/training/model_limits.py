@@ -15,10 +15,11 @@ from .refusals import is_changed
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def check_model_limits(folder: str, arguments: Any) -> None:
+def check_model_limits(folder: str, arguments: Any) -> dict[str, int]:
     """Positions, rows of the embedding and tokens that the arguments name.
 
-    A ``max_length`` left at its default is lowered to the model's positions; one that was given is refused.
+    Returns:
+        What follows for the arguments: a ``max_length`` left at its default is lowered to the model's positions.
 
     Raises:
         FoundryError: naming the key, or the file of the checkpoint, that does not fit.
@@ -33,7 +34,7 @@ def check_model_limits(folder: str, arguments: Any) -> None:
     check_tokens(folder, tokenizer, arguments)
     if arguments.router_aux_loss_coef and not hasattr(config, "output_router_logits"):
         raise FoundryError(f"router_aux_loss_coef: {folder} has no experts to balance; leave it out")
-    fit_length(folder, num_positions(config), arguments, _has_table(config))
+    return fitting_length(folder, num_positions(config), arguments, _has_table(config))
 
 
 def num_positions(config: Any) -> int | None:
@@ -53,26 +54,28 @@ def _has_table(config: Any) -> bool:
     return not getattr(config, "rope_parameters", None)
 
 
-def fit_length(folder: str, positions: int | None, arguments: Any, has_table: bool) -> None:
-    """Lower the default of ``max_length`` to the model's positions; raise FoundryError for a longer one given."""
-    if positions is None or arguments.max_length is None:
-        return
-    if arguments.max_length > positions:
+def fitting_length(folder: str, positions: int | None, arguments: Any, has_table: bool) -> dict[str, int]:
+    """The default of ``max_length`` lowered to the model's positions; FoundryError for a longer one given."""
+    length = arguments.max_length
+    if positions is None or length is None:
+        return {}
+    if length > positions:
         if is_changed(arguments, "max_length"):
             raise FoundryError(
-                f"max_length: {arguments.max_length:,} is more than the {positions:,} positions of {folder}; give at "
+                f"max_length: {length:,} is more than the {positions:,} positions of {folder}; give at "
                 f"most {positions:,}"
                 + ("" if has_table else ", or rope_parameters in its config.json that scale them")
             )
         if arguments.process_index == 0:
             console.print(f"max_length: {positions:,}, the positions of {folder} (the default is more)")
-        arguments.max_length = positions
+        length = positions
     multiple = arguments.pad_to_multiple_of
-    if has_table and multiple and -(-arguments.max_length // multiple) * multiple > positions:
+    if has_table and multiple and -(-length // multiple) * multiple > positions:
         raise FoundryError(
-            f"pad_to_multiple_of: {multiple} pads rows of {arguments.max_length:,} beyond the {positions:,} positions "
+            f"pad_to_multiple_of: {multiple} pads rows of {length:,} beyond the {positions:,} positions "
             f"of {folder}; give a max_length below"
         )
+    return {} if length == arguments.max_length else {"max_length": length}
 
 
 def check_rows_fit(folder: str, trainer: Any) -> None:

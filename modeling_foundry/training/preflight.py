@@ -18,7 +18,6 @@ from .preflight_checks import (
     Finding,
     check_disk,
     check_dtype,
-    check_dummy_step,
     check_folder,
     check_memory,
     check_model,
@@ -35,12 +34,6 @@ class PreflightKeys:
     preflight_only: bool = setting("check everything before the first step, then stop", False, neutral=True)
     preflight_memory: Literal["refuse", "warn"] = setting(
         "what to do when the forecast memory is not free on the card", "refuse", neutral=True
-    )
-    preflight_dummy_step: bool = setting(
-        "one forward and backward pass at full size before the first step", True, neutral=True
-    )
-    forecast_for: str | None = setting(
-        "dry run: forecast this run on other hardware, such as 8xB200; no data", None, neutral=True
     )
 
 
@@ -79,8 +72,6 @@ def preflight(
         checks["disk space"] = lambda: check_disk(arguments, forecast)
         checks["output folder"] = lambda: check_folder(arguments.output_dir)
     found = [inspect(name, check) for name, check in checks.items()]
-    is_ready = all(each.verdict != "failed" for each in found)
-    found.append(inspect("dummy step", lambda: check_dummy_step(trainer, forecast, is_ready)))
     everything = _of_all_ranks(found, arguments.process_index)
     faults = [each for each in everything if each.verdict == "failed"]
     if faults:

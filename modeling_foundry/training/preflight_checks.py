@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate.utils import DistributedType
-from transformers import Trainer
 
 from ..configuration_foundry import attention_implementation
 from ..data.shards import ShardHeader
@@ -25,7 +22,6 @@ from ..planning.numbers import gib
 from ..planning.parameters import count_parameters
 from ..settings import FoundryError
 from .checkpoints import sealed_checkpoints
-from .dummy_step import take_dummy_step
 from .forecast import RunForecast
 from .model_settings import ModelSettings
 
@@ -36,7 +32,7 @@ class Finding:
 
     check: str
     words: str
-    verdict: Literal["passed", "warning", "failed", "left out"] = "passed"
+    verdict: Literal["passed", "warning", "failed"] = "passed"
 
 
 def headers_of(prepared: TrainingData) -> Iterator[tuple[str, ShardHeader]]:
@@ -188,31 +184,13 @@ def _existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
-def check_dummy_step(trainer: Trainer, forecast: RunForecast, is_ready: bool = True) -> str | Finding:
-    """Forward and backward at full size on this rank.
-
-    Args:
-        is_ready: whether the checks before it passed; a model known to be wrong is not run.
-    """
-    if not is_ready:
-        return Finding("dummy step", "a check before it failed", "left out")
-    if not trainer.args.preflight_dummy_step:
-        return Finding("dummy step", "preflight_dummy_step: false", "left out")
-    if trainer.accelerator.distributed_type == DistributedType.FSDP and not forecast.fits_unsharded:
-        return Finding("dummy step", "FSDP2 shards the model later; whole, it does not fit", "left out")
-    started = time.perf_counter()
-    setup = forecast.setup
-    try:
-        step = take_dummy_step(trainer)
-    except torch.OutOfMemoryError as error:
-        largest = f"the planner would try {forecast.largest_micro_batch}" if forecast.memory else "give fewer"
-        raise FoundryError(
-            f"per_device_train_batch_size: {setup.micro_batch} x {setup.sequence_length:,} tokens ran out of memory "
-            f"after {time.perf_counter() - started:.1f} s of a dummy step; {largest}"
-        ) from error
-    if not math.isfinite(step.loss):
-        raise FoundryError(
-            f"dummy step: the loss of the untrained model is {step.loss}; lower initializer_range or check the data"
-        )
-    peak = "" if step.peak_bytes is None else f", peak {gib(step.peak_bytes)} without optimizer state"
-    return f"{step.num_sequences} x {step.num_tokens:,} tokens in {step.seconds:.1f} s, loss {step.loss:.2f}{peak}"
+def out_of_memory_advice(forecast: RunForecast) -> str:
+    """What to change when a step ran out of memory: the planner's largest micro-batch, and what else takes less."""
+    setup, largest = forecast.setup, forecast.largest_micro_batch
+    ways = [f"give {largest}, the planner's largest"] if 0 < largest < setup.micro_batch else ["give fewer"]
+    ways += ["gradient_checkpointing: true"] * (not setup.checkpointing)
+    ways += ["fewer loss_chunk_tokens"]
+    return (
+        f"per_device_train_batch_size: {setup.micro_batch} x {setup.sequence_length:,} tokens ran out of memory; "
+        f"{', or '.join(ways)}"
+    )

@@ -77,8 +77,6 @@ class PretrainArguments(
     def __post_init__(self) -> None:
         remove_stale_build_locks(self.deepspeed)
         self.report_to = choose_trackers(self.report_to)
-        if self.forecast_for is not None:
-            self.use_cpu = True  # type: ignore[has-type]  # a forecast for other hardware needs none here
         refuse_missing_gpus(self)
         if self.accelerator_config is None and self._pins_memory():
             # Pinned batches are copied while the step before still runs; a blocking copy would wait for its end.

@@ -17,12 +17,12 @@ from ..data.training_data import TrainingData, open_mixture, open_training_data
 from ..files import settle
 from ..settings import FoundryError
 from ..terminal import console
-from .callbacks import MeasuredSteps
-from .checkpoints import read_manifest
-from .dry_run import dry_run
+from .batch import accumulation_to_follow, follow_words, order_of
+from .checkpoints import read_seal
 from .extension import extend
 from .float8 import convert_to_float8
 from .held_out_loss import HeldOutTokens
+from .loss_spikes import SpikeFoundError
 from .mixture_account import MixtureAccount
 from .model_settings import (
     ModelSettings,
@@ -32,27 +32,28 @@ from .model_settings import (
 )
 from .muon import MuonFactory
 from .option_checks import refuse_options
-from .preflight_checks import check_folder
+from .plan import RunPlan
+from .preflight_checks import check_folder, out_of_memory_advice
 from .pretrain_settings import PretrainArguments, PretrainDataSettings
 from .profiling import StepProfile
 from .ranges import check_length, check_ranges
-from .read_ahead import BatchesAhead
-from .resumable_trainer import ResumableTrainer
-from .rollback import follow_batch, order_of, roll_back, train_with_rollbacks
+from .rollback import roll_back
 from .run_folder import discard_run
 from .run_lock import folder_held
 from .sample_order import OrderedSamples, write_order
 from .session import TrainingSession, restore_generation_cache
 from .start import before_first_step
-from .token_budget import count_steps, decay_start, tokens_per_step
+from .token_budget import RUN_SO_FAR, resolve_plan
 from .trackers import keep_trackers_local
+from .trainer import FoundryTrainer
 from .update_guard import UpdateGuard
 from .watch import start_watched
-from .z_loss import ZLossReport
 
 
-class PretrainTrainer(BatchesAhead, MeasuredSteps, ZLossReport, HeldOutTokens, ResumableTrainer):
-    """Trainer whose evaluation never materialises logits either."""
+class PretrainTrainer(FoundryTrainer, HeldOutTokens):
+    """Reads ahead; its evaluation never materialises logits either."""
+
+    reads_ahead = True
 
     def prediction_step(
         self,
@@ -70,30 +71,41 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
     """Train a model from scratch; go on where an interrupted run was; do nothing when it is complete.
 
     Returns:
-        Folder of the final checkpoint, loadable with AutoModelForCausalLM (after ``preflight_only`` and a dry run
-        none was written).
+        Folder of the final checkpoint, loadable with AutoModelForCausalLM (after ``preflight_only`` none was
+        written).
 
     Raises:
         FoundryError: settings, data or launch do not fit together.
     """
     check_ranges(model_settings, data, arguments)
-    if arguments.forecast_for is not None:
-        dry_run(model_settings, data, arguments)
-        return Path(arguments.output_dir)
     refuse_options("pretrain", arguments)
-    follow_batch(arguments)
-    count_steps(arguments, data.sequence_length)
+    plan = resolve_plan(arguments, data.sequence_length, accumulation_to_follow(arguments))
+    arguments = plan.arguments
+    if plan.origins.get("accumulation") == RUN_SO_FAR and arguments.process_index == 0:
+        console.print(f"pretrain: {follow_words(plan)}")
     check_length(arguments, in_steps=True)
     check_folder(arguments.output_dir)
-    with folder_held(arguments):
-        return pretrain_alone(model_settings, data, arguments)
-
-
-def pretrain_alone(
-    model_settings: ModelSettings, data: PretrainDataSettings, arguments: PretrainArguments
-) -> Path:
-    """:func:`pretrain` once nobody else writes into the folder; arguments are checked."""
     refuse_backend_without_gpu(model_settings.attention_backend, arguments.device.type)
+    keep_trackers_local(arguments)
+    with folder_held(arguments):
+        session, prepared = open_run(model_settings, data, plan)
+        if session.is_complete():
+            console.print(f"pretrain: complete already, {session.model_folder} (nothing to do)")
+            return session.model_folder
+        while True:
+            try:
+                train_once(session, prepared, model_settings, data, plan)
+                return session.model_folder
+            except SpikeFoundError as error:
+                spike = error.without_frames()  # they hold the model
+            roll_back(spike, plan)
+
+
+def open_run(
+    model_settings: ModelSettings, data: PretrainDataSettings, plan: RunPlan
+) -> tuple[TrainingSession, TrainingData]:
+    """The run folder and the data it reads; a longer run begins here with a copy of another's checkpoint."""
+    arguments = plan.arguments
     # The first of all ranks, not of each node's: the data may be made now, on a disk that all nodes share.
     with arguments.main_process_first(local=False, desc="data preparation"):
         if arguments.overwrite and arguments.process_index == 0:
@@ -104,18 +116,10 @@ def pretrain_alone(
         Path(arguments.output_dir), settings, {"data": prepared.fingerprint}, "pretrain"
     )
     with arguments.main_process_first(local=False, desc="run folder"):
-        complete = session.is_complete()
+        session.is_complete()  # refuses another run's folder before anything is copied into it
         if arguments.extend_run is not None and arguments.process_index == 0:
-            extend(session, arguments)
-    if complete:
-        console.print(f"pretrain: complete already, {session.model_folder} (nothing to do)")
-        return session.model_folder
-
-    def attempt() -> None:
-        train_once(session, prepared, model_settings, data, arguments)
-
-    train_with_rollbacks(attempt, lambda spike: roll_back(spike, arguments))
-    return session.model_folder
+            extend(session, plan)
+    return session, prepared
 
 
 def train_once(
@@ -123,17 +127,17 @@ def train_once(
     prepared: TrainingData,
     model_settings: ModelSettings,
     data: PretrainDataSettings,
-    arguments: PretrainArguments,
+    plan: RunPlan,
 ) -> None:
     """Build everything and train to the end, from the newest whole checkpoint."""
     tokenizer = AutoTokenizer.from_pretrained(prepared.tokenizer_folder)
+    arguments = plan.arguments
     set_seed(arguments.seed)
     model = new_model(model_settings, data, tokenizer, arguments.device)
     checkpoint = session.resume_point(arguments.process_index == 0)
-    steps_taken = read_manifest(checkpoint)["global_step"] if checkpoint else 0
-    trainer = pretrain_trainer(model, tokenizer, prepared, data, arguments, steps_taken)
+    trainer = pretrain_trainer(model, tokenizer, prepared, data, plan, checkpoint)
     with start_watched(arguments):
-        before_first_step(trainer, prepared, model_settings)
+        forecast = before_first_step(trainer, prepared, model_settings, plan)
     if arguments.preflight_only:
         return
     if trainer.is_world_process_zero():
@@ -141,10 +145,8 @@ def train_once(
             save_initial(model, tokenizer, session)
         write_order(session.output_dir, trainer.train_dataset.order)
     session.train(
-        trainer, checkpoint, arguments.keep_checkpoints, arguments.expected_processes,
-        tokens_per_step(arguments, data.sequence_length),
-        sequence_length=data.sequence_length,
-        lasting_steps=[] if (stable := decay_start(arguments)) is None else [stable],
+        trainer, plan, checkpoint, arguments.keep_checkpoints, arguments.expected_processes,
+        out_of_memory_advice=out_of_memory_advice(forecast),
     )  # fmt: skip
 
 
@@ -191,15 +193,15 @@ def pretrain_trainer(
     tokenizer: PreTrainedTokenizerBase,
     prepared: TrainingData,
     data: PretrainDataSettings,
-    arguments: PretrainArguments,
-    steps_taken: int = 0,
+    plan: RunPlan,
+    checkpoint: Path | None = None,
 ) -> PretrainTrainer:
     """Trainer over the packed shards of a prepared folder, in an order that depends on the seed alone.
 
-    A resumed run seeks to its next sample; Trainer would walk over all it has read.
+    A run that goes on from a checkpoint seeks to its next sample; Trainer would walk over all it has read.
     """
-    order = order_of(arguments)
-    arguments.ignore_data_skip = True
+    steps_taken = read_seal(checkpoint)["global_step"] if checkpoint else 0
+    arguments, order = plan.arguments_from(checkpoint), order_of(plan)
     num_samples = order.num_samples(arguments.max_steps)
     train = prepared.train_dataset(data.sequence_length, num_samples, arguments.seed, data.document_mask)
     held_out = None
@@ -207,7 +209,6 @@ def pretrain_trainer(
         held_out = prepared.held_out_dataset(
             data.sequence_length, data.max_eval_sequences, data.document_mask
         )
-    keep_trackers_local(arguments)
     if arguments.float8:
         convert_to_float8(model, data.sequence_length)
     if arguments.compile_layers:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import random
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from ..settings import FoundryError
-from .checkpoints import RANDOM_STATE
+from .checkpoints import RANDOM_STATE, read_seal
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +80,20 @@ def reseed(seed: int, step: int, rank: int) -> None:
     """A state of its own for a rank that none was saved for, the same in every repetition."""
     digest = hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()
     set_seed(int.from_bytes(digest[:4], "big"))
+
+
+class RandomState:
+    """Part of a checkpoint: the generators of every rank, one file each."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def save(self, folder: Path) -> None:
+        save_random_state(folder, self.trainer.args.process_index)
+
+    def load(self, folder: Path) -> None:
+        num_saved_ranks = read_seal(folder)["world_size"]
+        self.trainer.add_callback(RandomStateAtFirstStep(folder, num_saved_ranks))
 
 
 class RandomStateAtFirstStep(TrainerCallback):

@@ -12,51 +12,45 @@ from typing import Any
 
 import torch
 
-from .callbacks import RunLog
-from .guarded_trainer import GuardedUpdates
 
-
-class BatchesAhead(GuardedUpdates):
-    """Mix-in for a guarded Trainer: behind each forward pass it launches, one batch of the next step is read.
+class ReadAhead:
+    """Behind each forward pass that a guarded Trainer launches, one batch of the next step is read.
 
     The order of the batches is the loader's; only the moment of asking differs.
     """
 
-    run_log: RunLog | None = None
-    _batches: Iterator[Any] | None = None  # Trainer's, of this epoch
-    _ahead: tuple[Any, ...] = ()
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+        self._source: Iterator[Any] | None = None  # Trainer's, of this epoch
+        self._ahead: tuple[Any, ...] = ()
 
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
-        if epoch_iterator is not self._batches:  # a new epoch, or the run went back to a checkpoint
-            self._batches, self._ahead = epoch_iterator, ()
-        missing = self._timed(epoch_iterator, lambda: False)
-        answer = super().get_batch_samples(chain(self._ahead, missing), num_batches, device)
-        self._ahead = ()
-        return answer
+    def batches(self, epoch_iterator: Iterator[Any]) -> Iterator[Any]:
+        """What was read ahead, then the loader's own."""
+        if epoch_iterator is not self._source:  # a new epoch, or the run went back to a checkpoint
+            self._source, self._ahead = epoch_iterator, ()
+        ahead, self._ahead = self._ahead, ()
+        return chain(ahead, self._timed(epoch_iterator, lambda: False))
 
-    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        answer = super().compute_loss(model, inputs, *args, **kwargs)
-        if model.training:
-            self._read_ahead()
-        return answer
-
-    def _read_ahead(self) -> None:
-        if self._batches is None:
+    def one_more(self) -> None:
+        """Read one batch of the next step now."""
+        if self._source is None:
             return
-        self.guard.mark(self.state.global_step, "reading a batch of the step after the next")
-        source = self._timed(self._batches, work_queued(self.args.device))
+        trainer = self.trainer
+        trainer.guard.mark(trainer.state.global_step, "reading a batch of the step after the next")
+        source = self._timed(self._source, work_queued(trainer.args.device))
         self._ahead += tuple(islice(source, 1))
-        self.guard.mark(self.state.global_step, "inside the backward pass of the next step")
+        trainer.guard.mark(trainer.state.global_step, "inside the backward pass of the next step")
 
     def _timed(self, batches: Iterator[Any], is_device_busy: Callable[[], bool]) -> Iterator[Any]:
-        if self.run_log is None or not self._copies_wait_for_nothing():
+        if self.trainer.run_log is None or not self._copies_wait_for_nothing():
             return batches
-        return self.run_log.timed(batches, is_device_busy)
+        return self.trainer.run_log.timed(batches, is_device_busy)
 
     def _copies_wait_for_nothing(self) -> bool:
         """A blocking copy to the GPU waits for the step before: that is no wait for data, so none is logged."""
-        is_async = self.accelerator.non_blocking and self.args.dataloader_pin_memory
-        return is_async or self.args.device.type == "cpu"
+        arguments = self.trainer.args
+        is_async = self.trainer.accelerator.non_blocking and arguments.dataloader_pin_memory
+        return is_async or arguments.device.type == "cpu"
 
 
 def work_queued(device: torch.device) -> Callable[[], bool]:

@@ -14,7 +14,7 @@ import torch
 from ..run_record import RECORD_NAME, plain_settings
 from ..settings import FoundryError, neutral_settings
 from ..terminal import console
-from .checkpoints import newest_whole_checkpoint, read_manifest, sealed_checkpoints
+from .checkpoints import newest_whole_checkpoint, read_seal, sealed_checkpoints
 from .left_overs import remove_left_overs
 from .run_lock import LOCK_NAME
 from .sample_order import check_order, read_order
@@ -160,19 +160,19 @@ class RunFolder:
         return chosen[0]
 
     def _check_origin(self, checkpoint: Path) -> None:
-        manifest = read_manifest(checkpoint)
-        read, reads = manifest.get("inputs"), plain_settings(self.inputs)
+        seal = read_seal(checkpoint)
+        read, reads = seal.get("inputs"), plain_settings(self.inputs)
         if read != reads:
             raise FoundryError(
                 f"{checkpoint}: was trained on other inputs ({_short(read)}, now {_short(reads)}); give back what it "
                 "read, or start again with --overwrite=true"
             )
-        check_order(self.output_dir, manifest, checkpoint)
+        check_order(self.output_dir, seal, checkpoint)
         ranks = self.settings["training"].world_size
-        if manifest.get("sample_order") is None and manifest["world_size"] != ranks:
+        if seal.get("sample_order") is None and seal["world_size"] != ranks:
             raise FoundryError(
-                f"{checkpoint}: written by {manifest['world_size']} rank(s), and with {ranks} fine-tuning would read "
-                f"other samples from here on; start it with {manifest['world_size']}"
+                f"{checkpoint}: written by {seal['world_size']} rank(s), and with {ranks} fine-tuning would read "
+                f"other samples from here on; start it with {seal['world_size']}"
             )
 
 

@@ -135,9 +135,9 @@ def order_from(content: Any) -> SampleOrder:
     return order
 
 
-def check_order(output_dir: Path, manifest: dict[str, Any], checkpoint: Path) -> None:
+def check_order(output_dir: Path, seal: dict[str, Any], checkpoint: Path) -> None:
     """Raise FoundryError unless the run's order still holds for the steps up to ``checkpoint``."""
-    path, stored = output_dir / ORDER_NAME, manifest.get("sample_order")
+    path, stored = output_dir / ORDER_NAME, seal.get("sample_order")
     order = read_order(output_dir)
     if stored is None and order is None:
         return  # fine-tuning
@@ -149,7 +149,7 @@ def check_order(output_dir: Path, manifest: dict[str, Any], checkpoint: Path) ->
         ) from error
     if order is None:
         raise FoundryError(f"{path}: missing; take it from sample_order in {checkpoint}/manifest.json")
-    if not order.begins_as(earlier, manifest["global_step"]):
+    if not order.begins_as(earlier, seal["global_step"]):
         raise FoundryError(
             f"{path}: not the order of samples that {checkpoint.name} was trained in; take it from sample_order in "
             f"{checkpoint}/manifest.json"

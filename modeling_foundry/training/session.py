@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,19 @@ from ..files import model_hash, settle, write_atomically
 from ..run_record import RECORD_NAME, plain_settings, write_run_record
 from ..settings import FoundryError
 from ..terminal import console
-from .callbacks import MeasuredSteps, RunLog
+from .callbacks import RunLog
+from .checkpoint_parts import checkpoint_parts
 from .checkpoints import DurableCheckpoints
-from .guarded_trainer import GuardedUpdates
 from .launch import assert_launched_as_asked, engine_of, launch_words
-from .precision import compute_precision, precision_in_force, precision_of
+from .plan import RunPlan
+from .precision import compute_precision, precision_in_force
 from .progress import ProgressLine
-from .resumable_trainer import save_training_state
 from .run_folder import COMPLETE_NAME, MODEL_FOLDER, RunFolder
 from .sample_order import read_order
 from .throughput import ModelFlops, model_flops
 from .trackers import add_before_trackers, tracker_line
-from .watch import train_watched
+from .trainer import FoundryTrainer
+from .watch import refuse_to_finish, watched
 
 logger = logging.getLogger(__name__)
 
@@ -42,64 +43,58 @@ class TrainingSession(RunFolder):
 
     def train(
         self,
-        trainer: GuardedUpdates,
+        trainer: FoundryTrainer,
+        plan: RunPlan,
         checkpoint: Path | None,
         keep_checkpoints: int,
         expected_processes: int | None,
-        tokens_per_step: int | None = None,
         finish: Callable[[Trainer], None] | None = None,
-        sequence_length: int | None = None,
-        lasting_steps: Collection[int] = (),
+        out_of_memory_advice: str | None = None,
     ) -> None:
         """Train to the end, from ``checkpoint`` on, and write the final model.
 
         Args:
             checkpoint: what :meth:`resume_point` said; None starts anew.
-            tokens_per_step: over all ranks, where it is constant (packed pretraining).
-            sequence_length: tokens of each sequence, where it is constant: FLOPs and MFU follow from it.
-            lasting_steps: whose checkpoints outlast newer ones, as the last of a stable schedule does.
             finish: changes the final model before it is written (merging an adapter, stop tokens).
+            out_of_memory_advice: what to change when a training step does not fit the device.
         """
-        arguments = trainer.args
-        state, precision = AcceleratorState(), precision_of(arguments)
-        launch = assert_launched_as_asked(state, precision, expected_processes)
-        log = RunLog(
-            self.output_dir, tokens_per_step, flops_of(trainer, sequence_length),
-            plain_settings({"run_name": arguments.run_name, "launch": launch, "config": self.settings}),
-        )  # fmt: skip
-        prepare_callbacks(
-            trainer,
-            log,
-            DurableCheckpoints(keep_checkpoints, **self._state_of(trainer), lasting_steps=lasting_steps),
-            self.title,
-        )
-        is_main = trainer.is_world_process_zero()
-        if is_main:
+        state = AcceleratorState()
+        launch = assert_launched_as_asked(state, plan.precision, expected_processes)
+        facts = {"run_name": trainer.args.run_name, "launch": launch, "config": self.settings}
+        flops = flops_of(trainer, plan)
+        log = RunLog(self.output_dir, plan.tokens_per_step, flops, plain_settings(facts))
+        prepare_callbacks(trainer, log, self._checkpoints(trainer, plan, keep_checkpoints), self.title)
+        if trainer.is_world_process_zero():
             if checkpoint is None or not (self.output_dir / RECORD_NAME).is_file():
-                write_run_record(self.output_dir, self.settings, inputs=self.inputs, launch=launch)
+                record = {"inputs": self.inputs, "launch": launch, "plan": plain_settings(plan.record())}
+                write_run_record(self.output_dir, self.settings, **record)
             where = f"going on from {checkpoint.name}" if checkpoint else "from the start"
-            words = launch_words(state, precision_in_force(trainer.model, arguments, engine_of(state)))
+            words = launch_words(state, precision_in_force(trainer.model, trainer.args, engine_of(state)))
             console.print(f"[bold]{self.title}[/bold]: {where}; {words}")
-            console.print(tracker_line(arguments))
-        if checkpoint is not None:
-            arguments.eval_on_start = False  # the log has it already; the guard knows of one that was put off
+            console.print(tracker_line(trainer.args))
         start = time.perf_counter()
-        train_watched(
-            trainer, self.output_dir, checkpoint,
-            lambda: self._write_final(trainer, finish, seconds=time.perf_counter() - start, log=log),
-        )  # fmt: skip
+        with watched(trainer, self.output_dir) as heartbeat:
+            try:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            except torch.OutOfMemoryError as error:
+                raise FoundryError(out_of_memory(trainer, out_of_memory_advice)) from error
+            refuse_to_finish(trainer, self.output_dir)
+            heartbeat.mark(trainer.state.global_step, "writing the final model")
+            self._write_final(trainer, finish, seconds=time.perf_counter() - start, log=log)
 
-    def _state_of(self, trainer: GuardedUpdates) -> dict[str, Any]:
-        """What a checkpoint holds beside the model, what its manifest says of the run, and which one lasts."""
-        order = read_order(self.output_dir)
-        return {
-            "save_state": lambda folder: save_training_state(trainer, folder),
-            "facts": {"inputs": plain_settings(self.inputs), "sample_order": order and asdict(order)},
-            "mark": lambda step, doing: trainer.guard.mark(step, doing),
-        }
+    def _checkpoints(self, trainer: FoundryTrainer, plan: RunPlan, keep: int) -> DurableCheckpoints:
+        """The callback that writes every part of a checkpoint and then its seal; the end of the stable part lasts."""
+        order, stable = read_order(self.output_dir), plan.last_stable_step
+        return DurableCheckpoints(
+            keep,
+            checkpoint_parts(trainer),
+            facts={"inputs": plain_settings(self.inputs), "sample_order": order and asdict(order)},
+            lasting_steps=[] if stable is None else [stable],
+            mark=lambda step, doing: trainer.guard.mark(step, doing),
+        )
 
     def _write_final(
-        self, trainer: GuardedUpdates, finish: Callable[[Trainer], None] | None, seconds: float, log: RunLog
+        self, trainer: FoundryTrainer, finish: Callable[[Trainer], None] | None, seconds: float, log: RunLog
     ) -> None:
         # An interrupted Trainer returns normally: only a run that took all its steps is final.
         if trainer.state.global_step < trainer.state.max_steps:
@@ -127,29 +122,40 @@ class TrainingSession(RunFolder):
             write_atomically(self.output_dir / COMPLETE_NAME, json.dumps(facts, indent=1) + "\n")
 
 
-def prepare_callbacks(trainer: Trainer, log: RunLog, checkpoints: DurableCheckpoints, title: str) -> None:
+def prepare_callbacks(
+    trainer: FoundryTrainer, log: RunLog, checkpoints: DurableCheckpoints, title: str
+) -> None:
     """Trainer's printing callbacks give way to one progress line and the run log."""
-    trainer.args.save_total_limit = None
-    trainer.args.save_only_model = True  # the rest is written by DurableCheckpoints, without pickles
     transformers.utils.logging.disable_progress_bar()  # a bar for each written file says nothing
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
-    if isinstance(trainer, MeasuredSteps):
-        trainer.run_log = log
+    trainer.run_log = log
     # The log comes after the seal of a checkpoint, which is part of its time, and before the trackers.
     trainer.add_callback(checkpoints)
     add_before_trackers(trainer, log)
     trainer.add_callback(ProgressLine(log, title))
 
 
-def flops_of(trainer: Trainer, sequence_length: int | None) -> ModelFlops | None:
+def out_of_memory(trainer: Trainer, advice: str | None) -> str:
+    """One line for a device that ran out of memory: which batch it was, and what to change."""
+    arguments = trainer.args
+    if not trainer.model.training:
+        size = arguments.per_device_eval_batch_size
+        return f"per_device_eval_batch_size: {size} ran out of memory in an evaluation; give fewer"
+    return advice or (
+        f"per_device_train_batch_size: {arguments.per_device_train_batch_size} samples ran out of memory; give fewer, "
+        "a smaller max_length, or gradient_checkpointing: true"
+    )
+
+
+def flops_of(trainer: Trainer, plan: RunPlan) -> ModelFlops | None:
     """What MFU is reckoned with; None where sequences have no one length."""
-    if sequence_length is None:
+    if plan.sequence_length is None:
         return None
     arguments, model = trainer.args, trainer.model
     device = torch.cuda.get_device_name(arguments.device) if arguments.device.type == "cuda" else None
     precision = compute_precision(arguments, model)
-    return model_flops(model.config.to_dict(), sequence_length, device, precision, arguments.world_size)
+    return model_flops(model.config.to_dict(), plan.sequence_length, device, precision, arguments.world_size)
 
 
 def restore_generation_cache(model: Any) -> None:

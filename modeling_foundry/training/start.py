@@ -5,25 +5,31 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from rich.console import Console
 from transformers import Trainer
 
 from ..data.inspection import coloured_documents
 from ..data.mixture import HeldOutMixture, MixedDataset
 from ..data.training_data import TrainingData
+from ..terminal import console
 from .banner import banner_rows, print_rows
-from .forecast import forecast_run, hardware_here, sharding_of
+from .forecast import RunForecast, forecast_run, hardware_here, sharding_of
 from .launch import assert_launched_as_asked, engine_of, launch_words
 from .model_settings import ModelSettings
-from .precision import precision_in_force, precision_of
+from .plan import RunPlan
+from .precision import precision_in_force
 from .preflight import preflight
 from .preflight_checks import Finding
 
 SAMPLE_TOKENS = 128
 
 
-def before_first_step(trainer: Trainer, prepared: TrainingData, settings: ModelSettings) -> None:
+def before_first_step(
+    trainer: Trainer, prepared: TrainingData, settings: ModelSettings, plan: RunPlan
+) -> RunForecast:
     """Say what the run is and check that it can be had; every rank calls it.
+
+    Returns:
+        What the planner expects of it.
 
     Raises:
         PreflightError: with every check that failed.
@@ -35,22 +41,22 @@ def before_first_step(trainer: Trainer, prepared: TrainingData, settings: ModelS
     length = model.config.max_position_embeddings
     forecast = forecast_run(model.config, arguments, length, hardware, sharding, model.dtype)
     if is_main:
-        rows = banner_rows(
-            model, forecast, arguments, model.config._attn_implementation, train.num_corpus_tokens
-        )
+        rows = banner_rows(model, forecast, plan, model.config._attn_implementation, train.num_corpus_tokens)
         rows += [("data", part.accounting()) for part in (train, trainer.eval_dataset) if _is_mixed(part)]
         print_rows(f"pretrain {arguments.output_dir}", rows)
     start = time.perf_counter()
-    findings = preflight(trainer, prepared, settings, forecast, lambda: check_launch(trainer))
+    findings = preflight(trainer, prepared, settings, forecast, lambda: check_launch(trainer, plan))
     if is_main:
         print_findings(findings, time.perf_counter() - start, arguments.preflight_only)
-        print_sample(trainer)
+        if arguments.preflight_only:
+            print_sample(trainer)
+    return forecast
 
 
-def check_launch(trainer: Trainer) -> str:
+def check_launch(trainer: Trainer, plan: RunPlan) -> str:
     """What accelerate set up, in words, or FoundryError where it is not what was asked for."""
     state, arguments = trainer.accelerator.state, trainer.args
-    assert_launched_as_asked(state, precision_of(arguments), arguments.expected_processes)
+    assert_launched_as_asked(state, plan.precision, arguments.expected_processes)
     return launch_words(state, precision_in_force(trainer.model, arguments, engine_of(state)))
 
 
@@ -69,7 +75,6 @@ def print_sample(trainer: Trainer) -> None:
     """The head of the run's first sequence, as the model reads it."""
     ids = trainer.train_dataset[0]["input_ids"][:SAMPLE_TOKENS].tolist()
     tokenizer: Any = trainer.processing_class
-    console = Console(highlight=False, soft_wrap=True)
     console.print(f"the first {len(ids)} tokens of the run, a colour a document:", style="bold")
     console.print(coloured_documents(ids, tokenizer.eos_token_id, tokenizer), style="default")
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import SchedulerType, TrainingArguments, get_scheduler
+from transformers import SchedulerType, TrainingArguments
 
 from ..settings import FoundryError, setting
+from .plan import RunPlan, check_schedule, plan_of
+
+RUN_SO_FAR = "the run so far"
 
 
 @dataclass
@@ -26,51 +29,51 @@ class TokenCounts:
     )
 
 
-def count_steps(arguments: Any, sequence_length: int, num_ranks: int | None = None) -> None:
-    """Fill in ``gradient_accumulation_steps``, ``max_steps``, ``warmup_steps`` and the decay from the token keys.
+def resolve_plan(arguments: Any, sequence_length: int, accumulation: int | None = None) -> RunPlan:
+    """The plan of a pretraining run: accumulation, steps, warm-up and decay from the token keys.
 
     Args:
-        arguments: TrainingArguments with the fields of :class:`TokenCounts`; changed in place, once or again.
-        num_ranks: as if on so many; default the ranks there are.
+        arguments: TrainingArguments with the fields of :class:`TokenCounts`; left as they are.
+        accumulation: that of the run which is gone on with, where it is to be followed.
 
     Raises:
         FoundryError: a length is given twice, the batch does not divide, or the schedule is impossible.
     """
-    num_ranks = num_ranks or arguments.world_size
-    _settle_accumulation(arguments, sequence_length, num_ranks)
-    step_tokens = tokens_per_step(arguments, sequence_length, num_ranks)
+    changes: dict[str, Any] = {"ignore_data_skip": True}  # the dataset itself begins where the run was
+    origins: dict[str, str] = {}
+    if accumulation is not None and accumulation != arguments.gradient_accumulation_steps:
+        changes["gradient_accumulation_steps"] = accumulation
+        origins["accumulation"] = RUN_SO_FAR
+    elif arguments.global_batch_tokens is not None:
+        changes["gradient_accumulation_steps"] = _accumulation(arguments, sequence_length)
+        origins["accumulation"] = "global_batch_tokens"
+    step_tokens = (
+        arguments.train_batch_size
+        * changes.get("gradient_accumulation_steps", arguments.gradient_accumulation_steps)
+        * arguments.world_size
+        * sequence_length
+    )
     for tokens_key, steps_key, not_given in (
         ("max_tokens", "max_steps", -1),
         ("warmup_tokens", "warmup_steps", 0),
     ):
         tokens = getattr(arguments, tokens_key)
         if tokens is not None:
-            steps = -(-tokens // step_tokens)
+            changes[steps_key] = steps = -(-tokens // step_tokens)
+            origins[steps_key] = tokens_key
             _refuse_another(tokens_key, tokens, steps_key, getattr(arguments, steps_key), not_given, steps)
-            setattr(arguments, steps_key, steps)
-    if arguments.max_steps == -1:
+    if changes.get("max_steps", arguments.max_steps) == -1:
         raise FoundryError("max_steps: missing; give max_steps or max_tokens, or --config FILE of a recipe")
-    _settle_decay(arguments, step_tokens)
-    check_schedule(arguments, arguments.max_steps)
+    changes["lr_scheduler_kwargs"] = _schedule_options(arguments, step_tokens)
+    if arguments.decay_tokens is not None:
+        origins["schedule_options"] = "decay_tokens"
+    plan = plan_of(arguments, changes, origins, sequence_length)
+    check_schedule(plan)
+    return plan
 
 
-def tokens_per_step(arguments: TrainingArguments, sequence_length: int, num_ranks: int | None = None) -> int:
-    """micro-batch x accumulation x ranks x sequence length."""
-    sequences = arguments.train_batch_size * arguments.gradient_accumulation_steps
-    return sequences * (num_ranks or arguments.world_size) * sequence_length
-
-
-def decay_start(arguments: TrainingArguments) -> int | None:
-    """The last step of the stable part of a warmup_stable_decay schedule; None of any other schedule."""
-    if not _is_wsd(arguments):
-        return None
-    return arguments.max_steps - (arguments.lr_scheduler_kwargs or {}).get("num_decay_steps", 0)
-
-
-def _settle_accumulation(arguments: Any, sequence_length: int, num_ranks: int) -> None:
-    tokens = arguments.global_batch_tokens
-    if tokens is None:
-        return
+def _accumulation(arguments: Any, sequence_length: int) -> int:
+    tokens, num_ranks = arguments.global_batch_tokens, arguments.world_size
     smallest = arguments.train_batch_size * num_ranks * sequence_length
     if tokens % smallest:
         below = tokens // smallest * smallest
@@ -82,12 +85,13 @@ def _settle_accumulation(arguments: Any, sequence_length: int, num_ranks: int) -
         )
     accumulation, given = tokens // smallest, arguments.gradient_accumulation_steps
     _refuse_another("global_batch_tokens", tokens, "gradient_accumulation_steps", given, 1, accumulation)
-    arguments.gradient_accumulation_steps = accumulation
+    return accumulation
 
 
-def _settle_decay(arguments: Any, step_tokens: int) -> None:
-    options = dict(arguments.lr_scheduler_kwargs or {})
-    tokens = arguments.decay_tokens
+def _schedule_options(arguments: Any, step_tokens: int) -> Any:
+    """``lr_scheduler_kwargs`` with the decay counted in steps."""
+    given = arguments.lr_scheduler_kwargs
+    options, tokens = dict(given or {}), arguments.decay_tokens
     if tokens is not None:
         if not _is_wsd(arguments):
             name = SchedulerType(arguments.lr_scheduler_type).value
@@ -95,38 +99,14 @@ def _settle_decay(arguments: Any, step_tokens: int) -> None:
                 f"decay_tokens: {name} decays over the whole run; give lr_scheduler_type: warmup_stable_decay"
             )
         steps = -(-tokens // step_tokens)
-        given = options.get("num_decay_steps")
-        _refuse_another("decay_tokens", tokens, "lr_scheduler_kwargs.num_decay_steps", given, None, steps)
-        arguments.lr_scheduler_kwargs = {**options, "num_decay_steps": steps}
-    elif _is_wsd(arguments) and "num_decay_steps" not in options:
+        in_steps = options.get("num_decay_steps")
+        _refuse_another("decay_tokens", tokens, "lr_scheduler_kwargs.num_decay_steps", in_steps, None, steps)
+        return {**options, "num_decay_steps": steps}
+    if _is_wsd(arguments) and "num_decay_steps" not in options:
         raise FoundryError(
             "lr_scheduler_type: warmup_stable_decay needs decay_tokens, or num_decay_steps in lr_scheduler_kwargs"
         )
-
-
-def check_schedule(arguments: Any, num_steps: int) -> None:
-    """Build the schedule once on a throw-away optimizer: what it refuses is said before anything is loaded.
-
-    Raises:
-        FoundryError: ``lr_scheduler_kwargs`` or a warm-up that the schedule does not take.
-    """
-    import torch
-
-    options, name = arguments.lr_scheduler_kwargs or {}, SchedulerType(arguments.lr_scheduler_type).value
-    warmup_steps = arguments.get_warmup_steps(num_steps)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
-    try:
-        get_scheduler(name, optimizer, warmup_steps, num_steps, options)
-    except (TypeError, ValueError) as error:
-        raise FoundryError(
-            f"lr_scheduler_kwargs: {options} does not suit {name} ({' '.join(str(error).split())})"
-        ) from error
-    start = decay_start(arguments)
-    if start is not None and start < warmup_steps and arguments.max_steps > 0:
-        raise FoundryError(
-            f"lr_scheduler_type: warmup_stable_decay: {warmup_steps:,} steps of warm-up and "
-            f"{options['num_decay_steps']:,} of decay are more than max_steps {arguments.max_steps:,}"
-        )
+    return given
 
 
 def _is_wsd(arguments: TrainingArguments) -> bool:

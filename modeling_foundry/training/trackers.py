@@ -59,17 +59,24 @@ def _is_installed(name: str) -> bool:
     )
 
 
+def tracker_names(arguments: TrainingArguments) -> dict[str, str]:
+    """``run_name`` and ``project`` where the user gave none."""
+    run = Path(arguments.output_dir)
+    names = {}
+    if arguments.run_name is None:
+        names["run_name"] = "-".join(part for part in (run.parent.name, run.name) if part)
+    if arguments.project == "huggingface":  # transformers' default
+        names["project"] = PROJECT
+    return names
+
+
 def keep_trackers_local(arguments: TrainingArguments) -> None:
-    """Run name, folders and offline mode of the trackers; whatever the user has set stays as it is.
+    """Folders and offline mode of the trackers; whatever the user has set stays as it is.
 
     The command line they copy loses its credentials.
     """
     sys.argv[1:] = plain_words(sys.argv[1:])  # parsed already; wandb writes it into the run folder
     run = Path(arguments.output_dir)
-    if arguments.run_name is None:
-        arguments.run_name = "-".join(part for part in (run.parent.name, run.name) if part)
-    if arguments.project == "huggingface":  # transformers' default
-        arguments.project = PROJECT
     if "tensorboard" in arguments.report_to:
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(run / "tensorboard"))
     if "wandb" in arguments.report_to:

@@ -20,7 +20,6 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from ..files import write_atomically
 from ..settings import FoundryError, setting
-from .checkpoints import save_failures
 from .loss_spikes import LossWindow, SpikeFoundError
 from .run_end import PreemptedError, UpdateRefusedError
 from .sample_order import SampleOrder
@@ -209,14 +208,6 @@ class UpdateGuard(TrainerCallback):
 
     # ------------------------------------------------------------------ hooks
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.global_step > 0:
-            path = self.output_dir / f"checkpoint-{state.global_step}" / STATE_NAME
-            if self._restore(path):
-                args.eval_on_start = True
-
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -224,31 +215,50 @@ class UpdateGuard(TrainerCallback):
             self.owes_evaluation = control.should_evaluate
             control.should_save, control.should_evaluate, control.should_training_stop = True, False, True
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.is_world_process_zero:  # before the manifest is written: see session.prepare_callbacks
-            content = {
-                "losses": list(self.window.losses),
-                "num_skipped_in_a_row": self.num_in_a_row,
-                "owes_evaluation": self.owes_evaluation,
-            }
-            path = self.output_dir / f"checkpoint-{state.global_step}" / STATE_NAME
-            with save_failures(self.output_dir):
-                write_atomically(path, json.dumps(content) + "\n")
 
-    def _restore(self, path: Path) -> bool:
-        """The window as it was; whether an evaluation was put off till now."""
-        try:
-            content = json.loads(path.read_text())
-            self.window.losses.extend(float(loss) for loss in content["losses"])
-            self.num_in_a_row = int(content["num_skipped_in_a_row"])
-            return bool(content.get("owes_evaluation", False))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FoundryError(
-                f"{path}: cannot be read ({' '.join(str(error).split())}); remove {path.parent.name} to go on from "
-                "the checkpoint before it"
-            ) from error
+class GuardWindow:
+    """Part of a checkpoint: the losses that spikes are judged against, and what the guard still owes."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def save(self, folder: Path) -> None:
+        guard = self.trainer.guard
+        if self.trainer.is_world_process_zero():
+            content = {
+                "losses": list(guard.window.losses),
+                "num_skipped_in_a_row": guard.num_in_a_row,
+                "owes_evaluation": guard.owes_evaluation,
+            }
+            write_atomically(folder / STATE_NAME, json.dumps(content) + "\n")
+
+    def load(self, folder: Path) -> None:
+        guard = self.trainer.guard
+        losses, guard.num_in_a_row, _ = read_guard_state(folder)
+        guard.window.losses.extend(losses)
+
+
+def owes_evaluation(checkpoint: Path) -> bool:
+    """Whether a signal ended the run at this checkpoint before an evaluation that was due."""
+    return read_guard_state(checkpoint)[2]
+
+
+def read_guard_state(checkpoint: Path) -> tuple[list[float], int, bool]:
+    """Losses of the window, updates left out in a row, and whether an evaluation was put off till now.
+
+    Raises:
+        FoundryError: it cannot be read.
+    """
+    path = checkpoint / STATE_NAME
+    try:
+        content = json.loads(path.read_text())
+        losses = [float(loss) for loss in content["losses"]]
+        return losses, int(content["num_skipped_in_a_row"]), bool(content.get("owes_evaluation", False))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FoundryError(
+            f"{path}: cannot be read ({' '.join(str(error).split())}); remove {checkpoint.name} to go on from "
+            "the checkpoint before it"
+        ) from error
 
 
 def append_lines(path: Path, lines: list[dict[str, Any]]) -> None:

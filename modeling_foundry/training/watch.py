@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -16,7 +16,6 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..run_record import masked
-from .guarded_trainer import GuardedUpdates
 from .heartbeat import FINISHED, FOLDER_NAME, LOST, Heartbeat
 from .ranks import leave_at_exit, wait_for_all_ranks
 from .run_end import (
@@ -28,18 +27,15 @@ from .run_end import (
     SaveFailedError,
     say,
 )
+from .trainer import FoundryTrainer
 from .update_guard import UpdateGuard
 
 SECONDS_FOR_A_DYING_RANK = 5.0
 
 
-def train_watched(
-    trainer: GuardedUpdates, output_dir: Path, checkpoint: Path | None, finish: Callable[[], None]
-) -> None:
-    """``trainer.train()``, ended cleanly by a signal, by a refused update, or by the loss of another rank.
-
-    Args:
-        finish: writes the final model; under the same watch, and no longer ended by a signal.
+@contextmanager
+def watched(trainer: FoundryTrainer, output_dir: Path) -> Iterator[Heartbeat]:
+    """What runs inside is ended cleanly by a signal, by a refused update, or by the loss of another rank.
 
     Raises:
         RunStoppedError: on every rank that is left; its line is printed and ``stopped.json`` written.
@@ -51,11 +47,7 @@ def train_watched(
         guard.mark = heartbeat.mark
         trainer.add_callback(HeartbeatMarks(heartbeat))
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            if guard.all_signalled:
-                raise preempted(output_dir, trainer.state.global_step, getattr(arguments, "overwrite", False))
-            heartbeat.mark(trainer.state.global_step, "writing the final model")
-            finish()
+            yield heartbeat
             leave_at_exit()
         except RunStoppedError as end:
             end_together(end, output_dir, trainer.is_world_process_zero())
@@ -108,6 +100,13 @@ def clear_signs(output_dir: Path, rank: int) -> int:
     start = [time.time_ns()]
     broadcast_object_list(start)  # and nobody goes on before rank 0 has cleared
     return start[0]
+
+
+def refuse_to_finish(trainer: FoundryTrainer, output_dir: Path) -> None:
+    """Raise PreemptedError where a signal ended training early: Trainer itself returns as if all was done."""
+    if trainer.guard.all_signalled:
+        overwrites = getattr(trainer.args, "overwrite", False)
+        raise preempted(output_dir, trainer.state.global_step, overwrites)
 
 
 def preempted(output_dir: Path, step: int, overwrites: bool = False) -> PreemptedError:

@@ -12,6 +12,7 @@ import torch
 from transformers import set_seed
 
 from modeling_foundry.training import alignment
+from modeling_foundry.training.plan import plan_of
 from modeling_foundry.training.pretrain_settings import PretrainArguments
 from modeling_foundry.training.update_guard import UpdateGuard
 from tests.training.tiny_training import SEQUENCE_LENGTH, VOCABULARY, tiny_trainer
@@ -63,7 +64,8 @@ def trainer_of(stage, checkpoint, samples, output_dir, num_samples=NUM_PAIRS, nu
         model=str(checkpoint), train_file=str(samples / f"{stage}.jsonl"), lora_rank=given.pop("lora_rank", 0)
     )
     kind = alignment.SFTArguments if stage == "sft" else alignment.DPOArguments
-    arguments = kind(str(output_dir), **given)
+    plan = plan_of(kind(str(output_dir), **given))
+    arguments = plan.arguments
     alignment.check_loss_options(arguments)
     set_seed(0)
     inputs = {"train_file": alignment.hash_of_samples(settings.train_file)}
@@ -74,9 +76,9 @@ def trainer_of(stage, checkpoint, samples, output_dir, num_samples=NUM_PAIRS, nu
     rest["train_dataset"] = rows.select(range(num_samples))
     rest["eval_dataset"] = rows.select(range(20, 20 + num_held_out)) if num_held_out else None
     if stage == "dpo" and not settings.lora_rank:
-        rest["ref_model"] = alignment.load_base(settings, arguments)
+        rest["ref_model"] = alignment.load_base(settings, plan)
     make = alignment.FoundrySFTTrainer if stage == "sft" else alignment.FoundryDPOTrainer
-    trainer = make(alignment.load_base(settings, arguments), **rest)
+    trainer = make(alignment.load_base(settings, plan), **rest)
     trainer.guard_updates(
         UpdateGuard(arguments, output_dir, None, arguments.world_size, arguments.train_batch_size)
     )

@@ -121,6 +121,7 @@ def build_trainer(small_data, tmp_path):
     from modeling_foundry.data.training_data import open_training_data
     from modeling_foundry.training import pretraining
     from modeling_foundry.training.model_settings import ModelSettings
+    from modeling_foundry.training.token_budget import resolve_plan
 
     def build(**more):
         settings = ModelSettings(
@@ -138,8 +139,10 @@ def build_trainer(small_data, tmp_path):
         tokenizer = AutoTokenizer.from_pretrained(prepared.tokenizer_folder)
         set_seed(arguments.seed)
         model = pretraining.new_model(settings, data, tokenizer)
-        trainer = pretraining.pretrain_trainer(model, tokenizer, prepared, data, arguments)
-        trainer.prepared, trainer.asked = prepared, settings  # what the preflight compares with
+        plan = resolve_plan(arguments, data.sequence_length)
+        trainer = pretraining.pretrain_trainer(model, tokenizer, prepared, data, plan)
+        # What the banner says and the preflight compares with.
+        trainer.prepared, trainer.asked, trainer.plan = prepared, settings, plan
         return trainer
 
     return build

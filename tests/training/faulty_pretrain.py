@@ -22,7 +22,7 @@ from accelerate.utils import DistributedType
 from transformers import TrainerCallback
 
 from modeling_foundry import settings
-from modeling_foundry.training.guarded_trainer import GuardedUpdates
+from modeling_foundry.training.trainer import FoundryTrainer
 from tests.conftest import REPOSITORY
 
 FAULT = json.loads(os.environ["FAULT"])
@@ -100,24 +100,24 @@ def guard_updates(self, guard):
     self.add_callback(StateHashes())
 
 
-sound_guard_updates = GuardedUpdates.guard_updates
-GuardedUpdates.guard_updates = guard_updates
+sound_guard_updates = FoundryTrainer.guard_updates
+FoundryTrainer.guard_updates = guard_updates
 
 # Below the guard: what it sees is what a model would have given it.
-sound = GuardedUpdates.__mro__[1].compute_loss
+sound = FoundryTrainer.__mro__[1].compute_loss
 
 
 def compute_loss(self, model, inputs, *args, **kwargs):
     answer = sound(self, model, inputs, *args, **kwargs)
-    if not model.training:
-        is_spoiled = FAULT["kind"] == "evaluation" and self.state.global_step >= FAULT["step"]
-        return (answer[0] * torch.nan, *answer[1:]) if is_spoiled else answer
-    if isinstance(answer, tuple):  # asked for with its outputs
-        return spoiled(self, inputs, answer[0]), *answer[1:]
-    return spoiled(self, inputs, answer)
+    loss, *outputs = answer if isinstance(answer, tuple) else (answer,)  # with its outputs where asked for
+    if model.training:
+        loss = spoiled(self, inputs, loss)
+    elif FAULT["kind"] == "evaluation" and self.state.global_step >= FAULT["step"]:
+        loss = loss * torch.nan
+    return (loss, *outputs) if outputs else loss
 
 
-GuardedUpdates.__mro__[1].compute_loss = compute_loss
+FoundryTrainer.__mro__[1].compute_loss = compute_loss
 
 if __name__ == "__main__":
     sys.argv[0] = str(REPOSITORY / "recipes" / "pretrain.py")

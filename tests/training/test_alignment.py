@@ -28,6 +28,7 @@ def sft_trainer(tiny_checkpoint, samples, tmp_path, tokenizer=None):
     from trl import SFTTrainer
 
     from modeling_foundry.training import alignment
+    from modeling_foundry.training.plan import plan_of
 
     settings = alignment.AlignmentSettings(model=str(tiny_checkpoint), train_file=str(samples / "sft.jsonl"))
     arguments = alignment.SFTArguments(
@@ -38,7 +39,7 @@ def sft_trainer(tiny_checkpoint, samples, tmp_path, tokenizer=None):
     )
     train, _ = alignment.both_sides(files, settings, 0)
     return SFTTrainer(
-        model=alignment.load_base(settings, arguments), args=arguments, train_dataset=train,
+        model=alignment.load_base(settings, plan_of(arguments)), args=arguments, train_dataset=train,
         processing_class=tokenizer or alignment.tokenizer_to_train(settings, arguments),
     )  # fmt: skip
 

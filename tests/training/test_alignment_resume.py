@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from modeling_foundry.run_record import write_run_record
 from modeling_foundry.settings import FoundryError
 from modeling_foundry.training import alignment
-from modeling_foundry.training.checkpoints import read_manifest, seal
+from modeling_foundry.training.checkpoints import read_seal, write_seal
 from modeling_foundry.training.run_log import read_log
 from tests.conftest import closed_files
 
@@ -99,9 +99,9 @@ def test_other_ranks_would_read_other_samples(align, tmp_path):
     run = cut(whole, tmp_path / "run", 2)
     folder = run / "checkpoint-2"
     shutil.copy(folder / "random_state-00000.safetensors", folder / "random_state-00001.safetensors")
-    seal(
+    write_seal(
         folder,
-        {key: value for key, value in read_manifest(folder).items() if key != "files"} | {"world_size": 2},
+        {key: value for key, value in read_seal(folder).items() if key != "files"} | {"world_size": 2},
     )
     with pytest.raises(FoundryError, match=r"checkpoint-2: written by 2 rank\(s\)"):
         align("sft", run, max_steps=2)

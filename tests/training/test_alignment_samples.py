@@ -42,7 +42,7 @@ def prepare(tiny_checkpoint, tmp_path, monkeypatch):
 
     def run(stage, rows, eval_rows=None, model=tiny_checkpoint, settings=(), **changed):
         trainers = []
-        monkeypatch.setattr(alignment, "run", lambda _, trainer, __: trainers.append(trainer))
+        monkeypatch.setattr(alignment, "run", lambda _, trainer, *__: trainers.append(trainer))
         files = {"train_file": write(tmp_path / "train.jsonl", rows)}
         if eval_rows is not None:
             files["eval_file"] = write(tmp_path / "held_out.jsonl", eval_rows)

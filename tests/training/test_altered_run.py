@@ -93,7 +93,7 @@ def test_no_pickle_of_any_known_name_is_read(run, whole, again, tmp_path, monkey
         ({"files": {"model.safetensors": {}}}, "has an unreadable manifest.json"),
     ],
 )
-def test_a_manifest_with_other_counters_is_not_believed(run, changed, words):
+def test_a_seal_with_other_counters_is_not_believed(run, changed, words):
     edit(run / CHECKPOINT / "manifest.json", **changed)
     with pytest.raises(FoundryError, match=words):
         newest_whole_checkpoint(run)
@@ -184,7 +184,7 @@ def test_the_order_of_samples_must_be_the_checkpoints(run, again):
 
 
 @pytest.mark.parametrize("order", [{"a": 1}, [1], 3, {"sequences_per_step": 0, "left_out": []}, None])
-def test_an_order_in_the_manifest_that_is_none_is_named(run, again, order):
+def test_an_order_in_the_seal_that_is_none_is_named(run, again, order):
     edit(run / CHECKPOINT / "manifest.json", sample_order=order)
     with pytest.raises(FoundryError, match=rf"{CHECKPOINT}/manifest\.json: not a sample order"):
         again(run)

@@ -11,8 +11,8 @@ from modeling_foundry.training.checkpoints import (
     DurableCheckpoints,
     fault,
     newest_whole_checkpoint,
-    seal,
     sealed_checkpoints,
+    write_seal,
 )
 
 FILES = {"model.safetensors": b"weights" * 100, "optimizer.pt": b"state" * 50, "trainer_state.json": b"{}"}
@@ -24,7 +24,7 @@ def make_checkpoint(output_dir, step, sealed=True):
     for name, content in FILES.items():
         (folder / name).write_bytes(content)
     if sealed:
-        seal(folder, {"global_step": step, "world_size": 1})
+        write_seal(folder, {"global_step": step, "world_size": 1})
     return folder
 
 
@@ -66,14 +66,14 @@ def test_a_save_that_was_cut_short_is_not_used(tmp_path, caplog):
     make_checkpoint(tmp_path, 5)
     make_checkpoint(tmp_path, 10, sealed=False)
     assert newest_whole_checkpoint(tmp_path).name == "checkpoint-5"
-    assert "has no manifest" in caplog.text
+    assert "has no manifest.json" in caplog.text
     make_checkpoint(tmp_path, 10, sealed=False)  # and again: the name is taken
     assert newest_whole_checkpoint(tmp_path).name == "checkpoint-5"
     assert (tmp_path / "torn-checkpoint-10-2").is_dir()
 
 
 @given(st.binary(max_size=200))
-def test_any_manifest_is_a_verdict_never_a_crash(tmp_path_factory, content):
+def test_any_seal_is_a_verdict_never_a_crash(tmp_path_factory, content):
     folder = make_checkpoint(tmp_path_factory.mktemp("x"), 1)
     (folder / "manifest.json").write_bytes(content)
     assert fault(folder) is not None
@@ -99,8 +99,8 @@ def test_older_ones_go_only_after_the_new_one_is_sealed(tmp_path):
         make_checkpoint(tmp_path, step, sealed=False)
         callback.on_save(Arguments(tmp_path), State(step), None)
     assert [path.name for path in sealed_checkpoints(tmp_path)] == ["checkpoint-3", "checkpoint-2"]
-    manifest = json.loads((tmp_path / "checkpoint-3" / "manifest.json").read_text())
-    assert manifest["global_step"] == 3
-    assert set(manifest["files"]) == set(FILES)
+    seal = json.loads((tmp_path / "checkpoint-3" / "manifest.json").read_text())
+    assert seal["global_step"] == 3
+    assert set(seal["files"]) == set(FILES)
     with pytest.raises(FoundryError, match="keep_checkpoints"):
         DurableCheckpoints(keep=0)

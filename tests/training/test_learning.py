@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling_foundry.training.token_budget import count_steps
+from modeling_foundry.training.token_budget import resolve_plan
 from tests.training.test_token_budget import arguments
 from tests.training.tiny_training import SEQUENCE_LENGTH, logged, tiny_model, tiny_trainer
 
@@ -19,8 +19,7 @@ VARIANTS = {
 
 def trainer_of(tmp_path, *words, **model):
     parsed = arguments(*words, tmp_path=tmp_path)
-    count_steps(parsed, SEQUENCE_LENGTH)
-    return tiny_trainer(parsed, **model)
+    return tiny_trainer(resolve_plan(parsed, SEQUENCE_LENGTH).arguments, **model)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training.checkpoints import newest_whole_checkpoint, remove_checkpoint, seal
+from modeling_foundry.training.checkpoints import newest_whole_checkpoint, remove_checkpoint, write_seal
 from modeling_foundry.training.left_overs import remove_left_overs, torn_checkpoints
 from tests.training.small_run import CUT, cut, train
 
@@ -16,7 +16,7 @@ def make_checkpoint(output_dir, step, sealed=True):
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"weights")
     if sealed:
-        seal(folder, {"version": 2, "global_step": step, "world_size": 1})
+        write_seal(folder, {"version": 2, "global_step": step, "world_size": 1})
     return folder
 
 
@@ -44,7 +44,7 @@ def test_a_run_killed_again_and_again_keeps_one_torn_checkpoint(tmp_path):
 def test_what_retention_had_removed_by_half_goes(tmp_path, monkeypatch):
     for step in (2, 4, 6):
         make_checkpoint(tmp_path, step)
-    monkeypatch.setattr(shutil, "rmtree", lambda folder: None)  # killed after the manifest
+    monkeypatch.setattr(shutil, "rmtree", lambda folder: None)  # killed after the seal
     remove_checkpoint(tmp_path / "checkpoint-2")
     monkeypatch.undo()
     assert remove_left_overs(tmp_path, None) == "", "nothing newer is known to be whole"

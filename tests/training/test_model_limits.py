@@ -59,11 +59,11 @@ def test_positions_are_those_the_model_was_made_for(config, positions):
 @pytest.mark.parametrize("changes", [{}, {"position_encoding": "learned", "rope_parameters": None}])
 def test_a_default_length_is_lowered_to_the_positions(stage, changes, checkpoint, tmp_path, capsys):
     arguments = arguments_of(stage, tmp_path, max_length=1024)  # the default
-    check_model_limits(checkpoint(max_position_embeddings=64, **changes), arguments)
-    assert arguments.max_length == 64
+    limits = check_model_limits(checkpoint(max_position_embeddings=64, **changes), arguments)
+    assert limits == {"max_length": 64}
+    assert arguments.max_length == 1024, "the plan has the length, what was parsed stays"
     assert "max_length: 64, the positions of " in capsys.readouterr().out
-    check_model_limits(checkpoint(max_position_embeddings=4096, **changes), arguments)
-    assert arguments.max_length == 64
+    assert check_model_limits(checkpoint(max_position_embeddings=4096, **changes), arguments) == {}
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
@@ -82,8 +82,7 @@ def test_a_length_that_is_given_is_refused_beyond_the_positions(stage, changes, 
 def test_scaled_angles_are_asked_for_and_go_further(checkpoint, tmp_path):
     rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e6}
     arguments = arguments_of("sft", tmp_path, max_length=128)
-    check_model_limits(checkpoint(max_position_embeddings=64, rope_parameters=rope), arguments)
-    assert arguments.max_length == 128
+    assert check_model_limits(checkpoint(max_position_embeddings=64, rope_parameters=rope), arguments) == {}
 
 
 def test_padding_needs_positions_in_a_table_too(checkpoint, tmp_path):

@@ -20,11 +20,11 @@ from trl import DPOConfig, SFTConfig
 from modeling_foundry.settings import FoundryError
 from modeling_foundry.training import alignment, option_names
 from modeling_foundry.training.alignment_refusals import SFT_AND_DPO
+from modeling_foundry.training.checkpoint_parts import LossScale
 from modeling_foundry.training.optimizer_choice import TRIED, why_not
 from modeling_foundry.training.option_checks import refuse_missing_gpus, refuse_options
 from modeling_foundry.training.pretraining import PretrainArguments
 from modeling_foundry.training.refusals import COMMON, NEVER
-from modeling_foundry.training.resumable_trainer import load_moving_parts, save_moving_parts
 from modeling_foundry.training.run_log import read_log
 from tests.training import small_run
 from tests.training.option_table import (
@@ -290,13 +290,13 @@ def test_half_precision_has_its_scale_in_the_checkpoint(tmp_path):
 
     def trainer(scale):
         scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-        return SimpleNamespace(accelerator=SimpleNamespace(scaler=scaler), args=SimpleNamespace())
+        return SimpleNamespace(accelerator=SimpleNamespace(scaler=scaler), is_world_process_zero=lambda: True)
 
     before, after = trainer(8.0), trainer(65536.0)
     with pytest.raises(FoundryError, match=r"loss_scale.json: nothing to go on from"):
-        load_moving_parts(after, tmp_path)
-    save_moving_parts(before, tmp_path)
-    load_moving_parts(after, tmp_path)
+        LossScale(after).load(tmp_path)
+    LossScale(before).save(tmp_path)
+    LossScale(after).load(tmp_path)
     assert after.accelerator.scaler.get_scale() == 8.0
 
 

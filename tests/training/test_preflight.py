@@ -8,21 +8,19 @@ import subprocess
 import sys
 from collections import namedtuple
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from accelerate.utils import DistributedType
 
 from modeling_foundry.planning.hardware import find_gpu
 from modeling_foundry.settings import FoundryError
 from modeling_foundry.training import preflight as preflight_module
 from modeling_foundry.training import preflight_checks as checks
-from modeling_foundry.training.dummy_step import DummyStep
 from modeling_foundry.training.forecast import Hardware, forecast_run
 from modeling_foundry.training.preflight import PreflightError, preflight
 from tests import warm_start
 from tests.conftest import REPOSITORY
+from tests.training.small_run import train
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -61,7 +59,7 @@ def test_all_pass_on_a_run_that_is_right(build_trainer):
     findings = run(build_trainer())
     assert [each.check for each in findings] == [
         "launch", "embedding rows", "parameter dtype", "data", "tokenizer", "model", "memory", "disk space",
-        "output folder", "dummy step",
+        "output folder",
     ]  # fmt: skip
     assert {each.verdict for each in findings} == {"passed"}
 
@@ -203,13 +201,14 @@ def test_checkpoints_at_the_fullest_moment(build_trainer, keys, expected):
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_checkpoint_is_as_large_as_forecast(build_trainer, optimizer):
     """Of a size where weights and optimizer state outweigh the tokenizer and the JSON files."""
-    from modeling_foundry.training.resumable_trainer import save_training_state
+    from modeling_foundry.training.checkpoint_parts import checkpoint_parts
 
     trainer = build_trainer(optimizer=optimizer, max_steps=1)
     trainer.train()
     folder = Path(trainer.args.output_dir) / "checkpoint-1"
     trainer.model.save_pretrained(folder)
-    save_training_state(trainer, folder)
+    for part in checkpoint_parts(trainer):
+        part.save(folder)
     written = sum(
         tensor.numel() * tensor.element_size()
         for path in folder.glob("*.safetensors")
@@ -242,42 +241,41 @@ def test_output_folder(tmp_path, monkeypatch):
     assert "(Read-only file system)" in refusal(checks.check_folder, tmp_path)
 
 
-def test_out_of_memory_in_the_dummy_step(build_trainer, monkeypatch):
-    trainer = build_trainer()
+def test_a_step_that_runs_out_of_memory_gets_the_planners_advice(build_trainer):
+    trainer = build_trainer(per_device_train_batch_size=2)
+    words = checks.out_of_memory_advice(forecast_of(trainer))
+    assert words == (
+        "per_device_train_batch_size: 2 x 32 tokens ran out of memory; give fewer, or gradient_checkpointing: true, "
+        "or fewer loss_chunk_tokens"
+    )
+    large = build_trainer(per_device_train_batch_size=10**6, gradient_checkpointing=True)
+    forecast = forecast_of(large, 4 * 2**30)
+    words = checks.out_of_memory_advice(forecast)
+    assert (
+        f"; give {forecast.largest_micro_batch}, the planner's largest, or fewer loss_chunk_tokens" in words
+    )
 
-    def too_much(trainer):
+
+def test_the_first_step_that_does_not_fit_ends_the_run_in_one_line(small_data, tmp_path, monkeypatch):
+    def too_much(self, *args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr("modeling_foundry.training.pretraining.PretrainTrainer.training_step", too_much)
+    with pytest.raises(FoundryError, match="4 x 32 tokens ran out of memory; give fewer") as error:
+        train(tmp_path, small_data)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_an_evaluation_that_does_not_fit_names_its_own_batch(small_data, tmp_path, monkeypatch):
+    def too_much(self, *args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(checks, "take_dummy_step", too_much)
-    words = refusal(checks.check_dummy_step, trainer, forecast_of(trainer, 4 * 2**30))
-    assert words.startswith("per_device_train_batch_size: 4 x 32 tokens ran out of memory after ")
-    assert "the planner would try " in words
-
-
-def test_a_loss_that_is_no_number_in_the_dummy_step(build_trainer, monkeypatch):
-    trainer = build_trainer()
-    with torch.no_grad():
-        trainer.model.model.norm.weight[3] = float("nan")
-    assert "the loss of the untrained model is nan" in refusal(
-        checks.check_dummy_step, trainer, forecast_of(trainer)
-    )
-    monkeypatch.setattr(checks, "take_dummy_step", lambda trainer: DummyStep(5.9, 0.1, 4, 32, 2**30))
-    words = checks.check_dummy_step(trainer, forecast_of(trainer))
-    assert words == "4 x 32 tokens in 0.1 s, loss 5.90, peak 1.00 GiB without optimizer state"
-
-
-def test_the_dummy_step_is_left_out_when_told_to_or_when_only_shards_fit(build_trainer, monkeypatch):
-    trainer = build_trainer(preflight_dummy_step=False)
-    found = checks.check_dummy_step(trainer, forecast_of(trainer))
-    assert (found.verdict, found.words) == ("left out", "preflight_dummy_step: false")
-    trainer = build_trainer()
-    sharded = SimpleNamespace(
-        args=trainer.args, accelerator=SimpleNamespace(distributed_type=DistributedType.FSDP)
-    )
-    monkeypatch.setattr(checks, "take_dummy_step", lambda trainer: DummyStep(5.9, 0.1, 4, 32, None))
-    for memory_bytes in (None, 2**40):
-        assert "4 x 32 tokens" in checks.check_dummy_step(sharded, forecast_of(trainer, memory_bytes))
-    assert "does not fit" in checks.check_dummy_step(sharded, forecast_of(trainer, 2**20)).words
+    monkeypatch.setattr("modeling_foundry.training.pretraining.PretrainTrainer.prediction_step", too_much)
+    with pytest.raises(
+        FoundryError, match="^per_device_eval_batch_size: 8 ran out of memory in an evaluation"
+    ):
+        train(tmp_path, small_data, eval_strategy="steps", eval_steps=2)
 
 
 def test_all_failing_checks_are_shown_together(build_trainer, monkeypatch, capsys):
@@ -290,7 +288,7 @@ def test_all_failing_checks_are_shown_together(build_trainer, monkeypatch, capsy
     assert error.value.exit_code == 2
     assert error.value.is_said
     first, *lines = capsys.readouterr().err.splitlines()
-    assert first == "error: preflight: 4 of 10 checks failed; nothing was trained"
+    assert first == "error: preflight: 4 of 9 checks failed; nothing was trained"
     assert [line.split(":")[0].strip() for line in lines] == [
         "model_dtype", "qk_norm", "per_device_train_batch_size", "output_dir",
     ]  # fmt: skip
@@ -324,8 +322,8 @@ def small(small_data, out, *more):
 def test_preflight_only_trains_nothing(small_data, tmp_path):
     done = recipe(*small(small_data, tmp_path / "run", "--max_steps=2", "--preflight_only=true"))
     assert done.returncode == 0, done.stderr
-    assert "10 of 10 checks passed" in done.stdout
-    assert "dummy step" in done.stdout
+    assert "9 of 9 checks passed" in done.stdout
+    assert "the first 32 tokens of the run" in done.stdout
     assert {path.name for path in (tmp_path / "run").iterdir()} <= {"run.lock", "heartbeats"}
 
 
@@ -340,7 +338,7 @@ def test_failing_checks_end_the_recipe_with_2(small_data, tmp_path):
     ]
     done = recipe(*small(small_data, tmp_path / "run", *more))
     assert done.returncode == 2
-    assert "2 of 10 checks failed; nothing was trained" in done.stderr
+    assert "2 of 9 checks failed; nothing was trained" in done.stderr
     assert "expected_processes is 4 but 1 process(es) train" in done.stderr
     assert "lower keep_checkpoints (900000000000)" in done.stderr
     assert "Traceback" not in done.stderr
@@ -354,8 +352,8 @@ def test_two_ranks_say_it_once(small_data, tmp_path, launch):
     assert failed.returncode != 0
     assert (failed.stdout + failed.stderr).count("checks failed; nothing was trained") == 1
     passed = launch("pretrain", *small(small_data, tmp_path / "run", "--max_steps=2"), ranks=2)
-    assert passed.stdout.count("preflight: 10 of 10 checks passed") == 1
-    assert passed.stdout.count("tokens of the run, a colour a document:\n") == 1
+    assert passed.stdout.count("preflight: 9 of 9 checks passed") == 1
+    assert "tokens of the run, a colour a document" not in passed.stdout, "with preflight_only alone"
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
 
 

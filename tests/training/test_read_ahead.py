@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from modeling_foundry.training.pretraining import PretrainArguments, PretrainTrainer
-from modeling_foundry.training.read_ahead import BatchesAhead
+from modeling_foundry.training.pretraining import PretrainArguments
+from modeling_foundry.training.read_ahead import ReadAhead
 from tests.training.tiny_training import logged, tiny_trainer
 
 MICRO_BATCH, ACCUMULATION, STEPS = 2, 3, 4
@@ -52,7 +52,7 @@ def test_each_backward_pass_comes_after_one_batch_of_the_next_step(arguments, mo
 def test_losses_and_weights_are_those_of_a_run_that_does_not_read_ahead(arguments, monkeypatch):
     ahead = tiny_trainer(arguments)
     losses = logged(ahead, "loss")
-    monkeypatch.setattr(BatchesAhead, "_read_ahead", lambda self: None)
+    monkeypatch.setattr(ReadAhead, "one_more", lambda self: None)
     plain = tiny_trainer(arguments)
     assert logged(plain, "loss") == losses
     for name, tensor in plain.model.state_dict().items():
@@ -63,10 +63,10 @@ def test_what_was_read_ahead_of_another_iterator_is_forgotten(arguments):
     trainer = tiny_trainer(arguments)
     first, again = iter("abcdef"), iter("uvwxyz")
     assert trainer.get_batch_samples(first, 2, None)[0] == ["a", "b"]
-    trainer._read_ahead()
-    trainer._read_ahead()
+    trainer.read_ahead.one_more()
+    trainer.read_ahead.one_more()
     assert trainer.get_batch_samples(first, 2, None)[0] == ["c", "d"]
-    trainer._read_ahead()
+    trainer.read_ahead.one_more()
     assert trainer.get_batch_samples(again, 2, None)[0] == ["u", "v"]
 
 
@@ -74,10 +74,10 @@ def test_the_end_of_an_epoch_is_met_once(arguments):
     trainer = tiny_trainer(arguments)
     batches = iter("abc")
     assert trainer.get_batch_samples(batches, 2, None)[0] == ["a", "b"]
-    trainer._read_ahead()
-    trainer._read_ahead()
+    trainer.read_ahead.one_more()
+    trainer.read_ahead.one_more()
     assert trainer.get_batch_samples(batches, 1, None)[0] == ["c"]
-    trainer._read_ahead()
+    trainer.read_ahead.one_more()
     assert trainer.get_batch_samples(batches, 1, None)[0] == []
 
 
@@ -92,10 +92,12 @@ def test_the_end_of_an_epoch_is_met_once(arguments):
 )
 def test_a_wait_for_the_gpu_is_not_taken_for_a_wait_for_data(device, non_blocking, pinned, is_timed):
     asked = []
-    trainer = PretrainTrainer.__new__(PretrainTrainer)
-    trainer.accelerator = SimpleNamespace(non_blocking=non_blocking)
-    trainer.args = SimpleNamespace(device=SimpleNamespace(type=device), dataloader_pin_memory=pinned)
-    assert trainer.get_batch_samples(iter("ab"), 2, None)[0] == ["a", "b"]  # no run log yet
+    trainer = SimpleNamespace(
+        run_log=None, accelerator=SimpleNamespace(non_blocking=non_blocking),
+        args=SimpleNamespace(device=SimpleNamespace(type=device), dataloader_pin_memory=pinned),
+    )  # fmt: skip
+    ahead = ReadAhead(trainer)
+    assert list(ahead.batches(iter("ab"))) == ["a", "b"]  # no run log yet
     trainer.run_log = SimpleNamespace(timed=lambda batches, is_busy: asked.append(is_busy()) or batches)
-    assert trainer.get_batch_samples(iter("ab"), 2, None)[0] == ["a", "b"]
+    assert list(ahead.batches(iter("ab"))) == ["a", "b"]
     assert asked == ([False] if is_timed else [])

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,8 +14,8 @@ from modeling_foundry.settings import FoundryError
 from modeling_foundry.training.checkpoints import (
     DurableCheckpoints,
     newest_whole_checkpoint,
-    read_manifest,
-    seal,
+    read_seal,
+    write_seal,
 )
 from modeling_foundry.training.optimizer_state import StoredState
 from modeling_foundry.training.run_log import read_log
@@ -138,9 +139,9 @@ def test_other_ranks_read_the_same_samples(unbroken, engine, then, ranks, tmp_pa
         assert ours == pytest.approx(theirs, abs=2e-4)
     tokens = [[line["tokens"] for line in read_log(run) if "tokens" in line] for run in (broken, whole)]
     assert tokens[0] == tokens[1]
-    orders = [read_manifest(run / f"checkpoint-{STEPS}")["sample_order"] for run in (broken, whole)]
+    orders = [read_seal(run / f"checkpoint-{STEPS}")["sample_order"] for run in (broken, whole)]
     assert orders[0] == orders[1] == {"sequences_per_step": 4, "left_out": []}
-    assert read_manifest(broken / f"checkpoint-{STEPS}")["world_size"] == ranks
+    assert read_seal(broken / f"checkpoint-{STEPS}")["world_size"] == ranks
 
 
 @pytest.mark.slow
@@ -218,10 +219,12 @@ def test_a_full_disk_costs_no_earlier_checkpoint(tmp_path):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"x")
-    seal(tmp_path / "checkpoint-1", {"version": 2, "global_step": 1, "world_size": 1})
+    write_seal(tmp_path / "checkpoint-1", {"version": 2, "global_step": 1, "world_size": 1})
     arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
     state = TrainerState(global_step=2, is_world_process_zero=True)
     with pytest.raises(OSError, match="No space left"):
-        DurableCheckpoints(1, disk_is_full).on_save(arguments, state, TrainerControl())
+        DurableCheckpoints(1, [SimpleNamespace(save=disk_is_full)]).on_save(
+            arguments, state, TrainerControl()
+        )
     assert newest_whole_checkpoint(tmp_path).name == "checkpoint-1"
     assert (tmp_path / "torn-checkpoint-2").is_dir()

@@ -14,12 +14,19 @@ from transformers import Trainer, TrainerCallback
 
 from modeling_foundry.run_record import masked
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training import checkpoints, heartbeat, optimizer_state, pretraining, session
+from modeling_foundry.training import (
+    checkpoint_parts,
+    checkpoints,
+    heartbeat,
+    optimizer_state,
+    pretraining,
+    session,
+)
 from modeling_foundry.training.checkpoints import fault, newest_whole_checkpoint, sealed_checkpoints
-from modeling_foundry.training.guarded_trainer import GuardedUpdates
 from modeling_foundry.training.heartbeat import Heartbeat
 from modeling_foundry.training.run_end import PreemptedError, SaveFailedError, UpdateRefusedError
 from modeling_foundry.training.run_log import read_log
+from modeling_foundry.training.trainer import FoundryTrainer
 from tests.training.small_run import STEPS, train
 
 SECRET = "hf_canary0123456789abcdefghijklmnop"
@@ -52,17 +59,17 @@ class SignalAt(TrainerCallback):
 
 @pytest.fixture
 def signal_at(monkeypatch):
-    sound = GuardedUpdates.guard_updates
+    sound = FoundryTrainer.guard_updates
 
     def send(event, step):
         def guard_updates(self, guard):
             sound(self, guard)
             self.add_callback(SignalAt(event, step))
 
-        monkeypatch.setattr(GuardedUpdates, "guard_updates", guard_updates)
+        monkeypatch.setattr(FoundryTrainer, "guard_updates", guard_updates)
 
     yield send
-    monkeypatch.setattr(GuardedUpdates, "guard_updates", sound)
+    monkeypatch.setattr(FoundryTrainer, "guard_updates", sound)
 
 
 def figures(run):
@@ -192,7 +199,7 @@ def test_a_checkpoint_removed_by_half_is_no_damage_and_goes(tmp_path, monkeypatc
         (folder / "model.safetensors").write_bytes(b"x")
     facts = {"version": 2, "world_size": 1}
     for step in (1, 2):
-        checkpoints.seal(tmp_path / f"checkpoint-{step}", {**facts, "global_step": step})
+        checkpoints.write_seal(tmp_path / f"checkpoint-{step}", {**facts, "global_step": step})
     monkeypatch.setattr(checkpoints.shutil, "rmtree", dies)
     with pytest.raises(KeyboardInterrupt):
         checkpoints.remove_checkpoint(tmp_path / "checkpoint-1")
@@ -231,10 +238,10 @@ def test_no_token_is_in_what_a_killed_save_or_a_failing_run_leaves(small_data, t
 
     monkeypatch.setattr(torch, "save", seen_save)
 
-    def fails(trainer, folder):
+    def fails(part, folder):
         raise RuntimeError(f"401 for {SECRET}")
 
-    monkeypatch.setattr(session, "save_training_state", fails)
+    monkeypatch.setattr(checkpoint_parts.Optimizer, "save", fails)
     with pytest.raises(RuntimeError, match="401"):
         train(tmp_path, small_data, hub_token=SECRET)
     assert seen, "Trainer wrote its arguments"
@@ -270,8 +277,8 @@ def test_a_signal_beside_a_spike_ends_the_run_before_the_way_back(
     sound = Trainer.compute_loss
 
     def spiked(self, *args, **kwargs):
-        loss, outputs = sound(self, *args, **kwargs)
-        return (loss * 50 if self.state.global_step == 9 else loss), outputs
+        loss = sound(self, *args, **kwargs)
+        return loss * 50 if self.state.global_step == 9 else loss
 
     monkeypatch.setattr(Trainer, "compute_loss", spiked)
     signal_at("on_step_begin", 9)

@@ -1,5 +1,6 @@
 """Tokens become steps, and the learning rate of every step is the closed form."""
 
+import dataclasses
 import math
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from modeling_foundry import settings
 from modeling_foundry.settings import FoundryError
 from modeling_foundry.training.pretraining import PretrainArguments
-from modeling_foundry.training.token_budget import count_steps, decay_start, tokens_per_step
+from modeling_foundry.training.token_budget import resolve_plan
 from tests.training.tiny_training import SEQUENCE_LENGTH, learning_rates, tiny_trainer
 
 WSD = "--lr_scheduler_type=warmup_stable_decay"
@@ -24,23 +25,36 @@ def arguments(*words, tmp_path="runs/unused"):
 
 
 def counted(*words, tmp_path="runs/unused"):
-    parsed = arguments(*words, tmp_path=tmp_path)
-    count_steps(parsed, SEQUENCE_LENGTH)
-    return parsed
+    return resolve_plan(arguments(*words, tmp_path=tmp_path), SEQUENCE_LENGTH)
 
 
 def test_lengths_in_tokens_are_rounded_up_to_steps():
     """A step is 4 x 3 x 1 x 16 = 192 tokens."""
-    parsed = counted(
+    plan = counted(
         "--gradient_accumulation_steps=3", "--max_tokens=2e3", "--warmup_tokens=193", WSD, "--decay_tokens=576"
     )  # fmt: skip
-    assert tokens_per_step(parsed, SEQUENCE_LENGTH) == 192
-    assert parsed.max_steps == 11
-    assert parsed.get_warmup_steps(parsed.max_steps) == 2
-    assert parsed.lr_scheduler_kwargs == {"num_decay_steps": 3}
-    assert decay_start(parsed) == 8
-    count_steps(parsed, SEQUENCE_LENGTH)  # what is settled stays
-    assert parsed.max_steps == 11
+    assert plan.tokens_per_step == 192
+    assert plan.max_steps == plan.arguments.max_steps == 11
+    assert plan.warmup_steps == plan.arguments.warmup_steps == 2
+    assert plan.schedule_options == plan.arguments.lr_scheduler_kwargs == {"num_decay_steps": 3}
+    assert plan.last_stable_step == 8
+    assert plan.origins == {
+        "max_steps": "max_tokens", "warmup_steps": "warmup_tokens", "schedule_options": "decay_tokens",
+    }  # fmt: skip
+
+
+def test_the_arguments_that_were_parsed_stay_as_they_are_and_the_plan_is_frozen():
+    parsed = arguments("--max_tokens=2e3", "--global_batch_tokens=192", "--per_device_train_batch_size=4")
+    before = vars(parsed).copy()
+    plan = resolve_plan(parsed, SEQUENCE_LENGTH)
+    assert vars(parsed) == before
+    assert (plan.accumulation, plan.arguments.gradient_accumulation_steps) == (3, 3)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plan.max_steps = 4
+    record = plan.record()
+    assert record["origins"]["accumulation"] == "global_batch_tokens"
+    assert (record["max_steps"], record["precision"], record["num_epochs"]) == (11, "no", None)
+    assert "arguments" not in record
 
 
 @given(st.integers(1, 10**13), st.integers(1, 64), st.integers(1, 64))
@@ -48,9 +62,10 @@ def test_no_token_asked_for_is_left_out_and_less_than_a_step_added(max_tokens, m
     parsed = arguments()
     parsed.per_device_train_batch_size, parsed.gradient_accumulation_steps = micro_batch, accumulation
     parsed.max_tokens = max_tokens
-    count_steps(parsed, SEQUENCE_LENGTH)
+    plan = resolve_plan(parsed, SEQUENCE_LENGTH)
     step_tokens = micro_batch * accumulation * SEQUENCE_LENGTH
-    assert 0 <= parsed.max_steps * step_tokens - max_tokens < step_tokens
+    assert plan.tokens_per_step == step_tokens
+    assert 0 <= plan.max_steps * step_tokens - max_tokens < step_tokens
 
 
 @given(st.integers(1, 10**7), st.integers(1, 64), st.integers(1, 512))
@@ -63,11 +78,11 @@ def test_a_global_batch_gives_the_accumulation_or_the_nearest_that_fit(tokens, m
     parsed.per_device_train_batch_size, parsed.global_batch_tokens = micro_batch, tokens
     smallest = micro_batch * ranks * SEQUENCE_LENGTH
     if tokens % smallest == 0:
-        count_steps(parsed, SEQUENCE_LENGTH)
-        assert parsed.gradient_accumulation_steps * smallest == tokens
+        plan = resolve_plan(parsed, SEQUENCE_LENGTH)
+        assert plan.accumulation * smallest == tokens == plan.tokens_per_step
         return
     with pytest.raises(FoundryError, match="global_batch_tokens") as error:
-        count_steps(parsed, SEQUENCE_LENGTH)
+        resolve_plan(parsed, SEQUENCE_LENGTH)
     above = -(-tokens // smallest) * smallest
     assert f"{above:,}" in str(error.value)
     assert above == smallest or f"{above - smallest:,} and {above:,} fit" in str(error.value)
@@ -132,16 +147,16 @@ def wsd(step, steps, warmup, decay, lowest):
 
 def test_cosine_in_tokens_is_the_closed_form(tmp_path):
     """Step k (from 1) is taken with the rate of k - 1 finished steps; a step is 64 tokens."""
-    parsed = counted("--max_tokens=1280", "--warmup_tokens=256", tmp_path=tmp_path)
+    plan = counted("--max_tokens=1280", "--warmup_tokens=256", tmp_path=tmp_path)
     expected = [0.01 * cosine(step, 20, 4, 0.1) for step in range(20)]
-    assert learning_rates(tiny_trainer(parsed)) == pytest.approx(expected, rel=1e-9)
+    assert learning_rates(tiny_trainer(plan.arguments)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_warmup_stable_decay_in_tokens_is_the_closed_form(tmp_path):
-    parsed = counted(
+    plan = counted(
         WSD, "--max_tokens=1280", "--warmup_tokens=256", "--decay_tokens=384",
         "--lr_scheduler_kwargs={decay_type: 1-sqrt, min_lr_ratio: 0.1}", tmp_path=tmp_path,
     )  # fmt: skip
-    assert decay_start(parsed) == 14
+    assert plan.last_stable_step == 14
     expected = [0.01 * wsd(step, 20, 4, 6, 0.1) for step in range(20)]
-    assert learning_rates(tiny_trainer(parsed)) == pytest.approx(expected, rel=1e-9)
+    assert learning_rates(tiny_trainer(plan.arguments)) == pytest.approx(expected, rel=1e-9)

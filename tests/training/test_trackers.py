@@ -11,6 +11,7 @@ import pytest
 from modeling_foundry.settings import FoundryError
 from modeling_foundry.training import trackers
 from modeling_foundry.training.alignment import DPOArguments, SFTArguments
+from modeling_foundry.training.plan import plan_of
 from modeling_foundry.training.pretraining import PretrainArguments
 from modeling_foundry.training.run_log import read_log
 from tests import warm_start
@@ -70,7 +71,7 @@ def test_the_recipe_says_a_missing_tracker_in_one_line():
 
 def test_one_line_says_which_tracker_is_on(only, monkeypatch, tmp_path):
     only()
-    arguments = PretrainArguments(output_dir=str(tmp_path / "tiny" / "pretrain"), use_cpu=True)
+    arguments = plan_of(PretrainArguments(str(tmp_path / "tiny" / "pretrain"), use_cpu=True)).arguments
     trackers.keep_trackers_local(arguments)
     assert "none (trackio is not installed)" in trackers.tracker_line(arguments)
     only("trackio", "wandb", "tensorboard")

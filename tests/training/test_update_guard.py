@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from modeling_foundry.settings import FoundryError
 from modeling_foundry.training.loss_spikes import LossWindow, SpikeFoundError
-from modeling_foundry.training.rollback import left_out_by, order_after, order_of, train_with_rollbacks
+from modeling_foundry.training.rollback import left_out_by, order_after
 from modeling_foundry.training.run_end import UpdateRefusedError
 from modeling_foundry.training.run_log import read_log
 from modeling_foundry.training.sample_order import SampleOrder, read_order, write_order
-from modeling_foundry.training.update_guard import GuardKeys, UpdateGuard, Vote
+from modeling_foundry.training.update_guard import GuardKeys, GuardWindow, UpdateGuard, Vote, owes_evaluation
 from tests.conftest import REPOSITORY, SOURCE_TEXT
 
 FAULTY = REPOSITORY / "tests" / "training" / "faulty_pretrain.py"
@@ -172,18 +172,27 @@ def test_a_spike_is_rolled_back_and_its_samples_are_never_read_again(engine, fau
 
 
 def test_the_order_of_a_start_that_never_began_counts_for_nothing(tmp_path):
+    from modeling_foundry.training.batch import accumulation_to_follow, follow_words, order_of
     from modeling_foundry.training.pretraining import PretrainArguments
+    from modeling_foundry.training.token_budget import resolve_plan
 
     write_order(tmp_path, SampleOrder(48))
-    arguments = PretrainArguments(str(tmp_path), use_cpu=True, per_device_train_batch_size=4)
-    assert order_of(arguments) == SampleOrder(4)
-    (tmp_path / "run.json").write_text("{}")
-    assert order_of(arguments) == SampleOrder(48)
-    assert arguments.gradient_accumulation_steps == 12
+    arguments = PretrainArguments(str(tmp_path), use_cpu=True, per_device_train_batch_size=4, max_steps=1)
+
+    def resolved():
+        return resolve_plan(arguments, 32, accumulation_to_follow(arguments))
+
+    assert order_of(resolved()) == SampleOrder(4)
+    record = {"settings": {"training": {"gradient_accumulation_steps": 1}}}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert order_of(resolved()) == SampleOrder(48)
+    assert resolved().accumulation == 12
+    assert "so gradient_accumulation_steps is 12: a step reads 48 sequences" in follow_words(resolved())
+    arguments.per_device_train_batch_size = 5
     with pytest.raises(
         FoundryError, match="per_device_train_batch_size 5 does not divide that; give a divisor of 48"
     ):
-        order_of(PretrainArguments(str(tmp_path), use_cpu=True, per_device_train_batch_size=5))
+        resolved()
 
 
 @pytest.mark.slow
@@ -254,15 +263,21 @@ def test_rollbacks_are_counted_over_restarts(tmp_path):
     assert "back to the start" in words
 
 
-def test_training_is_tried_again_after_each_rollback():
+def test_training_is_tried_again_after_each_rollback(small_data, tmp_path, monkeypatch):
+    from modeling_foundry.training import pretraining
+    from tests.training.small_run import train
+
     spikes, rolled = [SpikeFoundError(5, 9.0, 4.0), SpikeFoundError(7, 9.0, 4.0)], []
 
-    def attempt():
+    def train_once(*_):
         if spikes:
             raise spikes.pop(0)
 
-    train_with_rollbacks(attempt, lambda spike: rolled.append(spike.step))
-    assert rolled == [5, 7]
+    monkeypatch.setattr(pretraining, "train_once", train_once)
+    monkeypatch.setattr(pretraining, "roll_back", lambda spike, plan: rolled.append(spike))
+    train(tmp_path, small_data)
+    assert [spike.step for spike in rolled] == [5, 7]
+    assert all(spike.__traceback__ is None for spike in rolled), "its frames would hold the model"
 
 
 # ------------------------------------------------------------------ the window through a resume
@@ -273,19 +288,24 @@ def guard_in(folder, order=None, **keys):
 
 
 def test_the_window_survives_a_resume_and_a_damaged_one_is_named(tmp_path):
-    state = SimpleNamespace(global_step=4, is_world_process_zero=True)
+    folder = tmp_path / "checkpoint-4"
+
+    def window_of(guard):
+        return GuardWindow(SimpleNamespace(guard=guard, is_world_process_zero=lambda: True))
+
     before = guard_in(tmp_path, spike_window_steps=8)
     for loss in (3.0, 2.5, 2.0):
         before.window.add(loss)
-    before.on_save(None, state, None)
+    before.num_in_a_row, before.owes_evaluation = 2, True
+    window_of(before).save(folder)
     after = guard_in(tmp_path, spike_window_steps=8)
-    after.on_train_begin(None, state, None)
+    window_of(after).load(folder)
     assert list(after.window.losses) == [3.0, 2.5, 2.0]
-    path = tmp_path / "checkpoint-4" / "update_guard.json"
+    assert (after.num_in_a_row, owes_evaluation(folder)) == (2, True)
     for content in ("", "{}", '{"losses": 3}'):
-        path.write_text(content)
+        (folder / "update_guard.json").write_text(content)
         with pytest.raises(FoundryError, match=r"checkpoint-4/update_guard\.json: cannot be read"):
-            guard_in(tmp_path).on_train_begin(None, state, None)
+            window_of(guard_in(tmp_path)).load(folder)
 
 
 def test_the_rank_at_fault_is_named():

@@ -313,7 +313,8 @@ def bereft(tmp_path, monkeypatch):
             args=SimpleNamespace(process_index=0, world_size=2), state=SimpleNamespace(global_step=4),
             add_callback=lambda callback: None, train=fails, is_world_process_zero=lambda: True,
         )  # fmt: skip
-        watch.train_watched(trainer, tmp_path, None, lambda: None)
+        with watch.watched(trainer, tmp_path):
+            trainer.train()
 
     return train
 
