@@ -51,7 +51,7 @@ SMALL = {
     "recipes/sft.py": f"{BATCH} --max_steps=4 --eval_steps=4 --save_steps=4 --max_eval_samples=4",
     "recipes/dpo.py": f"{BATCH} --eval_steps=4 --save_steps=4 --max_eval_samples=4",
     "recipes/evaluate.py": "--max_text_bytes=3000 --num_stop_prompts=4 --max_new_tokens=4 "
-    "--limits '{stdlib_summary_choice: 4, stdlib_summary_generate: 4}'",
+    "--limits '{stdlib_summary_choice: 4, stdlib_summary_preference: 4, stdlib_summary_generate: 4}'",
     "recipes/publish.py": "",
 }
 QUICK = "runs/quickstart/"

@@ -2,7 +2,6 @@
 
 import re
 import signal
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -12,6 +11,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from modeling_foundry import launch
 from modeling_foundry.launcher import is_first_to_say
+from tests import warm_start
 from tests.conftest import REPOSITORY
 
 RANK = "from modeling_foundry import settings\ndef main():\n    {}\nsettings.run(main)\n"
@@ -45,13 +45,13 @@ def test_a_process_that_was_killed_is_named(script, capfd):
 
 @pytest.mark.slow
 def test_four_ranks_say_one_line(script):
-    done = subprocess.run(
+    done = warm_start.run(
         [
             sys.executable, "-m", "modeling_foundry.launch", "--config_file",
             str(REPOSITORY / "accelerate_configs/cpu_ddp.yaml"), "--num_processes=4", "--main_process_port=0",
             script(BAD_INPUT),
         ],
-        capture_output=True, text=True, cwd=REPOSITORY, timeout=280,
+        cwd=REPOSITORY,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: model: not here\n")
 

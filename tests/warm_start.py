@@ -243,7 +243,8 @@ def _may_fork(words: list[str]) -> bool:
 
     torchrun's only other thread serves its store.
     """
-    is_launcher = Path(sys.argv[0]).match("accelerate/commands/*.py")
+    program = Path(sys.argv[0])
+    is_launcher = program.match("accelerate/commands/*.py") or program.match("modeling_foundry/launch.py")
     is_module = words[0] == "-m" and words[1].startswith("modeling_foundry.")
     return is_launcher or (is_module and len(os.listdir("/proc/self/task")) == 1)
 

@@ -12,7 +12,9 @@ import urllib.request
 
 import pytest
 
+from tests import warm_start
 from tests.conftest import REPOSITORY
+from tests.waits import wait_for
 
 sys.path.append(str(REPOSITORY / "app"))  # the app's files import each other as neighbours, as on a Space
 
@@ -72,25 +74,18 @@ def served(application):
     thread = threading.Thread(target=server.run, kwargs={"sockets": [address]})
     thread.start()
     try:
-        wait_until(lambda: server.started, seconds=60)
+        wait_for(lambda: server.started)
         yield address.getsockname()[1]
     finally:
         server.should_exit = True
-        thread.join(timeout=20)
+        thread.join()
         address.close()
-
-
-def wait_until(is_true, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < deadline, "it did not become true in time"
-        time.sleep(0.02)
 
 
 def start(checkpoint, *arguments, **environment):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    process = subprocess.Popen(
+    process = warm_start.Popen(
         [sys.executable, "app/app.py", "--model", str(checkpoint), "--port", str(port), *arguments],
         cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, strategies
 
-from tests.app.conftest import wait_until
+from tests.waits import wait_for
 
 MESSAGES = [{"role": "user", "content": "def add(left, right):"}]
 
@@ -91,13 +91,14 @@ def test_who_comes_first_is_answered_first(chat, monkeypatch):
                 )
             )
             threads[-1].start()
-            wait_until(lambda number=number: len(chat.line) == number + 1)
+            wait_for(lambda number=number: len(chat.line) == number + 1)
     for thread in threads:
         thread.join()
     assert order == sorted(order)
     assert not chat.line
 
 
+@pytest.mark.slow
 def test_a_full_line_is_told_on_the_page(page, chat):
     """Gradio's queue told nothing: it took the send button of the page that came too late."""
     from chat_model import MAX_REQUESTS

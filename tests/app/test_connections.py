@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from tests.app.conftest import served, wait_until
+from tests.app.conftest import served
+from tests.waits import wait_for
 
 CHAT = {
     "messages": [{"role": "user", "content": "def add(left, right):"}],
@@ -30,23 +31,23 @@ def port(chat):
 
 
 def request(port, path, body=None):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
     data = None if body is None else json.dumps(body).encode()
     connection.request("POST" if data else "GET", path, data, {"Content-Type": "application/json"})
     return connection, connection.getresponse
 
 
 def test_small_answers_leave_at_once(port):
-    """Nagle's algorithm and a delayed acknowledgement cost 40 ms a request on a kept connection."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    """Nagle's algorithm and a delayed acknowledgement cost 40 ms each request on a connection kept for some time."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
     seconds = []
-    for _ in range(15):
+    for _ in range(60):
         begin = time.perf_counter()
         connection.request("GET", "/health")
         assert connection.getresponse().read()
         seconds.append(time.perf_counter() - begin)
     connection.close()
-    assert sorted(seconds)[5] < 0.03
+    assert min(seconds[30:]) < 0.03
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
@@ -85,24 +86,24 @@ def cut_after(connection):
 @pytest.mark.parametrize("beginning", BEGINNINGS.values(), ids=BEGINNINGS)
 def test_a_request_that_does_not_end_is_cut(port, beginning, monkeypatch):
     monkeypatch.setattr("connections.REQUEST_SECONDS", 0.3)
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=600) as connection:
         connection.sendall(beginning)
-        assert cut_after(connection) < 3
+        assert cut_after(connection) < 10, "by the 20 seconds that are shipped"
 
 
 def test_a_second_request_that_does_not_end_is_cut(port, monkeypatch):
     monkeypatch.setattr("connections.REQUEST_SECONDS", 0.3)
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=600) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         assert connection.recv(4096).startswith(b"HTTP/1.1 200")
         time.sleep(0.5)  # between requests the time does not run
         connection.sendall(b"GET /hea")
-        assert cut_after(connection) < 3
+        assert cut_after(connection) < 10, "by the 20 seconds that are shipped"
 
 
 def test_drops_of_a_header_do_not_prolong_it(port, monkeypatch):
     monkeypatch.setattr("connections.REQUEST_SECONDS", 0.5)
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=600) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n")
 
         def is_cut():
@@ -111,7 +112,7 @@ def test_drops_of_a_header_do_not_prolong_it(port, monkeypatch):
             except OSError:
                 return True
 
-        wait_until(is_cut, seconds=4)
+        wait_for(is_cut)
 
 
 def test_an_answer_may_take_longer_than_a_request(port, chat, monkeypatch):
@@ -128,7 +129,7 @@ def test_an_answer_may_take_longer_than_a_request(port, chat, monkeypatch):
 
 
 def test_long_headers_are_refused(port):
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=600) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 70_000)
         assert connection.recv(4096).startswith(b"HTTP/1.1 400")
 
@@ -141,7 +142,7 @@ def test_connections_are_bounded_and_quiet(chat, monkeypatch, caplog, capfd):
     caplog.set_level(logging.WARNING)
     with served(make_api(chat)) as port:
         monkeypatch.setattr(BoundedHTTP, "most_connections", 8)
-        sockets = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(60)]
+        sockets = [socket.create_connection(("127.0.0.1", port), timeout=600) for _ in range(60)]
         try:
             time.sleep(0.3)
             for each in sockets[:8]:
@@ -157,7 +158,7 @@ def test_connections_are_bounded_and_quiet(chat, monkeypatch, caplog, capfd):
             except OSError:
                 return False
 
-        wait_until(is_answered)
+        wait_for(is_answered)
     assert len(caplog.text) + len(capfd.readouterr().err) < 1000
 
 
@@ -171,14 +172,16 @@ def test_connections_leave_files_for_the_rest(monkeypatch, num_files, expected):
 
 @pytest.fixture
 def slow_model(chat, monkeypatch):
-    """Some ten seconds an answer."""
-    forward = type(chat.model).forward
+    """Some ten seconds an answer; returns a list that grows with each token of them."""
+    forward, tokens = type(chat.model).forward, []
 
     def slow(self, *arguments, **keywords):
         time.sleep(0.05)
+        tokens.append(len(tokens))
         return forward(self, *arguments, **keywords)
 
     monkeypatch.setattr(type(chat.model), "forward", slow)
+    return tokens
 
 
 BODIES = {
@@ -203,9 +206,10 @@ def num_free(chat):
 @pytest.mark.parametrize(("path", "body"), BODIES.values(), ids=BODIES)
 def test_a_place_is_free_soon_after_its_client_has_gone(port, chat, slow_model, path, body):
     connection, _ = request(port, path, body)
-    wait_until(chat.one_at_a_time.locked)
+    wait_for(chat.one_at_a_time.locked)
     connection.close()
-    wait_until(lambda: not chat.one_at_a_time.locked(), seconds=3)
+    wait_for(lambda: not chat.one_at_a_time.locked())
+    assert len(slow_model) < 150, "the answer was made to its end"
 
 
 @pytest.mark.parametrize(("path", "body"), BODIES.values(), ids=BODIES)
@@ -214,9 +218,9 @@ def test_who_goes_while_waiting_leaves_the_line(port, chat, path, body):
 
     with chat.one_at_a_time:
         connection, _ = request(port, path, body)
-        wait_until(lambda: num_free(chat) == MAX_REQUESTS - 1)
+        wait_for(lambda: num_free(chat) == MAX_REQUESTS - 1)
         connection.close()
-        wait_until(lambda: num_free(chat) == MAX_REQUESTS, seconds=3)
+        wait_for(lambda: num_free(chat) == MAX_REQUESTS)
 
 
 def test_a_full_line_says_when_to_come_again(port, chat):
@@ -268,7 +272,7 @@ def test_text_without_blanks_comes_while_it_is_made(port, chat, slow_model, monk
 def test_a_thread_is_not_left_behind(port, chat):
     before = threading.active_count()
     connection, _ = request(port, "/v1/chat/completions", CHAT)
-    wait_until(chat.one_at_a_time.locked)
+    wait_for(chat.one_at_a_time.locked)
     connection.close()
-    wait_until(lambda: not chat.one_at_a_time.locked())
-    wait_until(lambda: threading.active_count() <= before + 2)
+    wait_for(lambda: not chat.one_at_a_time.locked())
+    wait_for(lambda: threading.active_count() <= before + 2)

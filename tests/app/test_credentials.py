@@ -82,7 +82,7 @@ def test_guesses_are_slowed_down_and_the_owner_is_let_in(chat):
     assert time.monotonic() - begin > 7 * 0.2
     begin = time.monotonic()
     assert client.get("/health", headers={"Authorization": "Bearer right"}).status_code == 200, "no lock-out"
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 30, "FORGOTTEN_SECONDS are 60"
 
 
 class Gate:
@@ -120,9 +120,8 @@ def test_many_guesses_at_once_are_turned_away_and_other_addresses_are_not(path):
         first = [await gate.ask(path=path) for _ in range(6)]
         at_once = asyncio.gather(*(gate.ask(path=path) for _ in range(50)))
         await asyncio.sleep(0.05)
-        begin = time.monotonic()
         assert await gate.ask("192.0.2.2", "right", path) == 200
-        assert time.monotonic() - begin < 0.1
+        assert not at_once.done(), "who comes from elsewhere does not wait with them"
         wrong = 400 if path == "/login" else 401
         assert set(first) == {wrong}
         answers = await at_once
@@ -153,14 +152,16 @@ def test_logins_at_once_count_before_they_are_answered():
     asyncio.run(run())
 
 
-def test_right_logins_do_not_count():
+def test_right_logins_do_not_count(monkeypatch):
+    monkeypatch.setattr("credentials.GUESS_SECONDS", 60.0)
+
     async def run():
         gate = Gate()
         begin = time.monotonic()
         for _ in range(30):
             assert await gate.ask(password="right", path="/login") == 200
             assert await gate.ask(password="right") == 200
-        assert time.monotonic() - begin < 1
+        assert time.monotonic() - begin < 30
 
     asyncio.run(run())
 
@@ -171,9 +172,10 @@ def test_guesses_are_forgotten_and_few_addresses_kept(monkeypatch):
         for _ in range(6):
             await gate.ask()
         monkeypatch.setattr("credentials.FORGOTTEN_SECONDS", 0)
+        monkeypatch.setattr("credentials.GUESS_SECONDS", 60.0)
         begin = time.monotonic()
         await gate.ask()
-        assert time.monotonic() - begin < 0.1
+        assert time.monotonic() - begin < 30
         for number in range(3000):
             await gate.ask(f"10.0.{number // 256}.{number % 256}")
         assert len(gate.gate.addresses) == 1024

@@ -225,6 +225,7 @@ def test_a_bos_that_also_opens_turns_is_one_policy(tokenizer):
     assert lint(SAMPLES, tokenizer)["one BOS policy"].status == "PASS"
 
 
+@pytest.mark.slow
 def test_templates_by_name_need_a_default(tokenizer):
     tokenizer.chat_template = {"tool_use": CHAT_TEMPLATE}
     (check,) = lint_samples(SAMPLES, tokenizer).checks
@@ -434,6 +435,7 @@ NESTED = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% e
 DOUBLING = "{% set s = namespace(x='aaaaaaaa') %}{% for i in range(60) %}{% set s.x = s.x + s.x %}{% endfor %}{{ s.x }}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("template", "detail"),
     [
@@ -526,6 +528,7 @@ def write(path, rows):
     return str(path)
 
 
+@pytest.mark.slow
 def test_the_command(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     options = [f"--file={write(tmp_path / 'rows.jsonl', SAMPLES)}", f"--tokenizer={tmp_path / 'tokenizer'}"]

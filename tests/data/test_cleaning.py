@@ -126,6 +126,7 @@ def contents(folder):
 # ------------------------------------------------------------------------------------------------ the books
 
 
+@pytest.mark.slow
 def test_every_row_is_kept_removed_or_malformed(corpus, tmp_path, capsys):
     folder = cleaned(corpus, tmp_path, dedup="exact")
     manifest = manifest_of(folder)
@@ -316,6 +317,7 @@ def test_one_bad_row_of_a_dictionary_costs_no_other(tmp_path, kind):
     assert manifest_of(out)["summary"]["malformed"] == {"invalid_utf8": 1, "missing_text": 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a[1]", "std::vector"])
 def test_names_that_mean_something_to_a_library_are_names(corpus, tmp_path, name):
     """In a folder ``a[1]`` datatrove, looking for signatures by a pattern, found none: no duplicate was removed."""
@@ -435,6 +437,7 @@ def whole(tmp_path_factory):
     return contents(cleaned(write_corpus(folder / "corpus"), folder, dedup="minhash"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("survived", [0, 2, 4, 12, 20, 22])
 def test_killed_after_any_task_it_goes_on_and_gives_the_same(
     corpus, whole, tmp_path, monkeypatch, capsys, survived

@@ -101,6 +101,7 @@ FRAGMENTS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FRAGMENTS)
 def test_each_class_of_text_has_the_same_ids(encoder, kind):
     words = st.sampled_from(FRAGMENTS[kind]) | st.sampled_from([" ", "a", "1", ".", "\n", "'"])
@@ -164,6 +165,7 @@ def test_the_reference_is_the_slow_path_of_the_quickstart(tiny, tiny_encoder):
     assert [ids.tolist() for ids in tiny_encoder.encode(texts)] == expected
 
 
+@pytest.mark.slow
 def test_a_tokenizer_as_gpt2s_is_proved_too(tmp_path, cache_dir):
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -303,6 +305,7 @@ LONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LONG)
 def test_a_long_piece_neither_crashes_nor_hangs_nor_differs(tiny_encoder, kind):
     started = time.process_time()
@@ -487,10 +490,12 @@ def test_a_pattern_is_taken_apart():
         read_byte_level_bpe({})
 
 
+@pytest.mark.slow
 def test_a_letter_that_folds_to_two_is_found():
     assert pattern_differences("(?i:ss)") >= {"ß", "ẞ"}
 
 
+@pytest.mark.slow
 def test_the_engines_sets_are_told_apart(monkeypatch):
     """The comparison itself: sets that do differ are reported, character by character."""
     real = tokenizer_proof._members_in_tiktoken

@@ -72,6 +72,7 @@ def test_functions_are_real_and_public():
     ]
 
 
+@pytest.mark.slow
 def test_the_library_gives_enough_and_no_answer_twice(sides):
     train, held_out = sides
     assert len(train) > 1500

@@ -76,6 +76,7 @@ def test_each_source_gives_its_samples_once_and_all(weights, seed, period):
         assert numbers == list(range(before[source], after[source]))
 
 
+@pytest.mark.slow
 def test_a_place_is_the_same_in_whatever_order_it_is_asked_for():
     mixture, other = Mixture({"a": 1, "b": 2.5}, 3), Mixture({"a": 1, "b": 2.5}, 3)
     forward = [mixture.place(index) for index in range(9000)]

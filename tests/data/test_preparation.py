@@ -64,6 +64,7 @@ def rows(folder, name):
         return [json.loads(line) for line in file]
 
 
+@pytest.mark.slow
 def test_held_out_modules_stay_held_out_in_every_file(prepared):
     folder = prepared.output_dir
     assert not closed_files(Path(folder))
@@ -244,6 +245,7 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
     config = ["--config", "recipes/quickstart/data.yaml"]
     smaller = [

@@ -120,6 +120,7 @@ def test_workers_and_tasks_change_nothing(corpus, manifest, tokenizer, tmp_path,
     assert (tmp_path / "data" / "corpus.json").read_bytes() == (corpus / "corpus.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_both_engines_give_the_same_corpus(corpus, manifest, tokenizer, tmp_path):
     tokenize(wanted(manifest, tokenizer, tmp_path / "data", engine="auto"))
     for name, data in content(corpus).items():
@@ -150,6 +151,7 @@ def test_verify_knows_the_models_tokenizer(corpus, tokenizer, tmp_path, capsys):
         verify(VerifySettings(data_dir=str(corpus), model=str(model)))
 
 
+@pytest.mark.slow
 def test_what_a_corpus_holds_is_shown_and_drawn(corpus, tmp_path, capsys):
     inspect(InspectSettings(data_dir=str(corpus), plot=str(tmp_path), compare=[str(corpus)]))
     printed = capsys.readouterr().out
@@ -707,6 +709,7 @@ def writer_of(path):
     raise AssertionError(f"nobody writes {path}")
 
 
+@pytest.mark.slow
 def test_one_large_document(tokenizer, tmp_path, monkeypatch):
     """Larger than a batch: one document, with the ids of the whole."""
     root = tmp_path / "source"

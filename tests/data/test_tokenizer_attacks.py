@@ -137,6 +137,7 @@ def family(request, tmp_path_factory, cache_dir):
     return request.param, encoder, library
 
 
+@pytest.mark.slow
 def test_the_ids_are_the_librarys(family):
     _, encoder, library = family
 
@@ -254,6 +255,7 @@ def test_a_mismatch_stands_at_the_file_it_was_found_in_alone(source):
     assert TokenCorpus.open(source / "data").content["counts"]["train"]["mismatches"] == []
 
 
+@pytest.mark.slow
 def test_a_file_half_encoded_by_the_wrong_engine_never_has_a_header(source, monkeypatch):
     """A shard with its header is kept by the next run: killed between the two passes, it would keep wrong ids."""
     tokenizer = save(source / "tokenizer", byte_level(PATTERNS["llama3"]))

@@ -215,6 +215,7 @@ def test_nothing_is_written_or_cleared_before_the_refusal(source):
     assert (source / "data" / "corpus.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_command_says_one_line_and_ends_with_2(source):
     bad = save(source / "bad", smollm(), tokenizer_class="GPT2Tokenizer")
     given = wanted(source, bad)

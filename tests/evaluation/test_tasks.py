@@ -53,6 +53,7 @@ def test_every_task_file_has_a_version_and_names_existing_functions(path):
         assert {"metric", "aggregation", "higher_is_better"} <= set(metric)
 
 
+@pytest.mark.slow
 def test_lm_eval_finds_the_tasks():
     command = [
         sys.executable,

@@ -13,6 +13,7 @@ from modeling_foundry.attention_backends import cudnn_attention, cudnn_mask
 requires_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
+@pytest.mark.slow
 def test_backends_agree_with_eager(build, tokens, padding):
     model = build()
     real = padding.bool()

@@ -19,6 +19,7 @@ def test_evaluation_is_one_graph(build, tokens):
         torch.testing.assert_close(compiled(tokens, use_cache=False).logits, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [{}, {"position_encoding": "learned", "normalization": "layernorm"}])
 def test_training_step_is_one_graph(build, tokens, overrides):
     model = build(num_hidden_layers=1, loss_chunk_tokens=20, **overrides).train()

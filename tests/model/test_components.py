@@ -43,6 +43,7 @@ def fields(combination):
     return {**rest, "attention_bias": bias, "mlp_bias": bias, "tie_word_embeddings": tied}
 
 
+@pytest.mark.slow
 def test_every_combination_is_built_as_requested(tiny):
     for combination in COMBINATIONS:
         config = tiny(**fields(combination))

@@ -54,6 +54,7 @@ def test_logits_are_identical(pair, tokens, padding, backend):
     assert_identical(pair, backend, {"input_ids": tokens}, {"input_ids": tokens, "attention_mask": padding})
 
 
+@pytest.mark.slow
 def test_flex_attention_is_identical(build, tokens, padding):
     model = build()
     pair = (model, to_qwen3(model))

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -19,6 +20,7 @@ class Absent:
 sys.meta_path.insert(0, Absent)
 """
 SCRIPT = """
+import pytest
 import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
@@ -37,6 +39,7 @@ print(type(AutoConfig.from_pretrained(again, trust_remote_code=True)).__name__)
 """
 
 
+@pytest.mark.slow
 def test_loads_where_the_package_is_absent(build, tmp_path):
     model = build(normalization="layernorm", position_encoding="learned", ffn_type="standard")
     folder, again = tmp_path / "checkpoint", tmp_path / "again"

@@ -396,6 +396,7 @@ words = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=250, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(data=st.data(), name=st.sampled_from(["model", "fit", "serve", "budget", "search"]))
 def test_any_value_of_any_option_is_an_answer_or_one_line(data, name, capsys):
@@ -423,6 +424,7 @@ def test_any_value_of_any_option_is_an_answer_or_one_line(data, name, capsys):
 # -------------------------------------------------------------------------------------------- pictures
 
 
+@pytest.mark.slow
 def test_pictures_are_written_and_are_pictures(tmp_path, capsys):
     folder = str(tmp_path / "pictures")
     main(["model", "--model", FLAGSHIP, f"--plot={folder}"])

@@ -68,6 +68,7 @@ mixes = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(values=mixes, batch=st.integers(1, 3), sequence=st.integers(1, 32))
 def test_equal_to_the_counter_for_any_mix_of_components(values, batch, sequence):

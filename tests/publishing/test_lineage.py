@@ -70,6 +70,7 @@ def front_matter(folder):
     return yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen3", "llama"])
 def test_a_fine_tune_of_a_stock_model_is_published_as_one(stock, tmp_path, family):
     base = stock(family=family, tie_word_embeddings=family == "qwen3")

@@ -63,6 +63,7 @@ def settings(checkpoint, output, **more):
     return PublishSettings(str(checkpoint), str(output), "Tiny", **more)
 
 
+@pytest.mark.slow
 def test_a_stock_model_loads_where_the_package_is_not(exported):
     """The export itself starts such a process; its finding stands in the record."""
     folder = exported / "model"

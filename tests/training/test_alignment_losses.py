@@ -1,12 +1,12 @@
 """A loss is the same on two ranks as on one, with accumulation, and over any evaluation batch."""
 
 import json
-import subprocess
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from tests import warm_start
 from tests.conftest import REPOSITORY
 from tests.training import alignment_runs
 from tests.training.alignment_runs import CASES, changes_of, history, trainer_of
@@ -20,10 +20,7 @@ def two_ranks(tiny_checkpoint, uneven, tmp_path_factory):
     """What every case logged on two ranks of two samples."""
     output = tmp_path_factory.mktemp("two") / "told.json"
     command = launch_command(SCRIPT, str(tiny_checkpoint), str(uneven), str(output), ranks=2)
-    finished = subprocess.run(
-        command, capture_output=True, text=True, cwd=REPOSITORY, timeout=280,
-        env=launch_environment(PYTHONPATH=str(REPOSITORY)),
-    )  # fmt: skip
+    finished = warm_start.run(command, cwd=REPOSITORY, env=launch_environment(PYTHONPATH=str(REPOSITORY)))
     assert finished.returncode == 0, f"{finished.stdout[-2000:]}\n{finished.stderr[-4000:]}"
     return json.loads(output.read_text())
 

@@ -92,6 +92,7 @@ def test_cut_anywhere_it_ends_where_the_unbroken_run_ends(stage, step, changed, 
     assert same_weights(broken, whole)
 
 
+@pytest.mark.slow
 def test_other_ranks_would_read_other_samples(align, tmp_path):
     """Skipping as many batches of another size; pretraining follows the numbers of the samples instead."""
     whole = align("sft", tmp_path / "whole", max_steps=2)

@@ -67,6 +67,7 @@ class Payload:
         return os.mkdir, (os.environ["PAYLOAD_WAS_RUN"],)
 
 
+@pytest.mark.slow
 def test_no_pickle_of_any_known_name_is_read(run, whole, again, tmp_path, monkeypatch):
     """Trainer reads the random state of rng_state.pth wherever it finds one."""
     monkeypatch.setenv("PAYLOAD_WAS_RUN", str(tmp_path / "ran"))
@@ -139,6 +140,7 @@ def test_data_that_has_moved_is_the_same_data(run, whole, again, small_data, tmp
         train(run, Path("mount/data"), learning_rate=1.0)
 
 
+@pytest.mark.slow
 def test_a_step_is_replayed_from_where_the_data_is_now(small_data, tmp_path):
     shutil.copytree(small_data, tmp_path / "before")
     train(tmp_path / "whole", tmp_path / "before")
@@ -224,6 +226,7 @@ def test_a_checkpoint_that_was_moved_and_linked_ends_no_run(run, again, whole, t
     assert same_weights(run, whole)
 
 
+@pytest.mark.slow
 def test_tokens_are_counted_in_the_steps_of_the_run(small_data, tmp_path):
     """Half the micro-batch, as with half the ranks: the accumulation follows before max_tokens becomes steps."""
     train(tmp_path / "whole", small_data, max_tokens=STEPS * 128, max_steps=-1)
@@ -234,6 +237,7 @@ def test_tokens_are_counted_in_the_steps_of_the_run(small_data, tmp_path):
         train(run, small_data, max_tokens=STEPS * 128, max_steps=-1, gradient_accumulation_steps=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [{}, {"global_batch_tokens": 128}])
 def test_an_extension_reads_steps_of_the_size_that_the_run_had(batch, small_data, tmp_path):
     wsd = {"lr_scheduler_type": "warmup_stable_decay", "decay_tokens": 256, "max_steps": -1, **batch}

@@ -40,6 +40,7 @@ def cut_after(run, step):
     (run / "complete.json").unlink()
 
 
+@pytest.mark.slow
 def test_saving_before_the_first_update_takes_no_step_of_the_optimizer(small_data, tmp_path, monkeypatch):
     sound = Trainer.compute_loss
 

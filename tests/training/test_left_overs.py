@@ -101,6 +101,7 @@ def run(small_data, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_a_start_says_in_one_line_what_it_removed(run, small_data, capsys):
     before = names(run)
     with pytest.raises(FoundryError, match="other settings"):

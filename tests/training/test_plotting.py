@@ -111,6 +111,7 @@ def test_lines_stand_out_from_the_background(theme):
         assert (high + 0.05) / (low + 0.05) >= 3, colour
 
 
+@pytest.mark.slow
 def test_both_themes_are_written(tmp_path):
     runs = read_runs([write_run(tmp_path / "a")])
     paths = draw_runs(runs, str(tmp_path / "plots"), "tokens", ["light", "dark"])
@@ -134,6 +135,7 @@ def test_what_cannot_be_drawn_is_one_line(tmp_path):
         draw_runs(read_runs([run]), str(tmp_path / "file"), "tokens", ["light"])
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_needs_no_torch(tmp_path):
     paths = [write_run(tmp_path / "a"), write_run(tmp_path / "b", mfu=None, name="second")]
     code = (

@@ -59,6 +59,7 @@ def run(stage, model, samples, output_dir, **changed):
     return load_file(folder / "model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "name", "changed"),
     [
@@ -85,6 +86,7 @@ def test_as_many_weights_move_as_from_a_float32_copy(
     assert f"; parameters float32, masters float32, compute {compute}\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "name", "changed", "base", "compute"),
     [
@@ -117,6 +119,7 @@ def test_a_frozen_base_keeps_its_type_and_the_adapter_is_float32(
     assert len(changed_weights) == 2 * 7
 
 
+@pytest.mark.slow
 def test_reference_and_policy_agree_before_the_first_step(saved_in, samples, tmp_path):
     from modeling_foundry.training.run_log import read_log
 

@@ -38,6 +38,7 @@ run(main)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [0, 65])
 def test_an_orderly_end_keeps_its_code(code, tmp_path):
     """Threads of gloo that were left to Python's end aborted one run in some thirty: signal 6, not the run's code."""
@@ -47,6 +48,7 @@ def test_an_orderly_end_keeps_its_code(code, tmp_path):
     assert done.stdout.splitlines() == ["group before: True", "group at the end: False"]
 
 
+@pytest.mark.slow
 def test_a_process_alone_ends_as_any_other():
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, "", "65"], capture_output=True, text=True, cwd=REPOSITORY

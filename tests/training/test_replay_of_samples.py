@@ -13,6 +13,7 @@ from modeling_foundry.training.sample_order import SampleOrder, read_order
 from tests.training.small_run import train
 
 
+@pytest.mark.slow
 def test_the_samples_of_a_spike_are_shown_after_the_rollback(small_data, tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
     sound, done = Trainer.compute_loss, []

@@ -84,6 +84,7 @@ def same_weights(ours, theirs):
     return all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("event", "step", "saved"),
     [
