@@ -101,7 +101,7 @@ def measure_backend(settings: Settings) -> dict[str, Any]:
     import torch
 
     from modeling_foundry import FoundryModel
-    from modeling_foundry.configuration_foundry import attention_implementation
+    from modeling_foundry.model.configuration_foundry import attention_implementation
 
     device = choose_device(settings)
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -200,7 +200,7 @@ def measure_loss(settings: Settings) -> dict[str, Any]:
     """Peak memory, time and errors of the whole-logits loss and the chunked one, in bf16 against fp32."""
     import torch
 
-    from modeling_foundry.losses import cross_entropy, linear_cross_entropy
+    from modeling_foundry.model.losses import cross_entropy, linear_cross_entropy
 
     device = choose_device(settings)
     torch.backends.cuda.matmul.allow_tf32 = False

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import results  # noqa: E402
-from modeling_foundry.data.corpus import read_standard_library  # noqa: E402
+from modeling_foundry.data.preparation.standard_library import read_standard_library  # noqa: E402
 from modeling_foundry.files import sha256_of_file  # noqa: E402
 from modeling_foundry.run_record import describe_machine, git_commit, package_versions  # noqa: E402
 from modeling_foundry.settings import parse, run  # noqa: E402

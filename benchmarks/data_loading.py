@@ -77,8 +77,8 @@ def main() -> None:
 
 def make_sparse_corpus(folder: Path) -> None:
     """An index and headers of full size; the token files are holes, which read as zeros."""
-    from modeling_foundry.data.shards import ShardHeader, header_path, index_path
-    from modeling_foundry.data.token_corpus import write_corpus
+    from modeling_foundry.data.tokens.corpus import write_corpus
+    from modeling_foundry.data.tokens.shards import ShardHeader, header_path, index_path
 
     (folder / "train").mkdir(parents=True)
     digest = write_tokenizer(folder)
@@ -112,8 +112,8 @@ def make_random_corpus(folder: Path) -> None:
     """Real shards of random ids, small enough for the page cache."""
     import numpy as np
 
-    from modeling_foundry.data.shards import write_shard
-    from modeling_foundry.data.token_corpus import write_corpus
+    from modeling_foundry.data.tokens.corpus import write_corpus
+    from modeling_foundry.data.tokens.shards import write_shard
 
     digest, generator = write_tokenizer(folder), np.random.default_rng(0)
     shards = []
@@ -149,8 +149,8 @@ def measure(name: str, folder: Path) -> dict[str, float]:
     """Seconds to the first batch of step 1,000,000, or tokens a second."""
     import torch
 
-    from modeling_foundry.data.packing import PackedDataset
-    from modeling_foundry.data.token_corpus import TokenCorpus
+    from modeling_foundry.data.sequences.packing import PackedDataset
+    from modeling_foundry.data.tokens.corpus import TokenCorpus
 
     torch.set_num_threads(1)
     first = STEP * BATCH_SEQUENCES if name == "start" else 0

@@ -50,7 +50,7 @@ def draw_peaks(path: Path) -> None:
     """Forecast against measured peaks, from the receipt of plan_memory.py."""
     from matplotlib import pyplot as plt
 
-    from modeling_foundry.planning.figures import COLOURS, STYLE, save
+    from modeling_foundry.planning.display.figures import COLOURS, STYLE, save
 
     rows = json.loads((results.RECEIPTS / "plan_memory.json").read_text())["rows"]
     with plt.rc_context(STYLE):

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import results
 from modeling_foundry.planning import TrainingSetup, architecture_of, forecast_memory
-from modeling_foundry.planning.memory import DEFAULT_CALIBRATION
+from modeling_foundry.planning.formulas.memory import DEFAULT_CALIBRATION
 from modeling_foundry.run_record import describe_machine, git_commit, package_versions
 from modeling_foundry.settings import run
 

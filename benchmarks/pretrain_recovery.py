@@ -36,7 +36,7 @@ from benchmarks.pretrain_speed import gpu_state, gpus, prepare_data, recipe_envi
 from modeling_foundry.files import sha256_of_file  # noqa: E402
 from modeling_foundry.run_record import describe_machine, git_commit, package_versions  # noqa: E402
 from modeling_foundry.settings import parse, run  # noqa: E402
-from modeling_foundry.training.run_log import LOG_NAME, read_log  # noqa: E402
+from modeling_foundry.training.log.log_file import LOG_NAME, read_log  # noqa: E402
 
 STEPS, SAVED_EACH = 24, 8
 GLOBAL_SEQUENCES = 8

@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import results  # noqa: E402
 from modeling_foundry.planning import training_flops_per_token  # noqa: E402
-from modeling_foundry.planning.model_files import read_model  # noqa: E402
+from modeling_foundry.planning.models.model_files import read_model  # noqa: E402
 from modeling_foundry.run_record import describe_machine, git_commit, package_versions  # noqa: E402
 from modeling_foundry.settings import FoundryError, parse, run  # noqa: E402
 
@@ -269,7 +269,8 @@ def measure(settings: Settings) -> None:
 
 def train_ours(words: list[str], output: Path) -> dict[str, Any]:
     """The recipe's own script, in this process so that its peak memory, forecast and moments can be read."""
-    from modeling_foundry.training import pretraining, start
+    from modeling_foundry.pretraining import pipeline as pretraining
+    from modeling_foundry.pretraining.preflight import start
 
     launched, forecasts = float(os.environ[LAUNCHED]), []
     moments = {"launcher": BEGAN - launched, "imports": time.time() - launched}
@@ -315,10 +316,10 @@ def train_stock(words: list[str]) -> dict[str, Any]:
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM, Trainer, TrainerCallback
 
-    from modeling_foundry.data.folder import load_prepared
-    from modeling_foundry.data.packing import PackedDataset
-    from modeling_foundry.training.model_settings import ModelSettings
-    from modeling_foundry.training.pretraining import PretrainArguments, PretrainDataSettings
+    from modeling_foundry.data.sequences.packing import PackedDataset
+    from modeling_foundry.data.tokens.prepared import load_prepared
+    from modeling_foundry.pretraining.model_settings import ModelSettings
+    from modeling_foundry.pretraining.pipeline import PretrainArguments, PretrainDataSettings
 
     model, data, arguments = parse(ModelSettings, PretrainDataSettings, PretrainArguments, argv=words)
     names = (

@@ -91,7 +91,7 @@ def picture_of(receipt: dict[str, Any]) -> bytes:
     from matplotlib import image
     from matplotlib import pyplot as plt
 
-    from modeling_foundry.evaluation.figures import draw_figures
+    from modeling_foundry.evaluation.report.figures import draw_figures
     from modeling_foundry.evaluation.stages import Stage
 
     stages = [Stage(name, log=tuple(receipt["stages"][name]["samples"])) for name in STAGES]
@@ -118,7 +118,7 @@ def model_names(receipt: dict[str, Any]) -> list[str]:
 
 def readme_section(receipt: dict[str, Any]) -> str:
     """What stands between the README's markers; ``quoted_numbers.py`` puts it there and a test compares it."""
-    from modeling_foundry.evaluation.summary import build_markdown
+    from modeling_foundry.evaluation.report.summary import build_markdown
 
     table = build_markdown(receipt | {"models": model_names(receipt)}).strip()
     scores, _, verdicts = table.partition("\n| | stages | verdict |")

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import results  # noqa: E402
-from modeling_foundry.data.corpus import corpus_sha256, read_standard_library  # noqa: E402
+from modeling_foundry.data.preparation.standard_library import corpus_sha256, read_standard_library  # noqa: E402
 from modeling_foundry.files import sha256_of_file  # noqa: E402
 from modeling_foundry.run_record import describe_machine, git_commit, package_versions  # noqa: E402
 from modeling_foundry.settings import FoundryError, parse, run  # noqa: E402
@@ -138,7 +138,7 @@ def versions_of(*names: str) -> dict[str, str]:
 
 def prove(tokenizer: str, cache: Path) -> float:
     """The proof is made once for a tokenizer and machine; every worker then reads it."""
-    from modeling_foundry.data.fast_tokenizer import DocumentEncoder
+    from modeling_foundry.data.tokenizer.document_encoder import DocumentEncoder
 
     started = time.perf_counter()
     DocumentEncoder.load(tokenizer, "tiktoken", cache)
@@ -231,7 +231,7 @@ def encode_call(name: str, tokenizer: str, folder: str) -> Any:
 
         encoder = QwenTokenizer(f"{folder}/bpe-qwen")
         return lambda texts: [np.array(encoder.encode(text), dtype=np.uint32) for text in texts]
-    from modeling_foundry.data.fast_tokenizer import DocumentEncoder
+    from modeling_foundry.data.tokenizer.document_encoder import DocumentEncoder
 
     return DocumentEncoder.load(tokenizer, "tiktoken", f"{folder}/cache").encode
 

@@ -1,25 +1,25 @@
 """Plan, pretrain, align, evaluate and publish Qwen3-style language models on the Hugging Face stack.
 
 Importing this package registers ``model_type: foundry`` with transformers' Auto classes without importing
-transformers or torch: see :mod:`modeling_foundry.registration`.
+transformers or torch: see :mod:`modeling_foundry.model.registration`.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .registration import register_when_transformers_loads
+from .model.registration import register_when_transformers_loads
 
 if TYPE_CHECKING:
-    from .configuration_foundry import FoundryConfig
-    from .modeling_foundry import FoundryForCausalLM, FoundryModel, FoundryPreTrainedModel
+    from .model.configuration_foundry import FoundryConfig
+    from .model.modeling_foundry import FoundryForCausalLM, FoundryModel, FoundryPreTrainedModel
 
 __version__ = "0.1.0"
 
 _MODULE_OF_NAME = {
-    "FoundryConfig": "configuration_foundry",
-    "FoundryForCausalLM": "modeling_foundry",
-    "FoundryModel": "modeling_foundry",
-    "FoundryPreTrainedModel": "modeling_foundry",
+    "FoundryConfig": "model.configuration_foundry",
+    "FoundryForCausalLM": "model.modeling_foundry",
+    "FoundryModel": "model.modeling_foundry",
+    "FoundryPreTrainedModel": "model.modeling_foundry",
 }
 
 __all__ = ["FoundryConfig", "FoundryForCausalLM", "FoundryModel", "FoundryPreTrainedModel", "__version__"]

@@ -8,7 +8,7 @@ from modeling_foundry import settings
 
 
 def main() -> None:
-    from modeling_foundry.training.alignment import AlignmentSettings, DPOArguments, dpo
+    from modeling_foundry.alignment.pipeline import AlignmentSettings, DPOArguments, dpo
 
     dpo(*settings.parse(AlignmentSettings, DPOArguments, description=__doc__))
 

@@ -14,7 +14,7 @@ def main() -> None:
     from rich.console import Console
 
     from modeling_foundry.evaluation.pipeline import evaluate
-    from modeling_foundry.evaluation.summary import print_conversation, print_results
+    from modeling_foundry.evaluation.report.summary import print_conversation, print_results
 
     console = Console(highlight=False)
     results = evaluate(evaluation, console)

@@ -9,7 +9,7 @@ What one step read: python recipes/pretrain.py replay --run_dir runs/quickstart/
 """
 
 from modeling_foundry import settings
-from modeling_foundry.training import commands
+from modeling_foundry.pretraining import commands
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ def main() -> None:
     from modeling_foundry.publishing.settings import PublishSettings
 
     (publish_settings,) = settings.parse(PublishSettings, description=__doc__)
-    from modeling_foundry.publishing.export import publish
+    from modeling_foundry.publishing.pipeline import publish
 
     publish(publish_settings)
 

@@ -8,7 +8,7 @@ from modeling_foundry import settings
 
 
 def main() -> None:
-    from modeling_foundry.training.alignment import AlignmentSettings, SFTArguments, sft
+    from modeling_foundry.alignment.pipeline import AlignmentSettings, SFTArguments, sft
 
     sft(*settings.parse(AlignmentSettings, SFTArguments, description=__doc__))
 

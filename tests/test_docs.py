@@ -210,7 +210,7 @@ def test_the_commands_on_a_text_file(command, checkout):
 @pytest.mark.slow
 def test_the_commands_on_a_folder_of_files(checkout):
     """In the page's order: manifest, tokenize, verify, inspect, pretrain."""
-    from modeling_foundry.data.tokenizer import train_tokenizer
+    from modeling_foundry.data.tokenizer.training import train_tokenizer
 
     texts = [f"document {number}: " + f"{number * 7919 % 997} words. " * 200 for number in range(60)]
     (checkout / "my_texts").mkdir()

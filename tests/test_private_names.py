@@ -86,8 +86,8 @@ def test_no_other_private_name_is_touched():
 
 
 def test_every_private_method_that_is_overridden_stands_in_the_list():
-    from modeling_foundry.training.alignment import FoundryDPOTrainer, FoundrySFTTrainer
-    from modeling_foundry.training.pretraining import PretrainTrainer
+    from modeling_foundry.alignment.pipeline import FoundryDPOTrainer, FoundrySFTTrainer
+    from modeling_foundry.pretraining.pipeline import PretrainTrainer
 
     listed = {entry.name for entry in PRIVATE_NAMES}
     for kind in (PretrainTrainer, FoundrySFTTrainer, FoundryDPOTrainer):

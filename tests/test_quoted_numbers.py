@@ -108,7 +108,7 @@ def test_the_printed_examples_of_the_data_page_are_those_of_their_receipt():
 def test_the_planner_s_h200_is_the_one_measured():
     shipped = pretrain_table.measured_row(quoted_numbers.receipt("pretrain_speed"), pretrain_table.SHIPPED)
     assert find_gpu("H200").typical_mfu == pytest.approx(rates(shipped)[1], abs=0.01), (
-        "planning/hardware.py: H200"
+        "planning/formulas/hardware.py: H200"
     )
 
 

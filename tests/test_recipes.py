@@ -20,12 +20,16 @@ YAMLS = sorted((REPOSITORY / "recipes").rglob("*.yaml"))
 def dataclasses_of(stage: str) -> tuple[type, ...]:
     """The dataclasses that recipes/<stage>.py parses."""
     if stage == "pretrain":
-        from modeling_foundry.training.model_settings import ModelSettings
-        from modeling_foundry.training.pretraining import PretrainArguments, PretrainDataSettings
+        from modeling_foundry.pretraining.model_settings import ModelSettings
+        from modeling_foundry.pretraining.pipeline import PretrainArguments, PretrainDataSettings
 
         return ModelSettings, PretrainDataSettings, PretrainArguments
     if stage in ("sft", "dpo"):
-        from modeling_foundry.training.alignment import AlignmentSettings, DPOArguments, SFTArguments
+        from modeling_foundry.alignment.pipeline import (
+            AlignmentSettings,
+            DPOArguments,
+            SFTArguments,
+        )
 
         return AlignmentSettings, SFTArguments if stage == "sft" else DPOArguments
     if stage in DATA_COMMANDS:

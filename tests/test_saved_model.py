@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modeling_foundry import FoundryConfig, FoundryForCausalLM
-from modeling_foundry.data.tokenizer import train_tokenizer
+from modeling_foundry.data.tokenizer.training import train_tokenizer
 from modeling_foundry.saved_model import load_model, load_tokenizer
 from modeling_foundry.settings import FoundryError
 from tests.conftest import SOURCE_TEXT

@@ -27,13 +27,26 @@ from typing import Any, NoReturn
 
 # What the recipes have imported when they end; what is not installed is left out.
 PRELOADED = (
-    "tests.warm_start", "modeling_foundry.training.pretraining", "modeling_foundry.training.alignment",
-    "modeling_foundry.training.commands", "modeling_foundry.data.commands", "modeling_foundry.evaluation.harness",
-    "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer", "transformers.trainer", "accelerate.commands.launch",
-    "torch.distributed.run", "torch.distributed.checkpoint", "torch.distributed.fsdp", "torch.utils.cpp_extension",
-    "torch._dynamo", "torch._inductor.compile_fx", "lm_eval.evaluator", "lm_eval.models.huggingface",
+    "tests.warm_start",
+    "modeling_foundry.pretraining.pipeline",
+    "modeling_foundry.alignment.pipeline",
+    "modeling_foundry.pretraining.commands",
+    "modeling_foundry.data.commands",
+    "modeling_foundry.evaluation.harness",
+    "trl.trainer.sft_trainer",
+    "trl.trainer.dpo_trainer",
+    "transformers.trainer",
+    "accelerate.commands.launch",
+    "torch.distributed.run",
+    "torch.distributed.checkpoint",
+    "torch.distributed.fsdp",
+    "torch.utils.cpp_extension",
+    "torch._dynamo",
+    "torch._inductor.compile_fx",
+    "lm_eval.evaluator",
+    "lm_eval.models.huggingface",
     "deepspeed",  # accelerate imports it for every run where it is installed
-)  # fmt: skip
+)
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(list(PRELOADED))
 _COLD = subprocess.Popen

@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from ..settings import parse, parse_command
-from .settings import (
-    ChatSettings,
-    CleanSettings,
-    DataSettings,
-    InspectSettings,
-    LintSettings,
-    ManifestSettings,
-    TokenizeSettings,
-    VerifySettings,
-)
+from .chat.settings import ChatSettings
+from .cleaning.settings import CleanSettings
+from .inspection.settings import InspectSettings, VerifySettings
+from .linting.settings import LintSettings
+from .preparation.settings import DataSettings
+from .sources.settings import ManifestSettings
+from .tokenization.settings import TokenizeSettings
 
 
 @dataclass(frozen=True)
@@ -35,22 +32,30 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "prepare": Command(
-        DataSettings, "a small corpus in one go: tokenizer, token shards, samples", "preparation:prepare"
+        DataSettings,
+        "a small corpus in one go: tokenizer, token shards, samples",
+        "preparation.pipeline:prepare",
     ),
     "manifest": Command(
-        ManifestSettings, "the list of files a large corpus is made of", "manifest_scan:make_manifest"
+        ManifestSettings, "the list of files a large corpus is made of", "sources.scan:make_manifest"
     ),
-    "tokenize": Command(TokenizeSettings, "the files of a manifest to token shards", "corpus_build:tokenize"),
-    "verify": Command(VerifySettings, "check every byte of a corpus", "verification:verify"),
-    "inspect": Command(InspectSettings, "statistics, pictures and a packed sample", "inspection:inspect"),
+    "tokenize": Command(
+        TokenizeSettings, "the files of a manifest to token shards", "tokenization.pipeline:tokenize"
+    ),
+    "verify": Command(VerifySettings, "check every byte of a corpus", "inspection.verify:verify"),
+    "inspect": Command(
+        InspectSettings, "statistics, pictures and a packed sample", "inspection.pictures:inspect"
+    ),
     "clean": Command(
-        CleanSettings, "filter, deduplicate and decontaminate documents, with a report", "cleaning:clean"
+        CleanSettings,
+        "filter, deduplicate and decontaminate documents, with a report",
+        "cleaning.pipeline:clean",
     ),
     "chat": Command(
-        ChatSettings, "a public chat or preference dataset in TRL's formats", "chat_preparation:prepare_chat"
+        ChatSettings, "a public chat or preference dataset in TRL's formats", "chat.pipeline:prepare_chat"
     ),
     "lint": Command(
-        LintSettings, "samples, tokenizer and chat template checked before training", "chat_linter:lint"
+        LintSettings, "samples, tokenizer and chat template checked before training", "linting.pipeline:lint"
     ),
 }
 

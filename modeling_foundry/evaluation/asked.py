@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..settings import FoundryError
-from .prompts import Prompt, drawn_prompts, prompts_file
-from .room import (
+from .items.prompts import Prompt, drawn_prompts, prompts_file
+from .items.selection import file_of, select_items
+from .items.task_names import load_tasks, require_names
+from .measuring.context_room import (
     STOP_RATE,
     LeftOut,
     items_without_room,
@@ -22,13 +24,11 @@ from .room import (
     require_chat,
     say,
 )
-from .selection import file_of, select_items
+from .measuring.stopping import stop_token_ids
 from .settings import EvaluationSettings
-from .stopping import stop_token_ids
-from .task_names import load_tasks, require_names
 
 if TYPE_CHECKING:  # imported where it is used: it takes seconds
-    from .language_model import RequestReader
+    from .measuring.language_model import RequestReader
 
 
 @dataclass

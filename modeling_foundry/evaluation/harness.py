@@ -42,7 +42,7 @@ def main() -> None:
 
     import modeling_foundry  # noqa: F401  (registers the Auto classes)
 
-    from . import language_model  # noqa: F401  (registers the model)
+    from .measuring import language_model  # noqa: F401  (registers the model)
 
     if ONLY_INCLUDED in sys.argv:
         sys.argv.remove(ONLY_INCLUDED)

@@ -10,8 +10,8 @@ from typing import Any
 from ..files import sha256_of_file
 from ..run_record import package_versions, plain_settings
 from ..settings import FoundryError, sought
-from .prompts import prompts_file
-from .selection import FILE_OF_TASK, file_of
+from .items.prompts import prompts_file
+from .items.selection import FILE_OF_TASK, file_of
 from .settings import EvaluationSettings
 from .stages import Stage
 

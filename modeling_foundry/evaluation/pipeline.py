@@ -12,27 +12,40 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_atomically
-from ..run_record import describe_machine, git_commit, package_versions, plain_settings, write_run_record
+from ..run_record import (
+    describe_machine,
+    git_commit,
+    package_versions,
+    plain_settings,
+    write_run_record,
+)
 from ..settings import FoundryError
 from . import harness
-from .answers import all_answers, answer_table
 from .asked import Asked, data_variables, what_is_asked
 from .comparison import compare, estimate
-from .compression import compress
-from .figures import draw_figures
-from .identity import MARKDOWN_NAME, REPORT_NAME, RESULTS_NAME, complete_results, describe_model, identity_of
-from .labels import STOP_RATE, in_order
+from .identity import (
+    MARKDOWN_NAME,
+    REPORT_NAME,
+    RESULTS_NAME,
+    complete_results,
+    describe_model,
+    identity_of,
+)
+from .items.prompts import prompts_file
+from .items.selection import BITS_PER_BYTE, file_of
+from .items.task_names import require_names
+from .measuring.answers import all_answers, answer_table
+from .measuring.compression import compress
+from .measuring.context_room import needs_chat
+from .measuring.stopping import Answer, outcomes_of
+from .measuring.tokens import characters
 from .outcomes import Outcomes, num_parameters, read_outcomes
-from .prompts import prompts_file
-from .report import build_report
-from .room import needs_chat
-from .selection import BITS_PER_BYTE, file_of
+from .report.figures import draw_figures
+from .report.labels import STOP_RATE, in_order
+from .report.report import build_report
+from .report.summary import build_markdown
 from .settings import EvaluationSettings
 from .stages import Stage, stages_of
-from .stopping import Answer, outcomes_of
-from .summary import build_markdown
-from .task_names import require_names
-from .tokens import characters
 
 
 def evaluate(settings: EvaluationSettings, console: Any) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 >>> from modeling_foundry.planning import read_model, count_parameters, training_flops_per_token
 """
 
-from .families import architecture_of
-from .fields import PlanError
-from .flops import count_flops, training_flops_per_token
-from .hardware import GPUS, Gpu, find_gpu, gpu_of_device
-from .memory import TrainingSetup, forecast_memory
-from .model_files import ModelFile, read_model
-from .parameters import count_parameters
+from .formulas.flops import count_flops, training_flops_per_token
+from .formulas.hardware import GPUS, Gpu, find_gpu, gpu_of_device
+from .formulas.memory import TrainingSetup, forecast_memory
+from .formulas.parameters import count_parameters
+from .models.families import architecture_of
+from .models.fields import PlanError
+from .models.model_files import ModelFile, read_model
 
 __all__ = [
     "GPUS",

@@ -11,8 +11,15 @@ from importlib import import_module
 from typing import Any
 
 from ..settings import parse_command
-from .hardware import GPUS
-from .options import BudgetCommand, FitCommand, GpusCommand, ModelCommand, SearchCommand, ServeCommand
+from .formulas.hardware import GPUS
+from .options import (
+    BudgetCommand,
+    FitCommand,
+    GpusCommand,
+    ModelCommand,
+    SearchCommand,
+    ServeCommand,
+)
 
 Report = dict[str, Any]
 
@@ -35,27 +42,27 @@ class Command:
 
 COMMANDS = {
     "model": Command(
-        ModelCommand, "a model's parameters, FLOPs, memory, time and cost", "forward:model_report",
-        "tables:print_model", "figures:draw_model",
+        ModelCommand, "a model's parameters, FLOPs, memory, time and cost", "reports.model:model_report",
+        "display.tables:print_model", "display.figures:draw_model",
     ),
     "fit": Command(
-        FitCommand, "the largest micro-batch that fits a GPU, and how to shard", "fit:fit_report",
-        "tables:print_fit", "figures:draw_memory",
+        FitCommand, "the largest micro-batch that fits a GPU, and how to shard", "reports.fit:fit_report",
+        "display.tables:print_fit", "display.figures:draw_memory",
     ),
     "serve": Command(
-        ServeCommand, "memory of generation: weights and cache, batch and context", "serve:serve_report",
-        "tables:print_serve",
+        ServeCommand, "memory of generation: weights and cache, batch and context", "reports.serve:serve_report",
+        "display.tables:print_serve",
     ),
     "budget": Command(
         BudgetCommand, "what to train with GPU-hours, FLOPs or money: N, D and the loss",
-        "budget:budget_report", "budget_tables:print_budget", "figures:draw_budget",
+        "reports.budget:budget_report", "display.budget_tables:print_budget", "display.figures:draw_budget",
     ),
     "search": Command(
-        SearchCommand, "the architecture for a budget, and its recipes (--emit)", "search:search_report",
-        "budget_tables:print_search",
+        SearchCommand, "the architecture for a budget, and its recipes (--emit)", "reports.search:search_report",
+        "display.budget_tables:print_search",
     ),
     "gpus": Command(
-        GpusCommand, "the table of GPUs, with sources", "commands:gpus_report", "tables:print_gpus"
+        GpusCommand, "the table of GPUs, with sources", "commands:gpus_report", "display.tables:print_gpus"
     ),
 }  # fmt: skip
 

@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .fields import PlanError
-from .hardware import Gpu, find_gpu
-from .memory import Execution, Loss, Precision, Sharding
+from .formulas.hardware import Gpu, find_gpu
+from .formulas.memory import Execution, Loss, Precision, Sharding
+from .models.fields import PlanError
 
 DType = Literal["fp32", "bf16", "fp8", "int4"]
 SUFFIXES = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18, "Z": 1e21}

@@ -9,11 +9,11 @@ from typing import Any
 import yaml
 from transformers.configuration_utils import PreTrainedConfig
 
-from ..configuration_foundry import FoundryConfig
-from ..conversion import FAMILIES
 from ..evaluation.identity import RESULTS_NAME, describe_model
-from ..evaluation.summary import build_markdown
-from ..parameters import count_parameters, count_stock_parameters
+from ..evaluation.report.summary import build_markdown
+from ..model.configuration_foundry import FoundryConfig
+from ..model.conversion import FAMILIES
+from ..model.parameters import count_parameters, count_stock_parameters
 from ..settings import FoundryError
 from .lineage import Terms
 from .settings import PublishSettings

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from ..conversion import model_type_of
 from ..files import model_hash
-from ..portable_files import read_object
+from ..model.conversion import model_type_of
+from ..model.portable_files import read_object
 from ..run_record import RECORD_NAME
 from ..settings import FoundryError
 from .hub_names import check_license, check_repository

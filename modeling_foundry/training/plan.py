@@ -17,9 +17,9 @@ import torch
 from transformers import SchedulerType, TrainingArguments, get_scheduler
 
 from ..settings import FoundryError
+from .log.trackers import tracker_names
 from .precision import precision_of
-from .trackers import tracker_names
-from .update_guard import owes_evaluation
+from .safety.update_guard import owes_evaluation
 
 
 @dataclass(frozen=True)

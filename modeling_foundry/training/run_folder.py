@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
+from ..data.sequences.sample_order import check_order, read_order
 from ..run_record import RECORD_NAME, plain_settings
 from ..settings import FoundryError, neutral_settings
 from ..terminal import console
-from .checkpoints import newest_whole_checkpoint, read_seal, sealed_checkpoints
-from .left_overs import remove_left_overs
-from .run_lock import LOCK_NAME
-from .sample_order import check_order, read_order
+from .checkpoints.checkpoints import newest_whole_checkpoint, read_seal, sealed_checkpoints
+from .checkpoints.cleanup import remove_left_overs
+from .processes.run_lock import LOCK_NAME
 
 COMPLETE_NAME = "complete.json"
 MODEL_FOLDER = "model"

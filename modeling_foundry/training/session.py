@@ -17,21 +17,21 @@ from accelerate.state import AcceleratorState
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from ..data.sequences.sample_order import read_order
 from ..files import model_hash, settle, write_atomically
 from ..run_record import RECORD_NAME, plain_settings, write_run_record
 from ..settings import FoundryError
 from ..terminal import console
-from .callbacks import RunLog
-from .checkpoint_parts import checkpoint_parts
-from .checkpoints import DurableCheckpoints
-from .launch import assert_launched_as_asked, engine_of, launch_words
+from .checkpoints.checkpoints import DurableCheckpoints
+from .checkpoints.parts import checkpoint_parts
+from .log.progress import ProgressLine
+from .log.run_log import RunLog
+from .log.throughput import ModelFlops, model_flops
+from .log.trackers import add_before_trackers, tracker_line
 from .plan import RunPlan
 from .precision import compute_precision, precision_in_force
-from .progress import ProgressLine
+from .processes.launch import assert_launched_as_asked, engine_of, launch_words
 from .run_folder import COMPLETE_NAME, MODEL_FOLDER, RunFolder
-from .sample_order import read_order
-from .throughput import ModelFlops, model_flops
-from .trackers import add_before_trackers, tracker_line
 from .trainer import FoundryTrainer
 from .watch import refuse_to_finish, watched
 

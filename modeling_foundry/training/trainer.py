@@ -18,16 +18,16 @@ from torch import nn
 from transformers import Trainer
 
 from ..settings import FoundryError
-from .callbacks import RunLog
-from .checkpoint_parts import checkpoint_parts
-from .checkpoints import save_failures
-from .deepspeed_guard import DeepSpeedGuard
-from .loader_workers import leave_signals_to_the_rank
-from .model_weights import load_weights
+from .checkpoints.checkpoints import save_failures
+from .checkpoints.model_weights import load_weights
+from .checkpoints.parts import checkpoint_parts
+from .log.run_log import RunLog
+from .losses.z_loss import ZLoss
+from .processes.endings import UpdateRefusedError
+from .processes.loader_workers import leave_signals_to_the_rank
 from .read_ahead import ReadAhead
-from .run_end import UpdateRefusedError
-from .update_guard import UpdateGuard
-from .z_loss import ZLoss
+from .safety.deepspeed_guard import DeepSpeedGuard
+from .safety.update_guard import UpdateGuard
 
 PICKLED_ARGUMENTS = "training_args.bin"
 

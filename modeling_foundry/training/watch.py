@@ -16,9 +16,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..run_record import masked
-from .heartbeat import FINISHED, FOLDER_NAME, LOST, Heartbeat
-from .ranks import leave_at_exit, wait_for_all_ranks
-from .run_end import (
+from .processes.endings import (
     SIGNALS,
     STOPPED_NAME,
     PreemptedError,
@@ -27,8 +25,10 @@ from .run_end import (
     SaveFailedError,
     say,
 )
+from .processes.ranks import leave_at_exit, wait_for_all_ranks
+from .safety.heartbeat import FINISHED, FOLDER_NAME, LOST, Heartbeat
+from .safety.update_guard import UpdateGuard
 from .trainer import FoundryTrainer
-from .update_guard import UpdateGuard
 
 SECONDS_FOR_A_DYING_RANK = 5.0
 

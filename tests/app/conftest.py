@@ -24,7 +24,7 @@ def chat_checkpoint(tmp_path_factory):
     import torch
 
     from modeling_foundry import FoundryConfig, FoundryForCausalLM
-    from modeling_foundry.data.tokenizer import train_tokenizer
+    from modeling_foundry.data.tokenizer.training import train_tokenizer
 
     tokenizer = train_tokenizer(["def add(left, right): return the sum of both\n" * 10], vocab_size=320)
     torch.manual_seed(2)

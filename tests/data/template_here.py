@@ -2,7 +2,7 @@
 
 import json
 
-from modeling_foundry.data import template_renderer
+from modeling_foundry.data.linting import template_renderer
 
 
 class Here:

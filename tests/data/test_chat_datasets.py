@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_foundry.data import chat_rows
-from modeling_foundry.data.chat_datasets import DATASETS
-from modeling_foundry.data.chat_preparation import prepare_chat
-from modeling_foundry.data.chat_rows import MalformedRowError, parse_transcript
-from modeling_foundry.data.chat_selection import Entry, select
-from modeling_foundry.data.message_trees import LeftOut
-from modeling_foundry.data.settings import ChatSettings
+from modeling_foundry.data.chat.datasets import DATASETS
+from modeling_foundry.data.chat.message_trees import LeftOut
+from modeling_foundry.data.chat.pipeline import prepare_chat
+from modeling_foundry.data.chat.selection import Entry, select
+from modeling_foundry.data.chat.settings import ChatSettings
+from modeling_foundry.data.samples import conversations as chat_rows
+from modeling_foundry.data.samples.conversations import MalformedRowError, parse_transcript
 from modeling_foundry.settings import FoundryError
 from tests.conftest import REPOSITORY
 

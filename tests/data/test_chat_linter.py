@@ -8,9 +8,9 @@ from unittest.mock import patch
 import pytest
 from tokenizers import processors
 
-from modeling_foundry.data.chat_linter import lint_samples, marked
-from modeling_foundry.data.template_process import TemplateLimitError, TemplateProcess
-from modeling_foundry.data.tokenizer import CHAT_TEMPLATE, train_tokenizer
+from modeling_foundry.data.linting.pipeline import lint_samples, marked
+from modeling_foundry.data.linting.template_process import TemplateLimitError, TemplateProcess
+from modeling_foundry.data.tokenizer.training import CHAT_TEMPLATE, train_tokenizer
 from modeling_foundry.settings import FoundryError
 from tests.conftest import REPOSITORY
 from tests.data.template_here import Here
@@ -39,7 +39,7 @@ def tokenizer():
 
 
 def lint(samples, tokenizer, **options):
-    with patch("modeling_foundry.data.chat_linter.TemplateProcess", Here):
+    with patch("modeling_foundry.data.linting.pipeline.TemplateProcess", Here):
         return by_name(samples, tokenizer, **options)
 
 

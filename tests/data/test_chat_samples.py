@@ -4,8 +4,8 @@ import datetime
 
 import pytest
 
-from modeling_foundry.data.chat_rows import MalformedRowError
-from modeling_foundry.data.chat_samples import checked_sample, form_of, kind_of
+from modeling_foundry.data.samples.conversations import MalformedRowError
+from modeling_foundry.data.samples.samples import checked_sample, form_of, kind_of
 
 USER = {"role": "user", "content": "Say hello."}
 ANSWER = {"role": "assistant", "content": "Hello!"}
@@ -133,8 +133,8 @@ def test_a_row_of_another_format_is_named_for_what_it_is(kind, other, words):
 
 
 def test_the_commands_that_a_refusal_names_exist():
-    from modeling_foundry.data.chat_datasets import DATASETS
-    from modeling_foundry.data.chat_samples import OTHER_FORMATS
+    from modeling_foundry.data.chat.datasets import DATASETS
+    from modeling_foundry.data.samples.samples import OTHER_FORMATS
 
     named = {words.split("--dataset=")[1].split()[0] for _, words in OTHER_FORMATS if "--dataset=" in words}
     assert (

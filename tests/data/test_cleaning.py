@@ -20,12 +20,15 @@ from datatrove.data import Document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_foundry.data import commands, input_files, mapped_files, pipeline
-from modeling_foundry.data.cleaning import clean
-from modeling_foundry.data.executors import num_workers
-from modeling_foundry.data.pipeline import QuietExecutor, RemovedWriter, Stage, run_stage
-from modeling_foundry.data.rows import reader_of
-from modeling_foundry.data.settings import CleanSettings
+from modeling_foundry.data import commands
+from modeling_foundry.data.cleaning.pipeline import clean
+from modeling_foundry.data.cleaning.readers import reader_of
+from modeling_foundry.data.cleaning.settings import CleanSettings
+from modeling_foundry.data.sources import input_files
+from modeling_foundry.data.tokens import mapped_files
+from modeling_foundry.data.workers import stages as pipeline
+from modeling_foundry.data.workers.executors import num_workers
+from modeling_foundry.data.workers.stages import QuietExecutor, RemovedWriter, Stage, run_stage
 from modeling_foundry.settings import FoundryError
 from tests.conftest import REPOSITORY
 from tests.waits import wait_for
@@ -603,7 +606,7 @@ def test_a_folder_of_another_is_not_touched(corpus, tmp_path):
 
 
 def test_a_file_removed_behind_its_back_is_found(corpus, tmp_path, monkeypatch):
-    from modeling_foundry.data import cleaning_report
+    from modeling_foundry.data.cleaning import accounting as cleaning_report
 
     real = cleaning_report.files_of
 
@@ -654,7 +657,7 @@ def test_what_cannot_run_is_refused_by_name(corpus, tmp_path, monkeypatch, optio
 
 
 def test_a_filter_whose_model_is_there_still_needs_its_package(corpus, tmp_path, monkeypatch):
-    from modeling_foundry.data.quality_filters import DOWNLOADED_FILTERS
+    from modeling_foundry.data.cleaning.quality_filters import DOWNLOADED_FILTERS
 
     monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "assets"))
     model = tmp_path / "assets" / "datatrove" / DOWNLOADED_FILTERS["language"].file
@@ -674,7 +677,7 @@ def test_the_place_of_a_download_is_datatroves(tmp_path, monkeypatch):
     from datatrove.pipeline.filters import UnigramLogProbFilter
     from datatrove.utils import lid
 
-    from modeling_foundry.data.quality_filters import DOWNLOADED_FILTERS
+    from modeling_foundry.data.cleaning.quality_filters import DOWNLOADED_FILTERS
 
     def place(name):
         return tmp_path / "assets" / "datatrove" / DOWNLOADED_FILTERS[name].file
@@ -699,7 +702,7 @@ def test_the_place_of_a_download_is_datatroves(tmp_path, monkeypatch):
 
 def test_a_missing_package_is_named(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "modeling_foundry.data.cleaning.NEEDED_PACKAGES", ("datatrove", "spacy", "no-such-package")
+        "modeling_foundry.data.cleaning.pipeline.NEEDED_PACKAGES", ("datatrove", "spacy", "no-such-package")
     )
     with pytest.raises(
         FoundryError, match=r"package no-such-package is not installed; pip install .*\[clean\]"

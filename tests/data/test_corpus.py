@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_foundry.data.corpus import (
+from modeling_foundry.data.preparation.standard_library import (
     GENERATED,
     SHIPPED_APART,
     Module,

@@ -8,8 +8,8 @@ from datatrove.data import Document
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_foundry.data.cleaning_report import contamination_report
-from modeling_foundry.data.decontamination import (
+from modeling_foundry.data.cleaning.accounting import contamination_report
+from modeling_foundry.data.cleaning.decontamination import (
     EvaluationIndex,
     EvaluationItem,
     NGramFilter,
@@ -20,7 +20,7 @@ from modeling_foundry.data.decontamination import (
     words_of,
     words_with_places,
 )
-from modeling_foundry.data.evaluation_items import read_items
+from modeling_foundry.data.cleaning.evaluation_items import read_items
 from modeling_foundry.settings import FoundryError
 from tests.conftest import REPOSITORY
 

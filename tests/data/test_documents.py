@@ -14,9 +14,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_foundry.data import documents
-from modeling_foundry.data.documents import DamagedFileError, read_documents
-from modeling_foundry.data.manifest import SourceFile
+from modeling_foundry.data.sources import documents
+from modeling_foundry.data.sources.documents import read_documents
+from modeling_foundry.data.sources.lines import DamagedFileError
+from modeling_foundry.data.sources.manifest import SourceFile
 from modeling_foundry.settings import FoundryError
 
 TEXTS = ["first", "zweiter Text\nin two lines", "第三 🙂", "e\u0301 and é", "x" * 3_000_000]

@@ -11,19 +11,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
-from modeling_foundry.data import fast_tokenizer, tokenizer_proof
-from modeling_foundry.data.byte_level_bpe import (
+from modeling_foundry.data.preparation.standard_library import read_standard_library
+from modeling_foundry.data.tokenizer import (
+    document_encoder as fast_tokenizer,
+)
+from modeling_foundry.data.tokenizer import (
+    proof as tokenizer_proof,
+)
+from modeling_foundry.data.tokenizer.byte_level_bpe import (
     GPT2_PATTERN,
     NotByteLevelBPE,
     PatternParts,
     pattern_parts,
     read_byte_level_bpe,
 )
-from modeling_foundry.data.corpus import read_standard_library
-from modeling_foundry.data.encoders import encode_documents
-from modeling_foundry.data.fast_tokenizer import DocumentEncoder, UnencodableText
-from modeling_foundry.data.tokenizer import QWEN_PATTERN, SPECIAL_TOKENS, train_tokenizer
-from modeling_foundry.data.tokenizer_proof import default_cache_dir, every_character, pattern_differences
+from modeling_foundry.data.tokenizer.document_encoder import DocumentEncoder, UnencodableText
+from modeling_foundry.data.tokenizer.encoders import encode_documents
+from modeling_foundry.data.tokenizer.proof import (
+    default_cache_dir,
+    every_character,
+    pattern_differences,
+)
+from modeling_foundry.data.tokenizer.training import QWEN_PATTERN, SPECIAL_TOKENS, train_tokenizer
 from modeling_foundry.files import sha256_of_file
 from modeling_foundry.settings import FoundryError
 
@@ -157,7 +166,7 @@ def assert_same_blocks(encoder, characters, context):
 
 
 def test_the_reference_is_the_slow_path_of_the_quickstart(tiny, tiny_encoder):
-    from modeling_foundry.data.tokenizer import load_tokenizer
+    from modeling_foundry.data.tokenizer.training import load_tokenizer
 
     texts = [*TEXTS, "", "a = 1\n" * 9000, "<|im_end|> <think>"]
     expected = [ids.tolist() for ids in encode_documents(load_tokenizer(tiny), texts)]

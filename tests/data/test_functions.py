@@ -6,13 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_foundry.data.corpus import Module, read_standard_library, split_modules
-from modeling_foundry.data.functions import (
+from modeling_foundry.data.preparation.docstring_samples import (
     DocumentedFunction,
     conversation,
     documented_functions,
     first_sentence,
     preference_pairs,
+)
+from modeling_foundry.data.preparation.standard_library import (
+    Module,
+    read_standard_library,
+    split_modules,
 )
 
 SOURCE = (

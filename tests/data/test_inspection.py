@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_foundry.data.inspection import DOCUMENT_STYLES, coloured_documents
+from modeling_foundry.data.inspection.pictures import DOCUMENT_STYLES, coloured_documents
 
 END = 0
 LETTERS = SimpleNamespace(decode=lambda ids, skip_special_tokens: "".join(map(chr, ids)).replace("\0", "¶"))

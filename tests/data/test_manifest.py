@@ -10,9 +10,14 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modeling_foundry.data.manifest import Manifest, SourceFile, read_manifest, write_manifest
-from modeling_foundry.data.manifest_scan import make_manifest, scan
-from modeling_foundry.data.settings import ManifestSettings
+from modeling_foundry.data.sources.manifest import (
+    Manifest,
+    SourceFile,
+    read_manifest,
+    write_manifest,
+)
+from modeling_foundry.data.sources.scan import make_manifest, scan
+from modeling_foundry.data.sources.settings import ManifestSettings
 from modeling_foundry.settings import FoundryError
 
 

@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_foundry.data.mixture import PERIOD_SAMPLES, HeldOutMixture, MixedDataset, Mixture
+from modeling_foundry.data.sequences.mixture import (
+    PERIOD_SAMPLES,
+    HeldOutMixture,
+    MixedDataset,
+    Mixture,
+)
 from modeling_foundry.settings import FoundryError
 from tests.conftest import REPOSITORY
 

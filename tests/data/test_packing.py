@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_foundry.data.packing import PackedDataset
-from modeling_foundry.data.shards import TokenShard, write_shard
+from modeling_foundry.data.sequences.packing import PackedDataset
+from modeling_foundry.data.tokens.shards import TokenShard, write_shard
 from modeling_foundry.settings import FoundryError
 
 DOCUMENTS = [[1, 2, 3], [4, 5, 6, 7, 8], [9], [10, 11, 12]]  # 16 tokens with the ends

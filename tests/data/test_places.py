@@ -11,14 +11,16 @@ import fsspec
 import pytest
 import zstandard
 
-from modeling_foundry.data.corpus_build import tokenize
-from modeling_foundry.data.documents import read_documents
-from modeling_foundry.data.manifest import read_manifest
-from modeling_foundry.data.manifest_scan import make_manifest, scan
-from modeling_foundry.data.settings import ManifestSettings, TokenizeSettings, VerifySettings
-from modeling_foundry.data.token_corpus import TokenCorpus
-from modeling_foundry.data.tokenizer import train_tokenizer
-from modeling_foundry.data.verification import verify
+from modeling_foundry.data.inspection.settings import VerifySettings
+from modeling_foundry.data.inspection.verify import verify
+from modeling_foundry.data.sources.documents import read_documents
+from modeling_foundry.data.sources.manifest import read_manifest
+from modeling_foundry.data.sources.scan import make_manifest, scan
+from modeling_foundry.data.sources.settings import ManifestSettings
+from modeling_foundry.data.tokenization.pipeline import tokenize
+from modeling_foundry.data.tokenization.settings import TokenizeSettings
+from modeling_foundry.data.tokenizer.training import train_tokenizer
+from modeling_foundry.data.tokens.corpus import TokenCorpus
 from modeling_foundry.settings import FoundryError
 
 FILES = {"train/p 1#%20.jsonl.zst": "one", "train/p2.jsonl": "two", "validation/p3.jsonl.zst": "three"}

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from modeling_foundry.data import preparation
-from modeling_foundry.data.corpus import is_held_out
-from modeling_foundry.data.folder import OWN_FILES, load_prepared
-from modeling_foundry.data.preparation import prepare
-from modeling_foundry.data.settings import DataSettings
+from modeling_foundry.data.preparation import pipeline as preparation
+from modeling_foundry.data.preparation.pipeline import prepare
+from modeling_foundry.data.preparation.settings import DataSettings
+from modeling_foundry.data.preparation.standard_library import is_held_out
+from modeling_foundry.data.tokens.prepared import OWN_FILES, load_prepared
 from modeling_foundry.settings import FoundryError
 from tests.conftest import REPOSITORY, closed_files
 
@@ -82,7 +82,7 @@ def test_held_out_modules_stay_held_out_in_every_file(prepared):
 
 
 def test_the_shards_hold_the_texts(prepared):
-    from modeling_foundry.data.tokenizer import load_tokenizer
+    from modeling_foundry.data.tokenizer.training import load_tokenizer
 
     data = load_prepared(prepared.output_dir)
     tokenizer = load_tokenizer(data.tokenizer_folder)

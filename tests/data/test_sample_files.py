@@ -7,7 +7,7 @@ import lzma
 import pytest
 import zstandard
 
-from modeling_foundry.data.sample_files import EvenSpread, check_file, samples_of_file
+from modeling_foundry.data.samples.files import EvenSpread, check_file, samples_of_file
 from modeling_foundry.settings import FoundryError
 
 ROW = {"messages": [{"role": "user", "content": "2024-01-03"}, {"role": "assistant", "content": "007"}]}

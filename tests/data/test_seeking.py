@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_foundry.data import mixture
-from modeling_foundry.data.mixture import MixedDataset
-from modeling_foundry.data.order import shuffled_position
-from modeling_foundry.data.packing import PackedDataset
-from modeling_foundry.data.token_corpus import CorpusSplit, ShardEntry
-from modeling_foundry.training.sample_order import OrderedSamples, SampleOrder
+from modeling_foundry.data.sequences import mixture
+from modeling_foundry.data.sequences.mixture import MixedDataset
+from modeling_foundry.data.sequences.packing import PackedDataset
+from modeling_foundry.data.sequences.sample_order import OrderedSamples, SampleOrder
+from modeling_foundry.data.sequences.shuffle import shuffled_position
+from modeling_foundry.data.tokens.corpus import CorpusSplit, ShardEntry
 
 PERIOD = 16
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_foundry.data.shards import TokenShard, token_dtype, write_shard
+from modeling_foundry.data.tokens.shards import TokenShard, token_dtype, write_shard
 from modeling_foundry.settings import FoundryError
 
 documents_strategy = st.lists(st.lists(st.integers(1, 299), max_size=20), min_size=1, max_size=20)

@@ -8,7 +8,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_foundry.data.text_file import read_text_file
+from modeling_foundry.data.preparation.text_file import read_text_file
 from modeling_foundry.settings import FoundryError
 
 

@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_foundry.data import mapped_files
-from modeling_foundry.data import shards as shards_module
-from modeling_foundry.data.settings import InspectSettings, VerifySettings
-from modeling_foundry.data.shards import TokenShard, write_shard
-from modeling_foundry.data.token_corpus import TokenCorpus, write_corpus
-from modeling_foundry.data.training_data import open_mixture, open_training_data
-from modeling_foundry.data.verification import check_tokenizer, verify, verify_corpus
+from modeling_foundry.data.inspection.settings import InspectSettings, VerifySettings
+from modeling_foundry.data.inspection.verify import check_tokenizer, verify
+from modeling_foundry.data.sequences.training_data import open_mixture, open_training_data
+from modeling_foundry.data.tokens import mapped_files
+from modeling_foundry.data.tokens import shards as shards_module
+from modeling_foundry.data.tokens.corpus import TokenCorpus, write_corpus
+from modeling_foundry.data.tokens.shards import TokenShard, write_shard
+from modeling_foundry.data.tokens.verification import verify_corpus
 from modeling_foundry.files import sha256_of_file
 from modeling_foundry.settings import FoundryError
 
@@ -162,7 +163,9 @@ def test_a_corpus_where_nobody_may_write_is_verified_and_read(
     corpus, read_only, monkeypatch, caplog, capsys, was_verified
 ):
     """It was a traceback at verified.json, before the first step."""
-    monkeypatch.setattr("modeling_foundry.data.inspection.coloured_sample", lambda *_, **__: "sample")
+    monkeypatch.setattr(
+        "modeling_foundry.data.inspection.pictures.coloured_sample", lambda *_, **__: "sample"
+    )
     if was_verified:
         verify_corpus(corpus)
     read_only(corpus.folder)
@@ -181,7 +184,9 @@ def test_a_corpus_where_nobody_may_write_is_verified_and_read(
 
 def test_verify_reads_again_what_was_verified(corpus, monkeypatch):
     """Sizes and times may be kept while bytes rot."""
-    monkeypatch.setattr("modeling_foundry.data.inspection.coloured_sample", lambda *_, **__: "sample")
+    monkeypatch.setattr(
+        "modeling_foundry.data.inspection.pictures.coloured_sample", lambda *_, **__: "sample"
+    )
     verify_corpus(corpus)
     path = corpus.folder / "train/000000.ds"
     times = path.stat().st_mtime_ns
@@ -248,7 +253,9 @@ def test_shards_of_two_corpora_do_not_mix(corpus, tmp_path):
 def test_the_command_compares_with_the_model(corpus, tmp_path, capsys, monkeypatch):
     """These shards have no real tokenizer; tests/data/test_tokenization.py decodes the sample."""
     (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 384}))
-    monkeypatch.setattr("modeling_foundry.data.inspection.coloured_sample", lambda *_, **__: "sample")
+    monkeypatch.setattr(
+        "modeling_foundry.data.inspection.pictures.coloured_sample", lambda *_, **__: "sample"
+    )
     verify(VerifySettings(data_dir=str(corpus.folder), model=str(tmp_path)))
     assert "221 tokens in 3 shards are as they were written" in capsys.readouterr().out
     (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 256}))
@@ -296,7 +303,7 @@ def test_one_corpus_under_two_names_is_refused(corpus, tmp_path):
 
 
 def test_weights_are_checked_before_any_shard_is_read(corpus, monkeypatch):
-    monkeypatch.setattr("modeling_foundry.data.training_data.verify_corpus", None)
+    monkeypatch.setattr("modeling_foundry.data.sequences.training_data.verify_corpus", None)
     with pytest.raises(FoundryError, match="expected a positive weight, found 0"):
         open_mixture({str(corpus.folder): 0}, 4.0)
 

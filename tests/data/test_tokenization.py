@@ -20,18 +20,21 @@ import zstandard
 from tokenizers import Tokenizer, processors
 from transformers import AutoTokenizer
 
-from modeling_foundry.data import documents, tokenization
-from modeling_foundry.data.corpus_build import console, tokenize
-from modeling_foundry.data.corpus_report import print_report
-from modeling_foundry.data.document_marks import say_what_is_not_added
-from modeling_foundry.data.executors import number_of_local_tasks
-from modeling_foundry.data.inspection import inspect
-from modeling_foundry.data.manifest_scan import make_manifest
-from modeling_foundry.data.settings import InspectSettings, ManifestSettings, TokenizeSettings, VerifySettings
-from modeling_foundry.data.shards import TokenShard
-from modeling_foundry.data.token_corpus import TokenCorpus
-from modeling_foundry.data.tokenizer import batches_of, load_tokenizer, train_tokenizer
-from modeling_foundry.data.verification import verify
+from modeling_foundry.data.inspection.pictures import inspect
+from modeling_foundry.data.inspection.settings import InspectSettings, VerifySettings
+from modeling_foundry.data.inspection.verify import verify
+from modeling_foundry.data.sources import documents
+from modeling_foundry.data.sources.scan import make_manifest
+from modeling_foundry.data.sources.settings import ManifestSettings
+from modeling_foundry.data.tokenization import shard_task as tokenization
+from modeling_foundry.data.tokenization.document_marks import say_what_is_not_added
+from modeling_foundry.data.tokenization.pipeline import console, tokenize
+from modeling_foundry.data.tokenization.report import print_report
+from modeling_foundry.data.tokenization.settings import TokenizeSettings
+from modeling_foundry.data.tokenizer.training import batches_of, load_tokenizer, train_tokenizer
+from modeling_foundry.data.tokens.corpus import TokenCorpus
+from modeling_foundry.data.tokens.shards import TokenShard
+from modeling_foundry.data.workers.executors import number_of_local_tasks
 from modeling_foundry.files import sha256_of_file
 from modeling_foundry.settings import FoundryError
 from tests.conftest import REPOSITORY, SOURCE_TEXT
@@ -661,7 +664,7 @@ def test_a_full_disk_is_one_line(manifest, tokenizer, tmp_path, monkeypatch):
     def write_shard(*_):
         raise OSError(errno.ENOSPC, "No space left on device", "x.ds")
 
-    monkeypatch.setattr("modeling_foundry.data.tokenization.write_shard", write_shard)
+    monkeypatch.setattr("modeling_foundry.data.tokenization.shard_task.write_shard", write_shard)
     with pytest.raises(
         FoundryError, match=r"data: tokenizing stopped \(x\.ds: No space left on device\); .*again"
     ):
@@ -714,7 +717,7 @@ def test_one_large_document(tokenizer, tmp_path, monkeypatch):
     """Larger than a batch: one document, with the ids of the whole."""
     root = tmp_path / "source"
     root.mkdir()
-    monkeypatch.setattr("modeling_foundry.data.tokenization.BATCH_CHARACTERS", 100_000)
+    monkeypatch.setattr("modeling_foundry.data.tokenization.shard_task.BATCH_CHARACTERS", 100_000)
     text = (SOURCE_TEXT + "\n") * (500_000 // len(SOURCE_TEXT))
     (root / "a.txt").write_text(text)
     make_manifest(ManifestSettings(source=str(root), output=str(tmp_path / "m.jsonl")))

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import Split
 
-from modeling_foundry.data.encoders import encode_documents
-from modeling_foundry.data.tokenizer import (
+from modeling_foundry.data.tokenizer.encoders import encode_documents
+from modeling_foundry.data.tokenizer.training import (
     END_OF_TURN,
     LONGEST_WORD,
     QWEN_PATTERN,

@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from modeling_foundry.data import tokenization
-from modeling_foundry.data.corpus_build import tokenize
-from modeling_foundry.data.fast_tokenizer import DocumentEncoder, Mismatch
-from modeling_foundry.data.manifest_scan import make_manifest
-from modeling_foundry.data.settings import ManifestSettings, TokenizeSettings
-from modeling_foundry.data.token_corpus import TokenCorpus
-from modeling_foundry.data.tokenizer import QWEN_PATTERN
+from modeling_foundry.data.sources.scan import make_manifest
+from modeling_foundry.data.sources.settings import ManifestSettings
+from modeling_foundry.data.tokenization import shard_task as tokenization
+from modeling_foundry.data.tokenization.pipeline import tokenize
+from modeling_foundry.data.tokenization.settings import TokenizeSettings
+from modeling_foundry.data.tokenizer.document_encoder import DocumentEncoder, Mismatch
+from modeling_foundry.data.tokenizer.training import QWEN_PATTERN
+from modeling_foundry.data.tokens.corpus import TokenCorpus
 from modeling_foundry.settings import FoundryError
 from tests.conftest import SOURCE_TEXT
 
@@ -233,7 +234,7 @@ def test_a_tokenizer_edited_while_the_corpus_is_made_is_refused(source, monkeypa
         path.write_text(path.read_text().replace("</s>", "</S>"))
         return execute(*arguments)
 
-    from modeling_foundry.data import corpus_build
+    from modeling_foundry.data.tokenization import pipeline as corpus_build
 
     execute = corpus_build.run_on_this_machine
     monkeypatch.setattr(corpus_build, "run_on_this_machine", edit)

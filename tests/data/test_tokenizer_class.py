@@ -7,11 +7,15 @@ import sys
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from modeling_foundry.data.corpus_build import TOKENIZER_FILES, tokenize
-from modeling_foundry.data.manifest_scan import make_manifest
-from modeling_foundry.data.settings import ManifestSettings, TokenizeSettings
-from modeling_foundry.data.tokenizer import QWEN_PATTERN, train_tokenizer
-from modeling_foundry.data.tokenizer_class import refuse_another_class, refuse_another_tokenizer
+from modeling_foundry.data.sources.scan import make_manifest
+from modeling_foundry.data.sources.settings import ManifestSettings
+from modeling_foundry.data.tokenization.pipeline import TOKENIZER_FILES, tokenize
+from modeling_foundry.data.tokenization.settings import TokenizeSettings
+from modeling_foundry.data.tokenizer.class_check import (
+    refuse_another_class,
+    refuse_another_tokenizer,
+)
+from modeling_foundry.data.tokenizer.training import QWEN_PATTERN, train_tokenizer
 from modeling_foundry.settings import FoundryError
 from tests import warm_start
 from tests.conftest import REPOSITORY, SOURCE_TEXT
@@ -234,8 +238,8 @@ def test_a_class_that_keeps_it_costs_no_import_of_transformers(source, values):
     folder = save(source / "tokenizer", smollm(), **values)
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from modeling_foundry.data.corpus_build import TOKENIZER_FILES\n"
-        "from modeling_foundry.data.tokenizer_class import refuse_another_class\n"
+        "from modeling_foundry.data.tokenization.pipeline import TOKENIZER_FILES\n"
+        "from modeling_foundry.data.tokenizer.class_check import refuse_another_class\n"
         f"refuse_another_class(Path({str(folder)!r}), TOKENIZER_FILES)\n"
         "print({'transformers', 'torch'} & set(sys.modules))"
     )

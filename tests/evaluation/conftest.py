@@ -58,7 +58,7 @@ def data_dir(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tokenizer():
     """The house's tokenizer, trained on the small texts."""
-    from modeling_foundry.data.tokenizer import train_tokenizer
+    from modeling_foundry.data.tokenizer.training import train_tokenizer
 
     return train_tokenizer([f"{prompt} {summary}" for _, prompt, summary in function_pairs()], vocab_size=384)
 

@@ -207,7 +207,7 @@ def test_a_bad_line_is_named_before_anything_is_measured(folder, own_data, name,
 
 def test_a_text_that_becomes_a_control_token_whatever_is_asked_is_left_out(folder, own_data, monkeypatch):
     """As with the pieces of a Unigram: training leaves such documents out too."""
-    from modeling_foundry.evaluation import room
+    from modeling_foundry.evaluation.measuring import context_room as room
 
     data, change = own_data
     change("heldout", 2, text="spells it " * 9)

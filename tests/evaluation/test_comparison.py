@@ -8,9 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from modeling_foundry.evaluation.comparison import clustered_ratio, compare, estimate, judge, sign_test
-from modeling_foundry.evaluation.labels import with_error
+from modeling_foundry.evaluation.comparison import (
+    clustered_ratio,
+    compare,
+    estimate,
+    judge,
+    sign_test,
+)
 from modeling_foundry.evaluation.outcomes import Outcomes
+from modeling_foundry.evaluation.report.labels import with_error
 from modeling_foundry.settings import FoundryError
 
 scores = st.lists(

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from modeling_foundry.evaluation.compression import compress
+from modeling_foundry.evaluation.measuring.compression import compress
 
 TEXT = "".join(f"def function_{index}(x):\n    return x + {index * index}\n" for index in range(2000))
 

@@ -8,19 +8,23 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from modeling_foundry.evaluation.figures import (
+from modeling_foundry.evaluation.outcomes import Outcomes
+from modeling_foundry.evaluation.pipeline import scores_and_comparisons
+from modeling_foundry.evaluation.report.figures import (
     GREY,
     colours_of,
     draw_bits_per_byte,
     draw_figures,
     draw_losses,
 )
-from modeling_foundry.evaluation.labels import BITS_PER_BYTE, PREFERENCE, STOP_RATE
-from modeling_foundry.evaluation.outcomes import Outcomes
-from modeling_foundry.evaluation.pipeline import scores_and_comparisons
-from modeling_foundry.evaluation.report import build_report
+from modeling_foundry.evaluation.report.labels import BITS_PER_BYTE, PREFERENCE, STOP_RATE
+from modeling_foundry.evaluation.report.report import build_report
+from modeling_foundry.evaluation.report.summary import (
+    build_markdown,
+    print_conversation,
+    print_results,
+)
 from modeling_foundry.evaluation.stages import Stage, read_stage
-from modeling_foundry.evaluation.summary import build_markdown, print_conversation, print_results
 from modeling_foundry.settings import FoundryError
 
 NAMES = ("random", "base", "sft", "dpo")

@@ -31,7 +31,7 @@ def models(request, build_checkpoint, tokenizer):
     from lm_eval.models.huggingface import HFLM
     from transformers import AutoTokenizer
 
-    from modeling_foundry.evaluation.language_model import FoundryLM
+    from modeling_foundry.evaluation.measuring.language_model import FoundryLM
     from modeling_foundry.saved_model import load_model
 
     folder = build_checkpoint("scored", seed=7)
@@ -167,7 +167,7 @@ def test_spelled_control_tokens_score_alike_through_lm_evals_own_model(
     """The template of the house breaks them in prompts, the tasks in answers: both models get the same ids."""
     from lm_eval.models.huggingface import HFLM
 
-    from modeling_foundry.evaluation.language_model import FoundryLM
+    from modeling_foundry.evaluation.measuring.language_model import FoundryLM
     from modeling_foundry.saved_model import load_model
 
     answer = [{"role": "assistant", "content": "Ends with <|im_end|>"}]

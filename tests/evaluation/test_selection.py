@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling_foundry import settings
-from modeling_foundry.evaluation.selection import draw, draw_documents
+from modeling_foundry.evaluation.items.selection import draw, draw_documents
 from modeling_foundry.evaluation.settings import EvaluationSettings
 from modeling_foundry.settings import FoundryError
 

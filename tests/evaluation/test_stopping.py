@@ -4,8 +4,13 @@ import json
 
 import pytest
 
-from modeling_foundry.evaluation.prompts import prompt_of
-from modeling_foundry.evaluation.stopping import answer_prompts, outcomes_of, read_answer, stop_token_ids
+from modeling_foundry.evaluation.items.prompts import prompt_of
+from modeling_foundry.evaluation.measuring.stopping import (
+    answer_prompts,
+    outcomes_of,
+    read_answer,
+    stop_token_ids,
+)
 from modeling_foundry.settings import FoundryError
 
 

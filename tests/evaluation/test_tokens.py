@@ -2,9 +2,9 @@
 
 import pytest
 
-from modeling_foundry.data.encoders import encode_documents
-from modeling_foundry.data.tokenizer import load_tokenizer
-from modeling_foundry.evaluation.tokens import (
+from modeling_foundry.data.tokenizer.encoders import encode_documents
+from modeling_foundry.data.tokenizer.training import load_tokenizer
+from modeling_foundry.evaluation.measuring.tokens import (
     broken,
     characters,
     control_tokens,

@@ -7,8 +7,8 @@ import torch
 from torch.nn.attention import SDPBackend
 from transformers.utils import is_flash_attn_2_available
 
-from modeling_foundry import attention_backends
-from modeling_foundry.attention_backends import cudnn_attention, cudnn_mask
+from modeling_foundry.model import attention_backends
+from modeling_foundry.model.attention_backends import cudnn_attention, cudnn_mask
 
 requires_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

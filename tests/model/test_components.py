@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modeling_foundry import FoundryConfig, FoundryForCausalLM
-from modeling_foundry.parameters import assert_built_as_requested, count_parameters
+from modeling_foundry.model.parameters import assert_built_as_requested, count_parameters
 
 HEADS = {"MHA": 4, "GQA": 2, "MQA": 1}
 COMBINATIONS = [

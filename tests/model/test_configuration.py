@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_foundry.configuration_foundry import (
+from modeling_foundry.model.configuration_foundry import (
     ATTENTION_BACKENDS,
     FOREIGN_FIELDS,
     FoundryConfig,

@@ -14,8 +14,15 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from modeling_foundry import conversion
-from modeling_foundry.conversion import export_stock, from_llama, from_qwen3, import_stock, to_llama, to_qwen3
+from modeling_foundry.model import conversion
+from modeling_foundry.model.conversion import (
+    export_stock,
+    from_llama,
+    from_qwen3,
+    import_stock,
+    to_llama,
+    to_qwen3,
+)
 from modeling_foundry.settings import FoundryError
 
 STOCK = {

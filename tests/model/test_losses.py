@@ -8,7 +8,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from modeling_foundry.losses import cross_entropy, linear_cross_entropy, shift_labels_left
+from modeling_foundry.model.losses import cross_entropy, linear_cross_entropy, shift_labels_left
 
 HIDDEN, VOCABULARY = 12, 50
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import DynamicCache, StaticCache
 
-from modeling_foundry.conversion import from_llama, from_qwen3, to_llama, to_qwen3
+from modeling_foundry.model.conversion import from_llama, from_qwen3, to_llama, to_qwen3
 
 LLAMA = {"qk_norm": False, "norm_eps": 1e-5, "rope_theta": 10_000.0}
 FAMILIES = {

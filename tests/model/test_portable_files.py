@@ -17,10 +17,14 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from modeling_foundry.conversion import export_stock
-from modeling_foundry.data.tokenizer import CHAT_TEMPLATE, train_tokenizer
-from modeling_foundry.plain_template import plain_template, without_marks
-from modeling_foundry.portable_files import check_generation_config, portable_config, write_portable_tokenizer
+from modeling_foundry.data.tokenizer.training import CHAT_TEMPLATE, train_tokenizer
+from modeling_foundry.model.conversion import export_stock
+from modeling_foundry.model.plain_template import plain_template, without_marks
+from modeling_foundry.model.portable_files import (
+    check_generation_config,
+    portable_config,
+    write_portable_tokenizer,
+)
 from modeling_foundry.publishing.verification import TEXTS
 from modeling_foundry.settings import FoundryError
 from tests.conftest import SOURCE_TEXT, closed_files

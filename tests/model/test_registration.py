@@ -15,7 +15,7 @@ print(type(AutoModel.from_config(config)).__name__, type(AutoModelForCausalLM.fr
 BEGINNINGS = {
     "package first": "import modeling_foundry",
     "transformers first": "from transformers import AutoModel\nimport modeling_foundry",
-    "model first": "import modeling_foundry.modeling_foundry",
+    "model first": "import modeling_foundry.model.modeling_foundry",
     "through a module that loads the Auto classes half-way": (
         "import modeling_foundry\nimport transformers.modeling_layers"
     ),

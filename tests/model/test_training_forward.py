@@ -5,7 +5,7 @@ import torch
 from transformers import DynamicCache
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from modeling_foundry.modeling_foundry import FoundryHead
+from modeling_foundry.model.modeling_foundry import FoundryHead
 
 PACKED = torch.cat([torch.arange(6), torch.arange(11)]).expand(3, -1)
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_foundry.planning import architecture_of
-from modeling_foundry.planning.activations import Bytes, layer_bytes_per_token
+from modeling_foundry.planning.formulas.activations import Bytes, layer_bytes_per_token
 from tests.planning.conftest import REAL, SMALL, build_model
 
 BATCH, SEQUENCE = 3, 17  # 51 tokens: no even size below can be mistaken for them

@@ -20,9 +20,9 @@ from modeling_foundry.planning import (
     read_model,
 )
 from modeling_foundry.planning.commands import COMMANDS, main
-from modeling_foundry.planning.fit import fit_report
-from modeling_foundry.planning.forward import model_report
 from modeling_foundry.planning.options import FitCommand, ModelCommand, quantity
+from modeling_foundry.planning.reports.fit import fit_report
+from modeling_foundry.planning.reports.model import model_report
 from modeling_foundry.settings import FoundryError
 from tests.conftest import REPOSITORY
 from tests.planning.conftest import FAMILIES, REAL
@@ -440,7 +440,7 @@ def test_pictures_are_written_and_are_pictures(tmp_path, capsys):
 
 
 def test_pictures_show_the_report(capsys):
-    from modeling_foundry.planning import figures
+    from modeling_foundry.planning.display import figures
 
     answer = report(capsys, "budget", "--flops=1e21")
     axes = figures.isoflop_figure(answer["isoflop_curves"], "besiroglu").axes[0]
@@ -457,8 +457,8 @@ def test_pictures_show_the_report(capsys):
 
 
 def test_a_term_has_one_colour_in_every_picture(capsys):
-    from modeling_foundry.planning import figures
-    from modeling_foundry.planning.memory import memory_terms
+    from modeling_foundry.planning.display import figures
+    from modeling_foundry.planning.formulas.memory import memory_terms
 
     answer = report(capsys, "fit", "--model", FLAGSHIP)
     bars = [(str(bar["micro_batch"]), bar["terms_bytes"], 1) for bar in answer["bars"]]

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from modeling_foundry.planning.commands import COMMANDS, main
-from modeling_foundry.planning.scaling import LAWS
+from modeling_foundry.planning.formulas.scaling import LAWS
 from tests.conftest import REPOSITORY
 
 PAGE = (REPOSITORY / "docs/plan.md").read_text()

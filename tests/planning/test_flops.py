@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_foundry.planning import architecture_of, count_flops, training_flops_per_token
-from modeling_foundry.planning.flops import visible_pairs_twice
+from modeling_foundry.planning.formulas.flops import visible_pairs_twice
 from tests.planning.conftest import FAMILIES, REAL, SMALL, build_model
 
 

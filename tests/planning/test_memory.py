@@ -7,16 +7,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_foundry.planning import TrainingSetup, architecture_of, count_parameters, forecast_memory
-from modeling_foundry.planning.fit import largest_micro_batch
-from modeling_foundry.planning.hardware import find_gpu
-from modeling_foundry.planning.memory import DEFAULT_CALIBRATION
-from modeling_foundry.planning.serving import (
+from modeling_foundry.planning import (
+    TrainingSetup,
+    architecture_of,
+    count_parameters,
+    forecast_memory,
+)
+from modeling_foundry.planning.formulas.hardware import find_gpu
+from modeling_foundry.planning.formulas.memory import DEFAULT_CALIBRATION
+from modeling_foundry.planning.formulas.serving import (
     cache_bytes,
     decode_tokens_per_second,
     largest_batch,
     weight_bytes,
 )
+from modeling_foundry.planning.reports.fit import largest_micro_batch
 from tests.conftest import REPOSITORY
 from tests.planning.conftest import FAMILIES, REAL, SMALL
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_foundry.planning import PlanError, architecture_of, count_parameters, read_model
-from modeling_foundry.planning.families import FAMILIES as KNOWN
-from modeling_foundry.planning.fields import read_mapping
+from modeling_foundry.planning.models.families import FAMILIES as KNOWN
+from modeling_foundry.planning.models.fields import read_mapping
 from tests.conftest import REPOSITORY
 from tests.planning.conftest import FAMILIES, REAL, SMALL, build_model, transformers_config
 
@@ -256,7 +256,7 @@ def test_a_recipe_is_read_with_the_training_script_s_defaults(write_config):
 
 
 def test_recipe_defaults_equal_the_training_script_s(write_config):
-    from modeling_foundry.training.model_settings import ModelSettings, foundry_config
+    from modeling_foundry.pretraining.model_settings import ModelSettings, foundry_config
 
     ids = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0}
     config = foundry_config(ModelSettings(vocab_size=1024), 64, 1000, ids)

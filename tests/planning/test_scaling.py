@@ -8,15 +8,20 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from modeling_foundry.planning import PlanError
-from modeling_foundry.planning.budget import Caps, budget_report, constrained_optimum, minimise
-from modeling_foundry.planning.options import BudgetCommand
-from modeling_foundry.planning.scaling import (
+from modeling_foundry.planning.formulas.scaling import (
     BESIROGLU_COVARIANCE,
     LAWS,
     effective_parameters,
     effective_tokens,
     optimal_parameters_for,
     predicted_loss,
+)
+from modeling_foundry.planning.options import BudgetCommand
+from modeling_foundry.planning.reports.budget import (
+    Caps,
+    budget_report,
+    constrained_optimum,
+    minimise,
 )
 from tests.conftest import REPOSITORY
 from tests.planning.conftest import REAL

@@ -14,19 +14,24 @@ from modeling_foundry.planning import (
     forecast_memory,
     read_model,
 )
-from modeling_foundry.planning.budget import Caps
-from modeling_foundry.planning.candidates import (
+from modeling_foundry.planning.formulas.scaling import LAWS, predicted_loss
+from modeling_foundry.planning.formulas.serving import cache_bytes
+from modeling_foundry.planning.options import SearchCommand
+from modeling_foundry.planning.reports.budget import Caps
+from modeling_foundry.planning.reports.candidates import (
     Bounds,
     all_candidates,
     measures,
     reference_tokens_per_token,
     tokens_per_character,
 )
-from modeling_foundry.planning.emit import candidate_architecture
-from modeling_foundry.planning.options import SearchCommand
-from modeling_foundry.planning.scaling import LAWS, predicted_loss
-from modeling_foundry.planning.search import pareto_front, score, search_report, within_uncertainty
-from modeling_foundry.planning.serving import cache_bytes
+from modeling_foundry.planning.reports.emit import candidate_architecture
+from modeling_foundry.planning.reports.search import (
+    pareto_front,
+    score,
+    search_report,
+    within_uncertainty,
+)
 
 BESIROGLU = LAWS["besiroglu"]
 SETUP = TrainingSetup(micro_batch=4, sequence_length=2048, accumulation=2, num_ranks=8, sharding="zero1")

@@ -9,11 +9,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from modeling_foundry.conversion import export_stock, import_stock
-from modeling_foundry.data.tokenizer import train_tokenizer
+from modeling_foundry.data.tokenizer.training import train_tokenizer
 from modeling_foundry.files import model_hash
-from modeling_foundry.publishing.export import publish
+from modeling_foundry.model.conversion import export_stock, import_stock
 from modeling_foundry.publishing.lineage import terms_of
+from modeling_foundry.publishing.pipeline import publish
 from modeling_foundry.publishing.settings import PublishSettings
 from modeling_foundry.settings import FoundryError
 
@@ -98,7 +98,7 @@ def test_a_fine_tune_of_a_stock_model_is_published_as_one(stock, tmp_path, famil
 @pytest.mark.slow
 @pytest.mark.parametrize("imported", [False, True])
 def test_the_stages_own_records_lead_to_the_base(stock, tmp_path, imported):
-    from modeling_foundry.training import alignment
+    from modeling_foundry.alignment import pipeline as alignment
 
     base = stock()
     if imported:

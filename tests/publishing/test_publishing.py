@@ -12,10 +12,11 @@ import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
-from modeling_foundry.publishing import export, space, verification
+from modeling_foundry.publishing import pipeline as export
+from modeling_foundry.publishing import space, verification
 from modeling_foundry.publishing.card import model_card
-from modeling_foundry.publishing.export import choose_format, publish
 from modeling_foundry.publishing.lineage import terms_of
+from modeling_foundry.publishing.pipeline import choose_format, publish
 from modeling_foundry.publishing.push import push_folder, refuse_secrets
 from modeling_foundry.publishing.settings import PublishSettings
 from modeling_foundry.publishing.space import write_space
@@ -31,7 +32,7 @@ def make_checkpoint(folder, **components):
     import torch
 
     from modeling_foundry import FoundryConfig, FoundryForCausalLM
-    from modeling_foundry.data.tokenizer import train_tokenizer
+    from modeling_foundry.data.tokenizer.training import train_tokenizer
 
     torch.manual_seed(0)
     config = FoundryConfig(

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from transformers import set_seed
 
-from modeling_foundry.training import alignment
+from modeling_foundry.alignment import pipeline as alignment
+from modeling_foundry.pretraining.settings import PretrainArguments
 from modeling_foundry.training.plan import plan_of
-from modeling_foundry.training.pretrain_settings import PretrainArguments
-from modeling_foundry.training.update_guard import UpdateGuard
+from modeling_foundry.training.safety.update_guard import UpdateGuard
 from tests.training.tiny_training import SEQUENCE_LENGTH, VOCABULARY, tiny_trainer
 
 NUM_PAIRS = 9  # of four a step: one is left for the last, and a second rank has none of its own there

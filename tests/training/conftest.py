@@ -44,7 +44,7 @@ def samples(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    from modeling_foundry.data.tokenizer import train_tokenizer
+    from modeling_foundry.data.tokenizer.training import train_tokenizer
 
     return train_tokenizer(
         [f"def {word}(x): {summary(i)}" for i, word in enumerate(WORDS)] * 4, vocab_size=384
@@ -118,10 +118,10 @@ def build_trainer(small_data, tmp_path):
     """A pretraining trainer of a two-layer model with dropout, built as the recipe builds it."""
     from transformers import AutoTokenizer, set_seed
 
-    from modeling_foundry.data.training_data import open_training_data
-    from modeling_foundry.training import pretraining
-    from modeling_foundry.training.model_settings import ModelSettings
-    from modeling_foundry.training.token_budget import resolve_plan
+    from modeling_foundry.data.sequences.training_data import open_training_data
+    from modeling_foundry.pretraining import pipeline as pretraining
+    from modeling_foundry.pretraining.model_settings import ModelSettings
+    from modeling_foundry.pretraining.token_budget import resolve_plan
 
     def build(**more):
         settings = ModelSettings(

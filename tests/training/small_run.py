@@ -3,10 +3,10 @@
 import shutil
 from pathlib import Path
 
-from modeling_foundry.data.preparation import prepare
-from modeling_foundry.data.settings import DataSettings
-from modeling_foundry.training.model_settings import ModelSettings
-from modeling_foundry.training.pretraining import PretrainArguments, PretrainDataSettings, pretrain
+from modeling_foundry.data.preparation.pipeline import prepare
+from modeling_foundry.data.preparation.settings import DataSettings
+from modeling_foundry.pretraining.model_settings import ModelSettings
+from modeling_foundry.pretraining.pipeline import PretrainArguments, PretrainDataSettings, pretrain
 from tests.conftest import SOURCE_TEXT
 
 STEPS, CUT = 6, 4  # the last step, and the checkpoint before it

@@ -27,7 +27,7 @@ def weights(output_dir):
 def sft_trainer(tiny_checkpoint, samples, tmp_path, tokenizer=None):
     from trl import SFTTrainer
 
-    from modeling_foundry.training import alignment
+    from modeling_foundry.alignment import pipeline as alignment
     from modeling_foundry.training.plan import plan_of
 
     settings = alignment.AlignmentSettings(model=str(tiny_checkpoint), train_file=str(samples / "sft.jsonl"))
@@ -45,7 +45,7 @@ def sft_trainer(tiny_checkpoint, samples, tmp_path, tokenizer=None):
 
 
 def test_the_end_of_the_answer_is_inside_the_loss(tiny_checkpoint, samples, tmp_path):
-    from modeling_foundry.training.alignment import END_OF_TURN, assert_stop_is_learned
+    from modeling_foundry.alignment.pipeline import END_OF_TURN, assert_stop_is_learned
 
     trainer = sft_trainer(tiny_checkpoint, samples, tmp_path)
     tokenizer = trainer.processing_class
@@ -64,7 +64,7 @@ def test_the_end_of_the_answer_is_inside_the_loss(tiny_checkpoint, samples, tmp_
 
 
 def test_a_mask_without_the_stop_is_refused(tiny_checkpoint, samples, tmp_path):
-    from modeling_foundry.training.alignment import assert_stop_is_learned
+    from modeling_foundry.alignment.pipeline import assert_stop_is_learned
 
     trainer = sft_trainer(tiny_checkpoint, samples, tmp_path)
     stop = trainer.processing_class.convert_tokens_to_ids("<|im_end|>")
@@ -84,7 +84,7 @@ def unlinted(monkeypatch):
     """TRL renders the template in this process, without limits: it must not come to that."""
     for name in ("SFTTrainer", "DPOTrainer"):
         monkeypatch.setattr(
-            f"modeling_foundry.training.alignment.{name}",
+            f"modeling_foundry.alignment.pipeline.{name}",
             lambda **_: pytest.fail("rendered before the linter"),
         )
 
@@ -93,7 +93,7 @@ def unlinted(monkeypatch):
 def test_a_hostile_template_is_stopped_before_the_trainer_renders_it(
     stage, tiny_checkpoint, samples, tmp_path, monkeypatch
 ):
-    from modeling_foundry.training import alignment
+    from modeling_foundry.alignment import pipeline as alignment
 
     checkpoint = tmp_path / "checkpoint"
     shutil.copytree(tiny_checkpoint, checkpoint)
@@ -115,7 +115,7 @@ def test_a_hostile_template_is_stopped_before_the_trainer_renders_it(
     ],
 )
 def test_a_bad_line_is_named_before_training(line, message, tiny_checkpoint, samples, tmp_path, monkeypatch):
-    from modeling_foundry.training import alignment
+    from modeling_foundry.alignment import pipeline as alignment
 
     unlinted(monkeypatch)
     (tmp_path / "rows.jsonl").write_text((samples / "sft.jsonl").read_text() + line + "\n")
@@ -173,7 +173,7 @@ def test_dpo_with_an_adapter_gives_a_plain_checkpoint(engine, tiny_checkpoint, s
 
 
 def test_a_base_without_a_chat_template_says_where_to_put_one(tiny_checkpoint, samples, tmp_path):
-    from modeling_foundry.training import alignment
+    from modeling_foundry.alignment import pipeline as alignment
 
     checkpoint = tmp_path / "checkpoint"
     shutil.copytree(tiny_checkpoint, checkpoint)
@@ -186,7 +186,7 @@ def test_a_base_without_a_chat_template_says_where_to_put_one(tiny_checkpoint, s
 
 
 def test_evaluation_without_held_out_samples_is_refused(tiny_checkpoint, samples, tmp_path):
-    from modeling_foundry.training import alignment
+    from modeling_foundry.alignment import pipeline as alignment
 
     settings = alignment.AlignmentSettings(str(tiny_checkpoint), str(samples / "sft.jsonl"))
     arguments = alignment.SFTArguments(
@@ -198,7 +198,7 @@ def test_evaluation_without_held_out_samples_is_refused(tiny_checkpoint, samples
 
 def test_a_recipe_of_today_warns_of_no_other_name():
     code = (
-        "from modeling_foundry.training.alignment import SFTArguments\n"
+        "from modeling_foundry.alignment.pipeline import SFTArguments\n"
         "SFTArguments('x', use_cpu=True, bf16=False, report_to='none', gradient_checkpointing=False)\n"
     )
     done = warm_start.run([sys.executable, "-c", code])

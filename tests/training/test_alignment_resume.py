@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from modeling_foundry.alignment import pipeline as alignment
 from modeling_foundry.run_record import write_run_record
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training import alignment
-from modeling_foundry.training.checkpoints import read_seal, write_seal
-from modeling_foundry.training.run_log import read_log
+from modeling_foundry.training.checkpoints.checkpoints import read_seal, write_seal
+from modeling_foundry.training.log.log_file import read_log
 from tests.conftest import closed_files
 
 STAGES = {

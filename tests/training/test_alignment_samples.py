@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
+from modeling_foundry.alignment import pipeline as alignment
+from modeling_foundry.alignment.samples import check_samples, cut_of, load_samples
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training import alignment
-from modeling_foundry.training.alignment_samples import check_samples, cut_of, load_samples
 from tests.data.template_here import Here
 from tests.data.test_chat_linter import CALL, GREET, WITH_TOOLS, pair, sample
 
@@ -23,7 +23,7 @@ QUIET = {
 
 @pytest.fixture(autouse=True)
 def _no_child(monkeypatch):
-    monkeypatch.setattr("modeling_foundry.data.chat_linter.TemplateProcess", Here)
+    monkeypatch.setattr("modeling_foundry.data.linting.pipeline.TemplateProcess", Here)
 
 
 def write(path, rows):
@@ -222,7 +222,7 @@ def test_a_row_that_only_trl_renders_and_the_template_refuses_is_one_line(
         "{%- if 'forbidden' in messages[0]['content'] %}{{- raise_exception('not that') }}{%- endif %}"
         + template
     )
-    monkeypatch.setattr("modeling_foundry.training.alignment_samples.NUM_LINTED_SAMPLES", 1)
+    monkeypatch.setattr("modeling_foundry.alignment.samples.NUM_LINTED_SAMPLES", 1)
     rows = [*rows_of("sft"), *rows_of("sft", 1, question="forbidden")]
     with pytest.raises(
         FoundryError, match=r"train.jsonl: the chat template refuses a row \(TemplateError: not that\); "
@@ -291,8 +291,8 @@ def test_pairs_without_a_difference_are_left_out_and_counted(rows, mode, left, r
 def test_nothing_left_is_one_line(tmp_path):
     from datasets import Dataset
 
-    from modeling_foundry.training.alignment_samples import SampleFile
-    from modeling_foundry.training.left_out_samples import leave_out_samples
+    from modeling_foundry.alignment.left_out_samples import leave_out_samples
+    from modeling_foundry.alignment.samples import SampleFile
 
     class Emptied:
         args = ARGUMENTS["sft"](str(tmp_path / "run"), **QUIET)
@@ -350,7 +350,7 @@ def test_a_template_mends_a_folder_without_one(tiny_checkpoint, tmp_path, prepar
 def test_a_folder_gives_its_template_with_its_tokens(tiny_checkpoint, tmp_path, prepare):
     from transformers import AutoTokenizer
 
-    from modeling_foundry.data.tokenizer import SPECIAL_TOKENS
+    from modeling_foundry.data.tokenizer.training import SPECIAL_TOKENS
 
     plain = shutil.copytree(tiny_checkpoint, tmp_path / "plain")
     for name in ("tokenizer.json", "tokenizer_config.json"):

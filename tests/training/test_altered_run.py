@@ -10,19 +10,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modeling_foundry.data.training_data import open_training_data
-from modeling_foundry.settings import FoundryError
-from modeling_foundry.training.checkpoints import newest_whole_checkpoint
-from modeling_foundry.training.model_settings import ModelSettings
-from modeling_foundry.training.pretraining import (
+from modeling_foundry.data.sequences.sample_order import SampleOrder, write_order
+from modeling_foundry.data.sequences.training_data import open_training_data
+from modeling_foundry.pretraining.model_settings import ModelSettings
+from modeling_foundry.pretraining.pipeline import (
     PretrainArguments,
     PretrainDataSettings,
     PretrainTrainer,
     pretrain,
 )
-from modeling_foundry.training.replay import RunOnDisk
-from modeling_foundry.training.run_log import read_log
-from modeling_foundry.training.sample_order import SampleOrder, write_order
+from modeling_foundry.pretraining.replay import RunOnDisk
+from modeling_foundry.settings import FoundryError
+from modeling_foundry.training.checkpoints.checkpoints import newest_whole_checkpoint
+from modeling_foundry.training.log.log_file import read_log
 from tests.conftest import SOURCE_TEXT, closed_files
 from tests.training.small_run import CUT, STEPS, cut, prepare_data, train
 

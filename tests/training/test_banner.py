@@ -7,11 +7,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from modeling_foundry.planning.families import architecture_of
-from modeling_foundry.planning.hardware import find_gpu
-from modeling_foundry.planning.parameters import count_parameters
-from modeling_foundry.training.banner import banner_rows, print_rows
-from modeling_foundry.training.forecast import Hardware, forecast_run
+from modeling_foundry.planning.formulas.hardware import find_gpu
+from modeling_foundry.planning.formulas.parameters import count_parameters
+from modeling_foundry.planning.models.families import architecture_of
+from modeling_foundry.pretraining.preflight.banner import banner_rows, print_rows
+from modeling_foundry.pretraining.preflight.forecast import Hardware, forecast_run
 
 
 def gpus(num, name):

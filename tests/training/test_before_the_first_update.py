@@ -5,8 +5,8 @@ import shutil
 import pytest
 from transformers import Trainer
 
-from modeling_foundry.training.optimizer_state import StoredState
-from modeling_foundry.training.run_log import read_log
+from modeling_foundry.training.checkpoints.stored_optimizer import StoredState
+from modeling_foundry.training.log.log_file import read_log
 from tests.conftest import REPOSITORY
 from tests.training.small_run import train
 

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from modeling_foundry.training import build_locks
-from modeling_foundry.training.alignment import DPOArguments, SFTArguments
-from modeling_foundry.training.build_locks import remove_stale_build_locks
-from modeling_foundry.training.pretraining import PretrainArguments
+from modeling_foundry.alignment.pipeline import DPOArguments, SFTArguments
+from modeling_foundry.pretraining.pipeline import PretrainArguments
+from modeling_foundry.training.processes import deepspeed_build_locks as build_locks
+from modeling_foundry.training.processes.deepspeed_build_locks import remove_stale_build_locks
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who has a file open")
 HOLD = "import os, sys; os.open(sys.argv[1], os.O_CREAT | os.O_EXCL); print(flush=True); input()"

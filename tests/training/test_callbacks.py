@@ -12,11 +12,11 @@ from transformers import TrainerControl
 from transformers.trainer_utils import IntervalStrategy
 
 from modeling_foundry import FoundryConfig, FoundryForCausalLM
-from modeling_foundry.training.callbacks import RunLog
-from modeling_foundry.training.progress import BAR, _facts, _fitting
-from modeling_foundry.training.run_end import UpdateRefusedError
-from modeling_foundry.training.run_log import read_log
-from modeling_foundry.training.throughput import RunClock
+from modeling_foundry.training.log.log_file import read_log
+from modeling_foundry.training.log.progress import BAR, _facts, _fitting
+from modeling_foundry.training.log.run_log import RunLog
+from modeling_foundry.training.log.throughput import RunClock
+from modeling_foundry.training.processes.endings import UpdateRefusedError
 
 
 class Clock:

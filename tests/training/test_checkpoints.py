@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training.checkpoints import (
+from modeling_foundry.training.checkpoints.checkpoints import (
     DurableCheckpoints,
     fault,
     newest_whole_checkpoint,

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from modeling_foundry.pretraining.model_settings import ModelSettings
+from modeling_foundry.pretraining.pipeline import PretrainArguments, PretrainDataSettings, pretrain
 from modeling_foundry.settings import FoundryError, parse
-from modeling_foundry.training.model_settings import ModelSettings
-from modeling_foundry.training.pretraining import PretrainArguments, PretrainDataSettings, pretrain
-from modeling_foundry.training.run_log import read_log
+from modeling_foundry.training.log.log_file import read_log
 from tests.conftest import closed_files
 from tests.training.test_pretraining import arguments
 

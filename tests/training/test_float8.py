@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from modeling_foundry import FoundryConfig, FoundryForCausalLM
+from modeling_foundry.model.float8 import convert_to_float8
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training.float8 import convert_to_float8
 from tests.conftest import REPOSITORY
 
 KERNEL_SCRIPT = """

@@ -9,20 +9,20 @@ import yaml
 from accelerate.utils import DistributedType
 
 from modeling_foundry import FoundryConfig
-from modeling_foundry.planning.families import architecture_of
-from modeling_foundry.planning.fit import fit_report, largest_micro_batch
-from modeling_foundry.planning.forward import model_report
-from modeling_foundry.planning.hardware import find_gpu
-from modeling_foundry.planning.memory import TrainingSetup, forecast_memory
+from modeling_foundry.planning.formulas.hardware import find_gpu
+from modeling_foundry.planning.formulas.memory import TrainingSetup, forecast_memory
+from modeling_foundry.planning.models.families import architecture_of
 from modeling_foundry.planning.options import FitCommand, ModelCommand
-from modeling_foundry.settings import FoundryError
-from modeling_foundry.training.forecast import (
+from modeling_foundry.planning.reports.fit import fit_report, largest_micro_batch
+from modeling_foundry.planning.reports.model import model_report
+from modeling_foundry.pretraining.preflight.forecast import (
     Hardware,
     forecast_run,
     hardware_here,
     sharding_of,
     training_setup,
 )
+from modeling_foundry.settings import FoundryError
 from tests.conftest import REPOSITORY
 
 EIGHT_B200 = Hardware("B200", 8, find_gpu("B200"), find_gpu("B200").memory_bytes)

@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training.held_out_loss import LossSums, num_learned
-from modeling_foundry.training.repeated_samples import (
+from modeling_foundry.training.losses.held_out_loss import LossSums, num_learned
+from modeling_foundry.training.losses.repeated_samples import (
     REPEATED,
     ROW_LENGTHS,
     num_own_samples,

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training.launch import assert_launched_as_asked, launch_words
+from modeling_foundry.training.log.log_file import read_log
 from modeling_foundry.training.precision import Precision
-from modeling_foundry.training.run_log import read_log
+from modeling_foundry.training.processes.launch import assert_launched_as_asked, launch_words
 from tests.training.small_run import train
 
 

@@ -5,10 +5,10 @@ import json
 import pytest
 from datasets import Dataset
 
+from modeling_foundry.alignment import pipeline as alignment
+from modeling_foundry.alignment.learned_rows import _is_learned, drop_unlearned_rows
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training import alignment
-from modeling_foundry.training.learned_rows import _is_learned, drop_unlearned_rows
-from modeling_foundry.training.run_log import read_log
+from modeling_foundry.training.log.log_file import read_log
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling_foundry.training.token_budget import resolve_plan
+from modeling_foundry.pretraining.token_budget import resolve_plan
 from tests.training.test_token_budget import arguments
 from tests.training.tiny_training import SEQUENCE_LENGTH, logged, tiny_model, tiny_trainer
 

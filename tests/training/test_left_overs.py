@@ -6,8 +6,12 @@ import shutil
 import pytest
 
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training.checkpoints import newest_whole_checkpoint, remove_checkpoint, write_seal
-from modeling_foundry.training.left_overs import remove_left_overs, torn_checkpoints
+from modeling_foundry.training.checkpoints.checkpoints import (
+    newest_whole_checkpoint,
+    remove_checkpoint,
+    write_seal,
+)
+from modeling_foundry.training.checkpoints.cleanup import remove_left_overs, torn_checkpoints
 from tests.training.small_run import CUT, cut, train
 
 

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from torch.utils.data import DataLoader
 
-from modeling_foundry.training.loader_workers import leave_signals_to_the_rank
+from modeling_foundry.training.processes.loader_workers import leave_signals_to_the_rank
 
 
 @pytest.fixture

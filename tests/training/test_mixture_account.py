@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from modeling_foundry.data.mixture import MixedDataset
-from modeling_foundry.training.mixture_account import MixtureAccount
-from modeling_foundry.training.sample_order import OrderedSamples, SampleOrder
+from modeling_foundry.data.sequences.mixture import MixedDataset
+from modeling_foundry.data.sequences.sample_order import OrderedSamples, SampleOrder
+from modeling_foundry.pretraining.mixture_account import MixtureAccount
 
 
 class Constant:

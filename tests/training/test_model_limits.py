@@ -7,9 +7,14 @@ from types import SimpleNamespace
 import pytest
 from transformers import AutoConfig, GPT2Config, LlamaConfig
 
+from modeling_foundry.alignment import model_limits
+from modeling_foundry.alignment import pipeline as alignment
+from modeling_foundry.alignment.model_limits import (
+    check_model_limits,
+    check_rows_fit,
+    num_positions,
+)
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training import alignment, model_limits
-from modeling_foundry.training.model_limits import check_model_limits, check_rows_fit, num_positions
 from tests.training.test_options import arguments_of
 
 

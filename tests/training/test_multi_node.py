@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from modeling_foundry.training.run_log import read_log
+from modeling_foundry.training.log.log_file import read_log
 from tests import warm_start
 from tests.conftest import REPOSITORY, SOURCE_TEXT
 from tests.training.test_pretraining import arguments

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modeling_foundry.pretraining.muon import MuonAdamW, MuonFactory, orthogonalize
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training.muon import MuonAdamW, MuonFactory, orthogonalize
 
 
 @settings(max_examples=30)

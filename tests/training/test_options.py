@@ -17,15 +17,16 @@ from transformers.trainer_pt_utils import LabelSmoother
 from transformers.training_args import OptimizerNames
 from trl import DPOConfig, SFTConfig
 
+from modeling_foundry.alignment import pipeline as alignment
+from modeling_foundry.pretraining.pipeline import PretrainArguments
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training import alignment, option_names
-from modeling_foundry.training.alignment_refusals import SFT_AND_DPO
-from modeling_foundry.training.checkpoint_parts import LossScale
-from modeling_foundry.training.optimizer_choice import TRIED, why_not
-from modeling_foundry.training.option_checks import refuse_missing_gpus, refuse_options
-from modeling_foundry.training.pretraining import PretrainArguments
-from modeling_foundry.training.refusals import COMMON, NEVER
-from modeling_foundry.training.run_log import read_log
+from modeling_foundry.training.checkpoints.parts import LossScale
+from modeling_foundry.training.log.log_file import read_log
+from modeling_foundry.training.options import names as option_names
+from modeling_foundry.training.options.alignment_refusals import SFT_AND_DPO
+from modeling_foundry.training.options.checks import refuse_missing_gpus, refuse_options
+from modeling_foundry.training.options.optimizer_choice import TRIED, why_not
+from modeling_foundry.training.options.refusals import COMMON, NEVER
 from tests.training import small_run
 from tests.training.option_table import (
     DPO,

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from modeling_foundry.data.folder import load_prepared
-from modeling_foundry.data.text_file import read_text_file
+from modeling_foundry.alignment.samples import hash_of_samples
+from modeling_foundry.data.preparation.text_file import read_text_file
+from modeling_foundry.data.tokens.prepared import load_prepared
 from modeling_foundry.evaluation.identity import describe_model
 from modeling_foundry.files import model_hash
+from modeling_foundry.pretraining import commands
 from modeling_foundry.saved_model import require_checkpoint
 from modeling_foundry.settings import FoundryError, read_yaml, sought
-from modeling_foundry.training import commands
-from modeling_foundry.training.alignment_samples import hash_of_samples
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_a_recipe_without_its_file_is_told_of_it(argv, line, tmp_path):
 
 
 def test_an_alignment_without_its_file_is_told_of_it():
+    from modeling_foundry.alignment.pipeline import AlignmentSettings
     from modeling_foundry.settings import parse
-    from modeling_foundry.training.alignment import AlignmentSettings
 
     line = "command line: model: missing; expected text, or --config FILE of a recipe"
     with pytest.raises(FoundryError, match=f"^{line}"):

@@ -5,7 +5,8 @@ import sys
 import pytest
 from transformers import TrainingArguments
 
-from modeling_foundry.training import alignment, plan
+from modeling_foundry.alignment import pipeline as alignment
+from modeling_foundry.training import plan
 from tests.training.small_run import cut, train
 
 SMALL = {

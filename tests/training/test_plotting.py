@@ -8,10 +8,10 @@ import pytest
 from matplotlib import colors, image
 
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training.figures import draw_runs, figure_of
-from modeling_foundry.training.panels import MOST_POINTS, THEMES, running_median
-from modeling_foundry.training.plotting import table_of
-from modeling_foundry.training.runs import duration, read_runs, short_count
+from modeling_foundry.training.plots.figure import draw_runs, figure_of
+from modeling_foundry.training.plots.panels import MOST_POINTS, THEMES, running_median
+from modeling_foundry.training.plots.plot import table_of
+from modeling_foundry.training.plots.runs import duration, read_runs, short_count
 from tests.conftest import REPOSITORY
 
 
@@ -176,7 +176,7 @@ def test_durations_in_two_units(seconds, words):
 
 def test_ticks_of_the_learning_rate_are_not_rounded():
     """Of 0.0175, 0.015 and 0.0125 two once read 1.8e-2 and 1.3e-2."""
-    from modeling_foundry.training.panels import rate_words
+    from modeling_foundry.training.plots.panels import rate_words
 
     assert [rate_words(rate) for rate in (0.0175, 0.0125, 0.01, 3e-4, 0)] == [
         "1.75e-2", "1.25e-2", "1e-2", "3e-4", "0",

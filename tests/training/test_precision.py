@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modeling_foundry.training import alignment
+from modeling_foundry.alignment import pipeline as alignment
 from modeling_foundry.training.precision import load_for_training, precision_in_force
 
 SAVED = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
@@ -121,7 +121,7 @@ def test_a_frozen_base_keeps_its_type_and_the_adapter_is_float32(
 
 @pytest.mark.slow
 def test_reference_and_policy_agree_before_the_first_step(saved_in, samples, tmp_path):
-    from modeling_foundry.training.run_log import read_log
+    from modeling_foundry.training.log.log_file import read_log
 
     run("dpo", saved_in("bfloat16"), samples, tmp_path / "run", bf16=True, logging_steps=1)
     first = next(line for line in read_log(tmp_path / "run") if "rewards/margins" in line)

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from modeling_foundry.planning.hardware import find_gpu
+from modeling_foundry.planning.formulas.hardware import find_gpu
+from modeling_foundry.pretraining.preflight import checks as checks
+from modeling_foundry.pretraining.preflight import preflight as preflight_module
+from modeling_foundry.pretraining.preflight.forecast import Hardware, forecast_run
+from modeling_foundry.pretraining.preflight.preflight import PreflightError, preflight
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training import preflight as preflight_module
-from modeling_foundry.training import preflight_checks as checks
-from modeling_foundry.training.forecast import Hardware, forecast_run
-from modeling_foundry.training.preflight import PreflightError, preflight
 from tests import warm_start
 from tests.conftest import REPOSITORY
 from tests.training.small_run import train
@@ -92,7 +92,7 @@ def test_altered_data_is_refused_when_it_is_opened(small_data, tmp_path):
     tokens = bytearray((folder / "train.ds").read_bytes())
     tokens[10] ^= 1
     (folder / "train.ds").write_bytes(tokens)
-    from modeling_foundry.data.training_data import open_training_data
+    from modeling_foundry.data.sequences.training_data import open_training_data
 
     assert "train.ds: differs from what data.json recorded" in refusal(open_training_data, folder)
 
@@ -201,7 +201,7 @@ def test_checkpoints_at_the_fullest_moment(build_trainer, keys, expected):
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_checkpoint_is_as_large_as_forecast(build_trainer, optimizer):
     """Of a size where weights and optimizer state outweigh the tokenizer and the JSON files."""
-    from modeling_foundry.training.checkpoint_parts import checkpoint_parts
+    from modeling_foundry.training.checkpoints.parts import checkpoint_parts
 
     trainer = build_trainer(optimizer=optimizer, max_steps=1)
     trainer.train()
@@ -260,7 +260,7 @@ def test_the_first_step_that_does_not_fit_ends_the_run_in_one_line(small_data, t
     def too_much(self, *args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr("modeling_foundry.training.pretraining.PretrainTrainer.training_step", too_much)
+    monkeypatch.setattr("modeling_foundry.pretraining.pipeline.PretrainTrainer.training_step", too_much)
     with pytest.raises(FoundryError, match="4 x 32 tokens ran out of memory; give fewer") as error:
         train(tmp_path, small_data)
     assert "\n" not in str(error.value)
@@ -271,7 +271,7 @@ def test_an_evaluation_that_does_not_fit_names_its_own_batch(small_data, tmp_pat
     def too_much(self, *args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("modeling_foundry.training.pretraining.PretrainTrainer.prediction_step", too_much)
+    monkeypatch.setattr("modeling_foundry.pretraining.pipeline.PretrainTrainer.prediction_step", too_much)
     with pytest.raises(
         FoundryError, match="^per_device_eval_batch_size: 8 ran out of memory in an evaluation"
     ):
@@ -365,9 +365,9 @@ def test_an_output_folder_that_cannot_be_is_one_line(small_data, tmp_path):
 
 
 def test_neutral_keys_do_not_make_another_run():
+    from modeling_foundry.pretraining.settings import PretrainArguments
     from modeling_foundry.settings import neutral_settings
-    from modeling_foundry.training.pretrain_settings import PretrainArguments
-    from modeling_foundry.training.update_guard import GuardKeys
+    from modeling_foundry.training.safety.update_guard import GuardKeys
 
     keys = {*preflight_module.PreflightKeys.__dataclass_fields__, *GuardKeys.__dataclass_fields__}
     neutral = neutral_settings(PretrainArguments)

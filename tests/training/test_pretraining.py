@@ -9,7 +9,7 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
-from modeling_foundry.training.run_log import read_log
+from modeling_foundry.training.log.log_file import read_log
 from tests import warm_start
 from tests.conftest import REPOSITORY, SOURCE_TEXT
 from tests.waits import wait_for
@@ -170,8 +170,12 @@ def test_two_ranks_see_what_one_rank_sees(text_file, tmp_path, launch):
 )
 def test_what_cannot_be_honoured_is_refused_by_name(text_file, tmp_path, change, message):
     from modeling_foundry import settings
-    from modeling_foundry.training.model_settings import ModelSettings
-    from modeling_foundry.training.pretraining import PretrainArguments, PretrainDataSettings, pretrain
+    from modeling_foundry.pretraining.model_settings import ModelSettings
+    from modeling_foundry.pretraining.pipeline import (
+        PretrainArguments,
+        PretrainDataSettings,
+        pretrain,
+    )
 
     keys = {word.split("=")[0] for word in change}
     words = [word for word in arguments(text_file, tmp_path) if word.split("=")[0] not in keys]
@@ -184,8 +188,8 @@ def test_what_cannot_be_honoured_is_refused_by_name(text_file, tmp_path, change,
 
 def test_the_earlier_systems_words_are_understood():
     from modeling_foundry import settings
-    from modeling_foundry.configuration_foundry import attention_implementation
-    from modeling_foundry.training.model_settings import ModelSettings
+    from modeling_foundry.model.configuration_foundry import attention_implementation
+    from modeling_foundry.pretraining.model_settings import ModelSettings
 
     words = ["--normalization=rmsnorm", "--position_encoding=rope", "--ffn_type=swiglu"]
     (parsed,) = settings.parse(ModelSettings, argv=[*words, "--attention_backend=flash_attn_2"])
@@ -195,8 +199,8 @@ def test_the_earlier_systems_words_are_understood():
 def test_every_backend_the_recipe_accepts_has_its_implementation():
     from typing import get_args, get_type_hints
 
-    from modeling_foundry.configuration_foundry import ATTENTION_BACKENDS
-    from modeling_foundry.training.model_settings import ModelSettings
+    from modeling_foundry.model.configuration_foundry import ATTENTION_BACKENDS
+    from modeling_foundry.pretraining.model_settings import ModelSettings
 
     assert set(get_args(get_type_hints(ModelSettings)["attention_backend"])) == ATTENTION_BACKENDS.keys()
 

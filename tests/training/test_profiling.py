@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_foundry.training.profiling import (
+from modeling_foundry.training.log.profiling import (
     GROUPS,
     OTHER,
     KernelTime,

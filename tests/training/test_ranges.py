@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modeling_foundry.alignment.pipeline import AlignmentSettings, DPOArguments, SFTArguments
+from modeling_foundry.pretraining.model_settings import ModelSettings
+from modeling_foundry.pretraining.pipeline import PretrainArguments, PretrainDataSettings
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training.alignment import AlignmentSettings, DPOArguments, SFTArguments
-from modeling_foundry.training.model_settings import ModelSettings
-from modeling_foundry.training.pretraining import PretrainArguments, PretrainDataSettings
-from modeling_foundry.training.ranges import RANGES, check_length, check_ranges
+from modeling_foundry.training.options.ranges import RANGES, check_length, check_ranges
 
 KINDS = (
     ModelSettings,

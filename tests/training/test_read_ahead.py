@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from modeling_foundry.training.pretraining import PretrainArguments
+from modeling_foundry.pretraining.pipeline import PretrainArguments
 from modeling_foundry.training.read_ahead import ReadAhead
 from tests.training.tiny_training import logged, tiny_trainer
 

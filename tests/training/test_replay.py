@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_foundry.data.shards import write_shard
-from modeling_foundry.data.token_corpus import CorpusSplit, ShardEntry
+from modeling_foundry.data.tokens.corpus import CorpusSplit, ShardEntry
+from modeling_foundry.data.tokens.shards import write_shard
+from modeling_foundry.pretraining.replay import RunOnDisk, parts_of, replay
+from modeling_foundry.pretraining.settings import ReplaySettings
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training.commands import ReplaySettings
-from modeling_foundry.training.replay import RunOnDisk, parts_of, replay
-from modeling_foundry.training.run_log import read_log
+from modeling_foundry.training.log.log_file import read_log
 from tests.conftest import REPOSITORY, SOURCE_TEXT
 from tests.training.test_update_guard import SIZES
 

@@ -6,10 +6,10 @@ import re
 import pytest
 from transformers import Trainer
 
+from modeling_foundry.data.sequences.sample_order import SampleOrder, read_order
+from modeling_foundry.pretraining.replay import replay
+from modeling_foundry.pretraining.settings import ReplaySettings
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training.commands import ReplaySettings
-from modeling_foundry.training.replay import replay
-from modeling_foundry.training.sample_order import SampleOrder, read_order
 from tests.training.small_run import train
 
 

@@ -11,14 +11,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training.checkpoints import (
+from modeling_foundry.training.checkpoints.checkpoints import (
     DurableCheckpoints,
     newest_whole_checkpoint,
     read_seal,
     write_seal,
 )
-from modeling_foundry.training.optimizer_state import StoredState
-from modeling_foundry.training.run_log import read_log
+from modeling_foundry.training.checkpoints.stored_optimizer import StoredState
+from modeling_foundry.training.log.log_file import read_log
 from tests import warm_start
 from tests.conftest import REPOSITORY, SOURCE_TEXT
 
@@ -41,8 +41,8 @@ def settings(folder: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     """engine -> run folder of a whole run on two ranks, with dropout; made when first asked for."""
-    from modeling_foundry.data.preparation import prepare
-    from modeling_foundry.data.settings import DataSettings
+    from modeling_foundry.data.preparation.pipeline import prepare
+    from modeling_foundry.data.preparation.settings import DataSettings
     from tests.training.conftest import launch_command, launch_environment
 
     parent = tmp_path_factory.mktemp("unbroken")

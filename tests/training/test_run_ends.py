@@ -12,20 +12,30 @@ import torch
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback
 
+from modeling_foundry.pretraining import pipeline as pretraining
 from modeling_foundry.run_record import masked
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training import (
-    checkpoint_parts,
+from modeling_foundry.training import session
+from modeling_foundry.training.checkpoints import (
     checkpoints,
-    heartbeat,
     optimizer_state,
-    pretraining,
-    session,
 )
-from modeling_foundry.training.checkpoints import fault, newest_whole_checkpoint, sealed_checkpoints
-from modeling_foundry.training.heartbeat import Heartbeat
-from modeling_foundry.training.run_end import PreemptedError, SaveFailedError, UpdateRefusedError
-from modeling_foundry.training.run_log import read_log
+from modeling_foundry.training.checkpoints import (
+    parts as checkpoint_parts,
+)
+from modeling_foundry.training.checkpoints.checkpoints import (
+    fault,
+    newest_whole_checkpoint,
+    sealed_checkpoints,
+)
+from modeling_foundry.training.log.log_file import read_log
+from modeling_foundry.training.processes.endings import (
+    PreemptedError,
+    SaveFailedError,
+    UpdateRefusedError,
+)
+from modeling_foundry.training.safety import heartbeat
+from modeling_foundry.training.safety.heartbeat import Heartbeat
 from modeling_foundry.training.trainer import FoundryTrainer
 from tests.training.small_run import STEPS, train
 

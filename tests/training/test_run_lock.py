@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training import run_lock
+from modeling_foundry.training.processes import run_lock
+from modeling_foundry.training.processes.run_lock import folder_held
 from modeling_foundry.training.run_folder import discard_run
-from modeling_foundry.training.run_lock import folder_held
 
 HOLD = """
 import sys, time

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training.run_log import LogFile, read_log, series, summary_of
+from modeling_foundry.training.log.log_file import LogFile, read_log, series, summary_of
 
 
 def test_a_fresh_file_and_its_folder_are_made(tmp_path):

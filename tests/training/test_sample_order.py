@@ -4,8 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modeling_foundry.data.sequences.sample_order import (
+    OrderedSamples,
+    SampleOrder,
+    read_order,
+    write_order,
+)
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training.sample_order import OrderedSamples, SampleOrder, read_order, write_order
 
 
 @given(st.integers(1, 64), st.lists(st.tuples(st.integers(1, 30), st.integers(1, 3)), max_size=4))

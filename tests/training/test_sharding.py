@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modeling_foundry.training.run_log import read_log
+from modeling_foundry.training.log.log_file import read_log
 from tests import warm_start
 from tests.conftest import REPOSITORY, SOURCE_TEXT
 from tests.training.conftest import ACCELERATE

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling_foundry import FoundryConfig
-from modeling_foundry.training.throughput import (
+from modeling_foundry.training.log.throughput import (
     CHECKPOINT,
     EVALUATION,
     TRAINING,

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling_foundry import settings
+from modeling_foundry.pretraining.pipeline import PretrainArguments
+from modeling_foundry.pretraining.token_budget import resolve_plan
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training.pretraining import PretrainArguments
-from modeling_foundry.training.token_budget import resolve_plan
 from tests.training.tiny_training import SEQUENCE_LENGTH, learning_rates, tiny_trainer
 
 WSD = "--lr_scheduler_type=warmup_stable_decay"

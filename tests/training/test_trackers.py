@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
+from modeling_foundry.alignment.pipeline import DPOArguments, SFTArguments
+from modeling_foundry.pretraining.pipeline import PretrainArguments
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training import trackers
-from modeling_foundry.training.alignment import DPOArguments, SFTArguments
+from modeling_foundry.training.log import trackers
+from modeling_foundry.training.log.log_file import read_log
 from modeling_foundry.training.plan import plan_of
-from modeling_foundry.training.pretraining import PretrainArguments
-from modeling_foundry.training.run_log import read_log
 from tests import warm_start
 from tests.conftest import REPOSITORY, SOURCE_TEXT
 

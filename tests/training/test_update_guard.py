@@ -9,13 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modeling_foundry.data.sequences.sample_order import SampleOrder, read_order, write_order
+from modeling_foundry.pretraining.rollback import left_out_by, order_after
 from modeling_foundry.settings import FoundryError
-from modeling_foundry.training.loss_spikes import LossWindow, SpikeFoundError
-from modeling_foundry.training.rollback import left_out_by, order_after
-from modeling_foundry.training.run_end import UpdateRefusedError
-from modeling_foundry.training.run_log import read_log
-from modeling_foundry.training.sample_order import SampleOrder, read_order, write_order
-from modeling_foundry.training.update_guard import GuardKeys, GuardWindow, UpdateGuard, Vote, owes_evaluation
+from modeling_foundry.training.log.log_file import read_log
+from modeling_foundry.training.processes.endings import UpdateRefusedError
+from modeling_foundry.training.safety.loss_spikes import LossWindow, SpikeFoundError
+from modeling_foundry.training.safety.update_guard import (
+    GuardKeys,
+    GuardWindow,
+    UpdateGuard,
+    Vote,
+    owes_evaluation,
+)
 from tests.conftest import REPOSITORY, SOURCE_TEXT
 
 FAULTY = REPOSITORY / "tests" / "training" / "faulty_pretrain.py"
@@ -172,9 +178,9 @@ def test_a_spike_is_rolled_back_and_its_samples_are_never_read_again(engine, fau
 
 
 def test_the_order_of_a_start_that_never_began_counts_for_nothing(tmp_path):
-    from modeling_foundry.training.batch import accumulation_to_follow, follow_words, order_of
-    from modeling_foundry.training.pretraining import PretrainArguments
-    from modeling_foundry.training.token_budget import resolve_plan
+    from modeling_foundry.pretraining.batch import accumulation_to_follow, follow_words, order_of
+    from modeling_foundry.pretraining.pipeline import PretrainArguments
+    from modeling_foundry.pretraining.token_budget import resolve_plan
 
     write_order(tmp_path, SampleOrder(48))
     arguments = PretrainArguments(str(tmp_path), use_cpu=True, per_device_train_batch_size=4, max_steps=1)
@@ -264,7 +270,7 @@ def test_rollbacks_are_counted_over_restarts(tmp_path):
 
 
 def test_training_is_tried_again_after_each_rollback(small_data, tmp_path, monkeypatch):
-    from modeling_foundry.training import pretraining
+    from modeling_foundry.pretraining import pipeline as pretraining
     from tests.training.small_run import train
 
     spikes, rolled = [SpikeFoundError(5, 9.0, 4.0), SpikeFoundError(7, 9.0, 4.0)], []

@@ -14,11 +14,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from modeling_foundry.training import heartbeat as heartbeat_module
-from modeling_foundry.training import run_end, watch
-from modeling_foundry.training.checkpoints import fault
-from modeling_foundry.training.heartbeat import Beat, Heartbeat, beat_path, read_beat
-from modeling_foundry.training.run_end import RankLostError
+from modeling_foundry.training import watch
+from modeling_foundry.training.checkpoints.checkpoints import fault
+from modeling_foundry.training.processes import endings as run_end
+from modeling_foundry.training.processes.endings import RankLostError
+from modeling_foundry.training.safety import heartbeat as heartbeat_module
+from modeling_foundry.training.safety.heartbeat import Beat, Heartbeat, beat_path, read_beat
 from tests import warm_start
 from tests.conftest import REPOSITORY, SOURCE_TEXT
 from tests.training.conftest import launch_command, launch_environment
@@ -214,7 +215,7 @@ def test_a_process_that_was_suspended_goes_on(tmp_path, monkeypatch):
         return next(waits)
 
     clock = [1000.0]
-    monkeypatch.setattr("modeling_foundry.training.heartbeat.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("modeling_foundry.training.safety.heartbeat.time.monotonic", lambda: clock[0])
     heartbeat._marked_at = clock[0]
     monkeypatch.setattr(heartbeat._stop, "wait", wait)
     heartbeat._watch()

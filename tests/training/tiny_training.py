@@ -3,9 +3,9 @@
 import torch
 
 from modeling_foundry import FoundryConfig, FoundryForCausalLM
-from modeling_foundry.training.pretraining import PretrainTrainer
-from modeling_foundry.training.sample_order import SampleOrder
-from modeling_foundry.training.update_guard import UpdateGuard
+from modeling_foundry.data.sequences.sample_order import SampleOrder
+from modeling_foundry.pretraining.pipeline import PretrainTrainer
+from modeling_foundry.training.safety.update_guard import UpdateGuard
 
 SEQUENCE_LENGTH, VOCABULARY = 16, 64
 

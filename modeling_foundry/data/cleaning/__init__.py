@@ -1,0 +1,1 @@
+"""``prepare_data.py clean``: quality filters, deduplication, decontamination."""

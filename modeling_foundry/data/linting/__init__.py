@@ -1,0 +1,1 @@
+"""``prepare_data.py lint``: samples, tokenizer and chat template against each other."""

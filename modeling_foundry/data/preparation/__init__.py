@@ -1,0 +1,1 @@
+"""``prepare_data.py``: text to a prepared folder."""

@@ -1,0 +1,1 @@
+"""From tokens to the sequences of a step: packing, shuffling, mixing."""

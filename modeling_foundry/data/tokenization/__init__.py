@@ -1,0 +1,1 @@
+"""``prepare_data.py tokenize``: a manifest to a corpus of token shards."""

@@ -1,0 +1,1 @@
+"""Tokenizers: trained, proved, and the fast way to the same ids."""

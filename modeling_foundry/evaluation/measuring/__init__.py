@@ -1,0 +1,1 @@
+"""How a model is measured: lm-eval, its tokens, its answers."""

@@ -1,0 +1,1 @@
+"""The model and what travels with it: configuration, forward pass, losses, kernels, conversion."""

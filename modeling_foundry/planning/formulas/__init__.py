@@ -1,0 +1,1 @@
+"""The arithmetic: parameters, FLOPs, memory, time, money, scaling."""

@@ -1,0 +1,1 @@
+"""Pretraining from scratch: packed tokens, transformers' Trainer, its settings and preflight."""

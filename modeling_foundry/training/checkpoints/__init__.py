@@ -1,0 +1,1 @@
+"""Checkpoints that are whole or not used, and what each part of one holds."""

@@ -1,0 +1,1 @@
+"""The run log and all that is measured for it."""

@@ -1,0 +1,1 @@
+"""Losses and figures as sums over what they are means of, on any ranks and batches."""

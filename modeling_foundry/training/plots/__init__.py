@@ -1,0 +1,1 @@
+"""Runs as pictures and tables, from their logs alone."""

@@ -1,0 +1,1 @@
+"""What keeps a bad update or a lost rank from going unnoticed."""
