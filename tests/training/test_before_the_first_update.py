@@ -18,8 +18,8 @@ from modeling_foundry import settings
 sound = Trainer.compute_loss
 
 def refused_at_first(self, *args, **kwargs):
-    loss, outputs = sound(self, *args, **kwargs)
-    return (loss * float("nan") if self.state.global_step < 1 else loss), outputs
+    loss = sound(self, *args, **kwargs)
+    return loss * float("nan") if self.state.global_step < 1 else loss
 
 Trainer.compute_loss = refused_at_first
 sys.argv.pop(0)
@@ -45,8 +45,8 @@ def test_saving_before_the_first_update_takes_no_step_of_the_optimizer(small_dat
     sound = Trainer.compute_loss
 
     def refused_at_first(self, *args, **kwargs):
-        loss, outputs = sound(self, *args, **kwargs)
-        return (loss * float("nan") if self.state.global_step < 2 else loss), outputs
+        loss = sound(self, *args, **kwargs)
+        return loss * float("nan") if self.state.global_step < 2 else loss
 
     monkeypatch.setattr(Trainer, "compute_loss", refused_at_first)
     keys = {"non_finite": "skip", "learning_rate": 1e-2, "keep_checkpoints": 5}
