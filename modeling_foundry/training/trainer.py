@@ -43,7 +43,7 @@ class FoundryTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.z_loss = ZLoss()
+        self.z_loss = ZLoss(self.model)
         self.read_ahead = ReadAhead(self) if self.reads_ahead else None
 
     def guard_updates(self, guard: UpdateGuard) -> None:
@@ -79,19 +79,17 @@ class FoundryTrainer(Trainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """As Trainer's; the loss of a training micro-batch is kept on the device, without a sync."""
-        wants_outputs = return_outputs or self.z_loss.is_in(self.model)
         answer = super().compute_loss(
-            model, inputs, return_outputs=wants_outputs, num_items_in_batch=num_items_in_batch
+            model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
         )
-        loss, outputs = answer if wants_outputs else (answer, None)
+        loss = answer[0] if return_outputs else answer
         if model.training:
             self._note_loss(loss.detach(), num_items_in_batch)
-            self.z_loss.note(outputs)
             if self.read_ahead is not None:
                 self.read_ahead.one_more()
         else:
             self.guard.mark(self.state.global_step, "evaluating, a batch of its own done")
-        return (loss, outputs) if return_outputs else loss
+        return answer
 
     def _note_loss(self, loss: torch.Tensor, num_items_in_batch: Any) -> None:
         """For the guard's verdict: a micro-batch's loss by what Trainer divides it."""

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import Trainer
 
 from modeling_foundry.pretraining.token_budget import resolve_plan
 from tests.training.test_token_budget import arguments
@@ -68,6 +69,26 @@ def test_the_z_loss_of_several_steps_in_one_line_is_their_mean(tmp_path):
     together.args.logging_steps = 2
     one, two = logged(each, "z_loss"), logged(together, "z_loss")
     assert two == pytest.approx([(one[0] + one[1]) / 2, (one[2] + one[3]) / 2], rel=1e-6)
+
+
+def test_the_z_loss_is_taken_out_of_a_loss_that_trainer_scales_in_place(tmp_path, monkeypatch):
+    """As it does by the number of ranks, in the model's own outputs."""
+    words = ["--max_steps=1"]
+    one = trainer_of(tmp_path / "one", *words, z_loss_weight=0.05)
+    one.train()
+    of_trainer = Trainer.compute_loss
+
+    def scaled(*given, **more):
+        answer = of_trainer(*given, **more)
+        loss = answer[0] if isinstance(answer, tuple) else answer
+        loss *= 2
+        return answer
+
+    monkeypatch.setattr(Trainer, "compute_loss", scaled)
+    two = trainer_of(tmp_path / "two", *words, z_loss_weight=0.05)
+    two.train()
+    for name in ("loss", "z_loss"):
+        assert two.state.log_history[0][name] == pytest.approx(2 * one.state.log_history[0][name], rel=1e-6)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])

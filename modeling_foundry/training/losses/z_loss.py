@@ -14,30 +14,28 @@ class ZLoss:
     its loss is z-loss (``outputs.z_loss``); of a model that says nothing there is none.
 
     Args:
+        model: the trained one, unwrapped; it is listened to right behind its forward pass, because Trainer scales
+            the loss in its outputs in place by the number of ranks.
         total: of this rank since the last line, on the device: no sync inside a step; None where there is none.
         since_step: the step of the last line.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: torch.nn.Module) -> None:
         self.total: torch.Tensor | None = None
         self.since_step = 0
         self._share: torch.Tensor | None = None  # of the latest micro-batch
-
-    @staticmethod
-    def is_in(model: Any) -> bool:
-        """Whether the model's loss holds a z-loss, by its configuration."""
-        return bool(getattr(model.config, "z_loss_weight", 0.0))
+        if getattr(model.config, "z_loss_weight", 0.0):
+            model.register_forward_hook(lambda module, inputs, outputs: self._note(outputs))
 
     def begin(self, step: int) -> None:
         """A micro-batch of the step after ``step`` comes."""
         if self.total is None:
             self.since_step = step
 
-    def note(self, outputs: Any) -> None:
-        """What the forward pass said; kept as a share, because Trainer scales the loss in more than one place."""
-        z_loss = None if outputs is None else outputs.get("z_loss")
-        if z_loss is not None:
-            self._share = z_loss / outputs["loss"].detach()
+    def _note(self, outputs: Any) -> None:
+        """What a forward pass said; kept as a share, because Trainer scales the loss in more than one place."""
+        if outputs.get("z_loss") is not None:
+            self._share = outputs["z_loss"] / outputs["loss"].detach()
 
     def taken_out_of(self, loss: torch.Tensor) -> torch.Tensor:
         """The micro-batch's loss, as Trainer scaled it, without its z-loss."""
