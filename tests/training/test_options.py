@@ -374,3 +374,17 @@ def test_a_gpu_is_named_where_one_is_needed(monkeypatch):
 def test_experts_are_balanced_as_asked(run_stage):
     with pytest.raises(FoundryError, match=r"router_aux_loss_coef: .* has no experts to balance"):
         run_stage(SFT, router_aux_loss_coef=0.1)
+
+
+def test_the_older_name_of_checkpointing_is_read_where_there_is_no_other():
+    """transformers 5.17 knows gradient_checkpointing alone."""
+    from modeling_foundry.training.options.refusals import checkpointing_options, recomputes
+
+    older = SimpleNamespace(
+        gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": False}
+    )
+    assert recomputes(older)
+    assert checkpointing_options(older) == {"use_reentrant": False}
+    off = SimpleNamespace(gradient_checkpointing=False, gradient_checkpointing_kwargs=None)
+    assert not recomputes(off)
+    assert checkpointing_options(off) is None

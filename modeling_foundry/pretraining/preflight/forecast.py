@@ -24,6 +24,7 @@ from ...planning.models.families import architecture_of
 from ...planning.models.fields import PlanError
 from ...planning.reports.fit import largest_micro_batch
 from ...settings import FoundryError
+from ...training.options.refusals import recomputes
 from ...training.precision import engine_of_sharding, has_masters, precision_of
 
 SHARDING_WORDS = {
@@ -139,13 +140,6 @@ def training_setup(
         loss_chunk_tokens=config.loss_chunk_tokens,
         checkpointing=recomputes(arguments),
         optimizer="muon" if arguments.optimizer == "muon" else "adamw",
-    )
-
-
-def recomputes(arguments: Any) -> bool:
-    """Whether activations are recomputed layer by layer (transformers has two names for it)."""
-    return any(
-        getattr(arguments, name, None) for name in ("activation_checkpointing", "gradient_checkpointing")
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .refusals import DPO, SFT, Refusal, is_changed, is_sharded
+from .refusals import DPO, SFT, Refusal, checkpointing_options, is_changed, is_sharded
 
 SMOOTHED_LOSSES = {"robust", "exo_pair", "aot", "aot_unpaired"}
 DIFFERENCE_LOSSES = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft"}
@@ -48,7 +48,7 @@ SFT_AND_DPO = (
     Refusal(
         "activation_checkpointing_kwargs",
         frozenset({DPO}),
-        lambda a: {"every_n_layers", "offload"} & set(a.activation_checkpointing_kwargs or ()),
+        lambda a: {"every_n_layers", "offload"} & set(checkpointing_options(a) or ()),
         "every_n_layers and offload fail where TRL switches checkpointing off for the reference; leave them out",
     ),
     Refusal(

@@ -136,8 +136,20 @@ def _evaluates(arguments: Any) -> bool:
     return bool(arguments.eval_strategy != "no")
 
 
+def recomputes(arguments: Any) -> bool:
+    """Whether activations are recomputed in the backward pass; transformers 5.17 has the older of two names only."""
+    names = ("activation_checkpointing", "gradient_checkpointing")
+    return any(getattr(arguments, name, False) for name in names)
+
+
+def checkpointing_options(arguments: Any) -> Any:
+    """How they are recomputed, under either name."""
+    names = ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs")
+    return next((options for name in names if (options := getattr(arguments, name, None))), None)
+
+
 def _unknown_checkpointing_keys(arguments: Any) -> set[str]:
-    options = arguments.activation_checkpointing_kwargs
+    options = checkpointing_options(arguments)
     known = CHECKPOINTING_KEYS | ({"selective"} if hasattr(arguments, "packing") else set())
     return set(options) - known if isinstance(options, dict) else set()
 
@@ -173,7 +185,7 @@ COMMON = (
     Refusal(
         "activation_checkpointing_kwargs",
         EVERY,
-        lambda a: a.activation_checkpointing_kwargs and not a.activation_checkpointing,
+        lambda a: checkpointing_options(a) and not recomputes(a),
         "passed over without activation_checkpointing: true",
     ),
     Refusal(
