@@ -501,7 +501,7 @@ def test_killed_outright_it_goes_on_and_gives_the_same(tmp_path, capsys):
 BEATING = """
 import time
 from pathlib import Path
-from modeling_foundry.data.pipeline import Stage, run_stage
+from modeling_foundry.data.workers.stages import Stage, run_stage
 
 def beat(data, rank, world_size):
     for number in range(600):

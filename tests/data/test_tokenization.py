@@ -244,8 +244,8 @@ def test_nothing_lives_on_after_a_kill(manifest, tokenizer, tmp_path):
 STOPPED_BEFORE_EACH_CHANGE = """
 import os, shutil, sys
 from pathlib import Path
-from modeling_foundry.data.corpus_build import tokenize
-from modeling_foundry.data.settings import TokenizeSettings
+from modeling_foundry.data.tokenization.pipeline import tokenize
+from modeling_foundry.data.tokenization.settings import TokenizeSettings
 
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "os.chmod", "tempfile.mkstemp")
 manifest, tokenizer, first, root = sys.argv[1:]

@@ -63,8 +63,8 @@ def test_the_kernels_equal_the_pytorch_path():
 FLOAT8_SCRIPT = """
 import json
 import torch
-from modeling_foundry.losses import linear_cross_entropy
-from modeling_foundry.training.float8 import float8_linear_cross_entropy
+from modeling_foundry.model.losses import linear_cross_entropy
+from modeling_foundry.model.float8 import float8_linear_cross_entropy
 
 generator = torch.Generator().manual_seed(0)
 hidden = torch.randn(64, 64, generator=generator).bfloat16().requires_grad_()

@@ -11,7 +11,7 @@ SCRIPT = """
 import atexit, os, sys
 import torch
 from modeling_foundry.settings import FoundryError, run
-from modeling_foundry.training.ranks import leave_at_exit, wait_for_all_ranks
+from modeling_foundry.training.processes.ranks import leave_at_exit, wait_for_all_ranks
 
 class Aborts:
     def __del__(self, abort=os.abort):

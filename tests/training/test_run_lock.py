@@ -15,7 +15,7 @@ from modeling_foundry.training.run_folder import discard_run
 HOLD = """
 import sys, time
 from types import SimpleNamespace
-from modeling_foundry.training.run_lock import folder_held
+from modeling_foundry.training.processes.run_lock import folder_held
 with folder_held(SimpleNamespace(output_dir=sys.argv[1], process_index=0)):
     print("held", flush=True)
     time.sleep(100)

@@ -26,7 +26,7 @@ class ChatSettings:
     overwrite: bool = setting("replace a folder prepared with other settings", False)
 
     def __post_init__(self) -> None:
-        from .chat_datasets import DATASETS
+        from .datasets import DATASETS
 
         by_repository = {dataset.repository.lower(): name for name, dataset in DATASETS.items()}
         self.dataset = by_repository.get(self.dataset.lower(), self.dataset)

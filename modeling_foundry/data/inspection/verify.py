@@ -46,7 +46,7 @@ def verify(settings: VerifySettings) -> None:
         f"written; every document ends with id {corpus.content['eos_token_id']}, every id is below "
         f"{corpus.content['vocab_size']:,}" + (f", the model has {rows:,} rows" if rows else "")
     )
-    from .inspection import coloured_sample
+    from .pictures import coloured_sample
 
     shown = corpus.split("train" if "train" in corpus.splits else corpus.splits[0])
     length = min(SAMPLE_TOKENS, shown.num_tokens)
