@@ -350,7 +350,7 @@ def test_calls_and_tools_without_a_trace_in_the_text_fail(tokenizer, row, cut, l
         "in tools": ("for tool in tools", "for tool in tools[:1]"),
     }
     tokenizer.chat_template = WITH_TOOLS.replace(*changed[cut]) if cut else WITH_TOOLS
-    check = lint([row, row], tokenizer)["calls and tools in the text"]
+    check = lint([row, row], tokenizer)["turns, calls and tools in the text"]
     assert (check.status, lost is None) == ("PASS" if lost is None else "FAIL", lost is None)
     if lost:
         assert (
@@ -358,10 +358,55 @@ def test_calls_and_tools_without_a_trace_in_the_text_fail(tokenizer, row, cut, l
         )
 
 
+def dialogue(*roles):
+    return [{"role": role, "content": f"{role} says {place}"} for place, role in enumerate(roles)]
+
+
+@pytest.mark.parametrize(
+    ("roles", "rule", "lost"),
+    [
+        (("system", "user", "assistant"), None, None),
+        (("user", "assistant", "tool", "assistant"), None, None),
+        (("system", "user", "assistant"), "m.role != 'system'", "turn 1, the content of system"),
+        (("user", "assistant", "tool", "assistant"), "m.role != 'tool'", "turn 3, the content of tool"),
+        (("user", "assistant", "user", "assistant"), "not loop.first", "turn 1, the content of user"),
+        (("user", "assistant", "user", "assistant"), "loop.index != 2", "turn 2, the content of assistant"),
+    ],
+)
+def test_a_turn_without_a_trace_in_the_text_fails(tokenizer, roles, rule, lost):
+    """The heading that the template writes over it is none, and neither are the same words in another turn."""
+    content = "m.content | trim | upper"
+    said = content if rule is None else f"({content} if {rule} else '')"
+    tokenizer.chat_template = (
+        "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\n' }}"
+        "{%- generation %}{{- " + said + " + '<|im_end|>' }}{%- endgeneration %}{{- '\n' }}{%- endfor %}"
+    )
+    row, name = dialogue(*roles), "turns, calls and tools in the text"
+    rows = [{"messages": row}], [{"prompt": row[:-1], "chosen": row[-1:], "rejected": dialogue("assistant")}]
+    for check in (lint(samples, tokenizer)[name] for samples in rows):
+        assert check.status == ("FAIL" if lost else "PASS")
+        assert lost is None or f"first row 1: {lost}; give a template that reads every role" in check.detail
+
+
+def test_what_a_template_makes_of_a_content_is_a_trace(tokenizer):
+    """What it cuts from it or says only where it is short is its own affair, and so is a word that it refuses."""
+    cut = CHAT_TEMPLATE.replace("message['content']", "message['content'].split('</think>')[-1]")
+    refuses = (
+        "{%- if messages[0].content != 'Say hello.' %}{{ raise_exception('no') }}{%- endif %}" + CHAT_TEMPLATE
+    )
+    for template in (cut, refuses):
+        tokenizer.chat_template = template
+        row = sample(answer="<think>Well</think>Hello, world!")
+        assert lint([row], tokenizer)["turns, calls and tools in the text"].status == "PASS"
+
+
 def test_our_own_template_refuses_calls_and_tools(tokenizer):
     """It writes contents alone: a turn of calls would be learned as an empty answer."""
-    assert lint([calling()], tokenizer)["calls and tools in the text"].status == "FAIL"
-    assert lint([sample() | {"tools": [GREET]}], tokenizer)["calls and tools in the text"].status == "FAIL"
+    assert lint([calling()], tokenizer)["turns, calls and tools in the text"].status == "FAIL"
+    assert (
+        lint([sample() | {"tools": [GREET]}], tokenizer)["turns, calls and tools in the text"].status
+        == "FAIL"
+    )
     nothing = calling()
     nothing["messages"][1]["content"] = None
     assert "a content is not text" in lint([nothing], tokenizer)["every row renders"].detail

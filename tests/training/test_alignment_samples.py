@@ -158,7 +158,9 @@ def test_dpo_trains_tools_and_variables(with_tools, prepare):
 def test_calls_and_tools_that_the_template_ignores_are_refused(stage, place, prepare):
     rows = rows_of(stage, 701)
     rows[place]["tools"] = [GREET]
-    expected = f"train.jsonl: calls and tools in the text: 1 of .* first line {place + 1}: tools, tool 1"
+    expected = (
+        f"train.jsonl: turns, calls and tools in the text: 1 of .* first line {place + 1}: tools, tool 1"
+    )
     with pytest.raises(FoundryError, match=expected):
         prepare(stage, rows)
 

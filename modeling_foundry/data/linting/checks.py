@@ -141,7 +141,7 @@ def checks_of(tally: Tally, facts: dict[str, Any], cut: Cut, by_mask: bool, is_p
         by_mask: the template's ``{% generation %}`` says which tokens are learned.
         is_pair: a row has two sides.
     """
-    checks = [_calls_in_text(tally), _keys_that_are_read(tally), _bos_policy(tally, facts)]
+    checks = [_turns_in_text(tally), _keys_that_are_read(tally), _bos_policy(tally, facts)]
     if by_mask:
         checks.append(_generation_markers(facts))
     checks.append(_trained_tokens(tally))
@@ -221,13 +221,13 @@ def _trained_turns(tally: Tally) -> Check:
     return Check(name, "PASS", f"{turns['answers']:,} answers")
 
 
-def _calls_in_text(tally: Tally) -> Check:
-    name = "calls and tools in the text"
+def _turns_in_text(tally: Tally) -> Check:
+    name = "turns, calls and tools in the text"
     if not tally.num_lost:
         return Check(name, "PASS", "none is missing")
     detail = (
         f"{tally.num_lost:,} of {tally.num_rows:,} rows have some of which the template writes nothing, first "
-        f"{tally.first_lost}; give a template that reads tools and tool_calls"
+        f"{tally.first_lost}; give a template that reads every role, tools and tool_calls"
     )
     return Check(name, "FAIL", detail)
 

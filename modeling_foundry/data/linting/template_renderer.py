@@ -217,9 +217,10 @@ def checked_length(template, messages, limit):
 
 
 def traces(template, conversations):
-    """``lost``: calls and tools that the text is the same without; ``unread``: other keys of which that is true."""
+    """``lost``: turns, calls and tools of which the text holds nothing; ``unread``: other keys, of which it is true."""
     lost, unread = [], set(unread_variables(template))
     for messages in conversations:
+        lost += unwritten_turns(template, messages)
         keys = {key for message in messages for key in message} - {"role", "content", "tool_calls"}
         calls = any(message.get("tool_calls") for message in messages)
         if not (keys or calls or template.tools):
@@ -229,6 +230,31 @@ def traces(template, conversations):
             if not leaves_trace(template, whole, changed, options):
                 unread.add(name) if name in keys else lost.append(name)
     return {"lost": list(dict.fromkeys(lost)), "unread": sorted(unread)}
+
+
+def unwritten_turns(template, messages):
+    """Turns whose content another one of the same role could stand for: the text holds nothing of it.
+
+    One render with a word of its own in each turn; a template that refuses such words has read them.
+    """
+    words = {place: f"q{place}q" for place, message in enumerate(messages) if _says(message)}
+    asked = [
+        {**message, "content": words[place]} if place in words else message
+        for place, message in enumerate(messages)
+    ]
+    try:
+        text = template.text(asked).lower()
+    except Exception:  # a template may raise anything
+        return []
+    return [
+        f"turn {place + 1}, the content of {messages[place]['role']}"
+        for place, word in words.items()
+        if word not in text
+    ]
+
+
+def _says(message):
+    return bool((message.get("content") or "").strip())
 
 
 def without_each(template, messages, keys):
