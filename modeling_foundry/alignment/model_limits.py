@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from ..model.portable_files import GENERATION, check_that_it_can_be_saved
 from ..saved_model import load_tokenizer
 from ..settings import FoundryError
 from ..terminal import console
@@ -29,6 +31,8 @@ def check_model_limits(folder: str, arguments: Any) -> dict[str, int]:
     except (OSError, ValueError, KeyError) as error:
         words = " ".join(str(error).split())[:200]
         raise FoundryError(f"{folder}/config.json: cannot be read ({words})") from error
+    if (generation := Path(folder) / GENERATION).is_file():  # else the trained model could not be written
+        check_that_it_can_be_saved(generation)
     tokenizer = load_tokenizer(folder)
     check_vocabulary(folder, config, tokenizer)
     check_tokens(folder, tokenizer, arguments)

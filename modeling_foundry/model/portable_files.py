@@ -157,8 +157,13 @@ def check_generation_config(checkpoint: Path, num_rows: int) -> None:
         fits = type(value) in ((int, float) if kind is float else (kind,))
         if value is not None and not (fits and low <= value <= high):
             raise FoundryError(f"{path}: {name}: {value!r} is not {words}")
+    check_that_it_can_be_saved(path)
+
+
+def check_that_it_can_be_saved(path: Path) -> None:
+    """Raise FoundryError where transformers reads a generation_config.json that it then refuses to write."""
     try:
-        GenerationConfig(**content).validate(strict=True)
+        GenerationConfig(**read_object(path)).validate(strict=True)
     except (ValueError, TypeError) as error:
         raise FoundryError(f"{path}: {' '.join(str(error).split())[:300]}") from error
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -157,6 +158,35 @@ def test_a_configuration_that_refuses_itself_is_one_line(checkpoint, tmp_path):
 def test_a_token_that_is_none_of_the_checkpoint(stage, options, line, checkpoint, tmp_path):
     with pytest.raises(FoundryError, match=line):
         check_model_limits(checkpoint(), arguments_of(stage, tmp_path, **options))
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ('{"temperature": 0.6}', "`temperature`: `do_sample` is not set"),  # as Llama 2 was published
+        ('{"top_p": 0.9, "do_sample": false}', "`top_p`: `do_sample` is not set"),
+        ('{"num_beams": 1, "early_stopping": true}', "early_stopping"),
+        ('{"max_new_tokens": 0}', "`max_new_tokens` must be greater than 0"),
+        ("[]", "not a JSON object"),
+        ('{"top_p": ', "not JSON"),
+    ],
+)
+def test_generation_settings_that_could_not_be_saved(stage, content, line, checkpoint, tmp_path):
+    """transformers reads them with a warning and refuses them after the last step, when the model is written."""
+    folder = checkpoint()
+    (Path(folder) / "generation_config.json").write_text(content)
+    with pytest.raises(FoundryError, match=f"^{folder}/generation_config.json: .*{line}"):
+        check_model_limits(folder, arguments_of(stage, tmp_path))
+
+
+@pytest.mark.parametrize(
+    "content", ['{"temperature": 0.6, "do_sample": true}', '{"eos_token_id": [0, 2]}', "{}"]
+)
+def test_generation_settings_that_can_be_saved(content, checkpoint, tmp_path):
+    folder = checkpoint()
+    (Path(folder) / "generation_config.json").write_text(content)
+    check_model_limits(folder, arguments_of("sft", tmp_path))
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
