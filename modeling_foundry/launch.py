@@ -13,6 +13,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
 
 from .settings import FoundryError, read_yaml
 
@@ -28,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # who was stopped for whom
     try:
         if arguments.config_file and not arguments.config_file.endswith(".json"):
-            read_yaml(arguments.config_file)  # accelerate takes for granted that it is a mapping
+            check_accelerate_file(arguments.config_file)
         launch_command(arguments)
     except subprocess.CalledProcessError as error:
         return _ended("the process", error.returncode)
@@ -47,6 +50,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: accelerate launch: {arguments.config_file or 'its options'}: {words}", file=sys.stderr)
         return 2
     return 0
+
+
+def check_accelerate_file(path: str) -> None:
+    """Raise FoundryError for a value in a YAML file that accelerate would fail on with a traceback, or ignore."""
+    if not read_yaml(path):
+        raise FoundryError(f"{path}: an empty file; take one of accelerate_configs/")
+    content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # as accelerate reads it
+    for key in ("num_processes", "num_machines", "machine_rank"):
+        if key in content and type(content[key]) is not int:
+            raise FoundryError(f"{path}: {key}: expected a whole number, found {content[key]!r}")
+    precision = content.get("mixed_precision", "no")
+    if precision not in ("no", "bf16", "fp16"):
+        raise FoundryError(
+            f"{path}: mixed_precision: expected 'no' (in quotes), bf16 or fp16, found {precision!r}"
+        )
+    is_multi_cpu = content.get("distributed_type") == "MULTI_CPU" and "mpirun_config" not in content
+    if is_multi_cpu and content.get("num_processes", 1) > 1:
+        raise FoundryError(
+            f"{path}: distributed_type: MULTI_CPU starts one process where there is no MPI; expected MULTI_GPU with "
+            "use_cpu: true, as in accelerate_configs/cpu_ddp.yaml"
+        )
 
 
 def first_failure(error: object) -> tuple[int, int]:

@@ -84,6 +84,12 @@ def test_the_first_rank_that_ended_says_how(monkeypatch, capsys):
         ("[1, 2", "not valid YAML"),
         ("just text", "expected `key: value` lines"),
         ("compute_environment: LOCAL_MACHINE\ndistributed_type: FOO\n", "FOO"),
+        ("", "an empty file"),
+        ("num_processes: two\n", "num_processes: expected a whole number, found 'two'"),
+        ("num_machines: '1'\n", "num_machines: expected a whole number, found '1'"),
+        ("mixed_precision: no\n", "mixed_precision: expected 'no' .in quotes., bf16 or fp16, found False"),
+        ("mixed_precision: fp8\n", "mixed_precision: expected 'no' .in quotes., bf16 or fp16, found 'fp8'"),
+        ("distributed_type: MULTI_CPU\nnum_processes: 2\n", "distributed_type: MULTI_CPU starts one process"),
     ],
 )
 def test_a_wrong_accelerate_file_is_one_line(content, line, tmp_path, capsys):

@@ -64,3 +64,8 @@ def test_a_run_has_a_length():
         check_length(arguments(max_steps=-1, num_train_epochs=0.0), in_steps=False)
     with pytest.raises(FoundryError, match="max_steps: expected at least 1, found -1"):
         check_length(arguments(max_steps=-1), in_steps=True)
+
+
+def test_a_sequence_of_one_token_has_nothing_to_predict():
+    with pytest.raises(FoundryError, match="sequence_length: expected at least 2, found 1"):
+        check_ranges(PretrainDataSettings(sequence_length=1))

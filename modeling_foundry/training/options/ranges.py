@@ -9,7 +9,7 @@ from ...settings import FoundryError
 INFINITY = float("inf")
 # key -> lowest value, and the value it must stay below
 RANGES = {
-    "sequence_length": (1, INFINITY),
+    "sequence_length": (2, INFINITY),
     "max_length": (1, INFINITY),
     "text_file_vocab_size": (300, INFINITY),
     "max_eval_sequences": (1, INFINITY),
