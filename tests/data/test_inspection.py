@@ -2,10 +2,12 @@
 
 from types import SimpleNamespace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling_foundry.data.inspection.pictures import DOCUMENT_STYLES, coloured_documents
+from modeling_foundry.data.inspection.settings import InspectSettings
 
 END = 0
 LETTERS = SimpleNamespace(decode=lambda ids, skip_special_tokens: "".join(map(chr, ids)).replace("\0", "¶"))
@@ -31,3 +33,10 @@ def test_no_token_is_left_out_and_no_terminal_is_steered(ids):
 def test_escapes_of_a_terminal_show_as_text():
     text = coloured_documents(list(b"a\x1b[2Jb\x07\n\tc"), END, LETTERS)
     assert text.plain == "a\\x1b[2Jb\\x07\n\tc"
+
+
+def test_other_corpora_without_a_picture_are_refused():
+    """They would not even be opened: a corpus that is not there would go unsaid."""
+    with pytest.raises(ValueError, match="^compare: .* give plot"):
+        InspectSettings(compare=["nowhere"])
+    assert InspectSettings(compare=["nowhere"], plot="pictures").compare == ["nowhere"]

@@ -38,3 +38,7 @@ class InspectSettings:
         for name in ("sequence_length", "sample_shards"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if self.compare and self.plot is None:
+            raise ValueError(
+                "compare: other corpora stand in the pictures alone; give plot, the folder for them"
+            )
