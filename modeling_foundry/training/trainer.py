@@ -95,7 +95,7 @@ class FoundryTrainer(Trainer):
         """For the guard's verdict: a micro-batch's loss by what Trainer divides it."""
         if not self.guard.losses:
             self._loss_before_step = self._tr_loss.clone()
-        is_of_step = self.loss_is_scaled_for_ga
+        is_of_step = getattr(self, "loss_is_scaled_for_ga", None)  # transformers 5.19 and newer have it
         if is_of_step is None:
             is_of_step = num_items_in_batch is not None
         self.guard.losses.append(loss / (1 if is_of_step else self.current_gradient_accumulation_steps))
