@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, Json, Value
@@ -43,6 +44,10 @@ def hash_of_samples(path: str) -> str:
     Raises:
         FoundryError: it cannot be read.
     """
+    if Path(path).is_fifo():
+        raise FoundryError(
+            f"{path}: a pipe, which gives its rows once; write them to a file, which may be packed"
+        )
     try:
         return sha256_of_file(path)[:16]
     except OSError as error:

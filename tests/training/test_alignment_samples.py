@@ -1,12 +1,13 @@
 """What SFT and DPO train on is what the file says: checked whole, rendered as checked, counted where it is left out."""
 
 import json
+import os
 import shutil
 
 import pytest
 
 from modeling_foundry.alignment import pipeline as alignment
-from modeling_foundry.alignment.samples import check_samples, cut_of, load_samples
+from modeling_foundry.alignment.samples import check_samples, cut_of, hash_of_samples, load_samples
 from modeling_foundry.settings import FoundryError
 from tests.data.template_here import Here
 from tests.data.test_chat_linter import CALL, GREET, WITH_TOOLS, pair, sample
@@ -383,3 +384,12 @@ def test_a_template_that_is_none_is_one_line(name, content, words, prepare, tmp_
         (tmp_path / name).write_bytes(content)
     with pytest.raises(FoundryError, match=f"chat_template_path: .*{words}"):
         prepare("sft", rows_of("sft"), chat_template_path=str(tmp_path / name))
+
+
+def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path):
+    """Its hash would take the rows, and one that nobody writes to would never end."""
+    os.mkfifo(tmp_path / "rows.jsonl")
+    with pytest.raises(
+        FoundryError, match=r"rows.jsonl: a pipe, which gives its rows once; write them to a file"
+    ):
+        hash_of_samples(str(tmp_path / "rows.jsonl"))
