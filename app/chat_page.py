@@ -69,15 +69,18 @@ def letter_for_letter(chatbot: gr.Chatbot) -> gr.Chatbot:
         return {**turn, "content": [{"type": "text", "text": text}]}
 
     def postprocess(value: list[Any] | None) -> Any:
-        return clean(
-            [turn_of(turn, html.escape(_text(turn["content"]), quote=False)) for turn in value or []]
-        )
+        return clean([turn_of(turn, _escaped(_text(turn["content"]))) for turn in value or []])
 
     def preprocess(payload: Any) -> list[Any]:
         return [turn_of(turn, html.unescape(_text(turn["content"]))) for turn in read(payload) or []]
 
     chatbot.postprocess, chatbot.preprocess = postprocess, preprocess
     return chatbot
+
+
+def _escaped(text: str) -> str:
+    """For HTML; half of a surrogate pair, which no answer to the browser can hold, is shown as a question mark."""
+    return html.escape(text.encode(errors="replace").decode(), quote=False)
 
 
 def as_text(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from fastapi import FastAPI, Request
@@ -143,9 +144,15 @@ def _what_is_wrong(error: RequestValidationError) -> str:
     fault = max(error.errors(), key=lambda each: len(each["loc"]))
     if fault["type"] == "json_invalid":
         return f"body: JSON decode error at character {fault['loc'][-1]}"
-    # pydantic puts the names of types between those of fields: messages.0.content.list[TextPart].0.type
-    names = [str(part) for part in fault["loc"] if str(part).isalnum() or "_" in str(part)]
-    where = ".".join(name for name in names if name not in ("body", "parameters", "str"))
+    # pydantic puts the names of types between those of fields: messages.0.content.list[Part].0.type
+    names = [
+        str(part) for part in fault["loc"] if re.fullmatch(r"\w+", str(part)) and part not in ("body", "str")
+    ]
+    if names[:1] == [
+        "parameters"
+    ]:  # of TGI: its own names are enough, and Sampling's refusals have no others
+        names = names[1:] or names
+    where = ".".join(names)
     if not where:
         return "body: expected a JSON object, sent with Content-Type: application/json"
     return f"{where}: {fault['msg'].removeprefix('Value error, ')}"

@@ -53,6 +53,14 @@ def test_the_page_keeps_indents(chatbot):
     assert shown(chatbot, f"    {code}") == f"    {code}"
 
 
+def test_half_a_surrogate_pair_does_not_stop_the_page(chatbot, page):
+    """JSON can hold it, the page's answer to the browser cannot: the refusal was never shown."""
+    shown(chatbot, "a\ud800b").encode()
+    assert shown(chatbot, "a\ud800b") == "a?b"
+    (refusal,) = page.fn("a\ud800b", [], 0, 4, 0.9, 0, 1)
+    assert refusal == "⚠️ Not answered: not text that UTF-8 can hold (character 1)"
+
+
 def test_the_page_renders_neither_markdown_nor_latex(page):
     import gradio
 

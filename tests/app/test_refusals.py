@@ -98,3 +98,25 @@ def test_a_bug_is_json_and_names_no_path(client, chat, monkeypatch):
         assert answer.status_code == 500
         assert "this server failed (KeyError)" in answer.text
         assert "ada" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "where"),
+    [
+        ("/v1/completions", {"prompt": ["def", 5]}, "prompt.0"),
+        ("/v1/completions", {"prompt": [[5, None]]}, "prompt.0.1"),
+        ("/v1/completions", {"prompt": "x", "stop": [None]}, "stop.0"),
+        ("/v1/completions", {"prompt": "x", "stream_options": {"include_usage": 1}}, "stream_options.include_usage"),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": [5]}]}, "messages.0.content.0"),
+        ("/v1/chat/completions", {"messages": [{"content": "x"}]}, "messages.0.role"),
+        ("/v1/chat/completions", {**CHAT, "max_completion_tokens": 1.5}, "max_completion_tokens"),
+        ("/", {"inputs": "x", "parameters": 5}, "parameters"), ("/", {"inputs": ["x"]}, "inputs"),
+        ("/", {"inputs": "x", "parameters": {"max_new_tokens": 0}}, "max_new_tokens"),
+        ("/", {"inputs": "x", "parameters": {"stop": "x"}}, "stop"), ("/generate", {"prompt": None}, "prompt"),
+    ],
+)  # fmt: skip
+def test_the_field_that_is_wrong_stands_first(client, path, body, where):
+    """And neither another one nor the name of a type of ours."""
+    error = client.post(path, json=body).json()["error"]
+    message = error if path == "/" else error["message"]
+    assert message.partition(":")[0] == where
