@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from modeling_foundry.data.sources import documents
 from modeling_foundry.data.sources.documents import read_documents
-from modeling_foundry.data.sources.lines import DamagedFileError
+from modeling_foundry.data.sources.lines import DamagedFileError, _split_lines
 from modeling_foundry.data.sources.manifest import SourceFile
 from modeling_foundry.settings import FoundryError
 
@@ -285,4 +285,4 @@ def test_lines_do_not_depend_on_the_blocks(lines, sizes):
     expected = content.split(b"\n")
     if expected[-1] == b"":
         expected.pop()
-    assert list(documents._split_lines(iter(block for block in blocks if block))) == expected
+    assert list(_split_lines(iter(block for block in blocks if block))) == expected

@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 SCRIPT = """
 import json, sys
 import torch
-from modeling_foundry import losses, softmax_kernels as kernels
+from modeling_foundry.model import losses, softmax_kernels as kernels
 
 worst = {"loss": 0.0, "gradient": 0.0, "kept": True}
 generator = torch.Generator().manual_seed(0)

@@ -17,7 +17,7 @@ from tests.conftest import REPOSITORY
 KERNEL_SCRIPT = """
 import json, sys
 import torch
-from modeling_foundry import losses
+from modeling_foundry.model import losses
 from modeling_foundry.training import float8_kernels as kernels
 
 worst = {"loss": 0.0, "gradient": 0.0, "cast": 0.0, "same": True}

@@ -14,7 +14,7 @@ import yaml
 from modeling_foundry.training.log.log_file import read_log
 from tests import warm_start
 from tests.conftest import REPOSITORY, SOURCE_TEXT
-from tests.training.test_pretraining import arguments
+from tests.pretraining.test_pretraining import arguments
 from tests.waits import wait_for
 
 LAUNCH = REPOSITORY / "launch"

@@ -35,8 +35,8 @@ def read_only(monkeypatch):
         return noted
 
     plan_of = handed_out(plan.plan_of, lambda each: each.arguments)
-    for module in ("alignment", "token_budget"):
-        monkeypatch.setattr(f"modeling_foundry.training.{module}.plan_of", plan_of)
+    for module in ("alignment.pipeline", "pretraining.token_budget"):
+        monkeypatch.setattr(f"modeling_foundry.{module}.plan_of", plan_of)
     arguments_from = handed_out(plan.RunPlan.arguments_from, lambda each: each)
     monkeypatch.setattr(plan.RunPlan, "arguments_from", arguments_from)
     monkeypatch.setattr(TrainingArguments, "__setattr__", guarded, raising=False)

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from modeling_foundry.training.log.log_file import read_log
 from tests import warm_start
 from tests.conftest import REPOSITORY, SOURCE_TEXT
+from tests.pretraining.test_pretraining import arguments
 from tests.training.conftest import ACCELERATE
-from tests.training.test_pretraining import arguments
 
 ON_CPU = Path(__file__).with_name("fsdp2_on_cpu.py")
 # Everything that could differ: accumulation, checkpointed activations, the z-loss, a tied head, clipping.

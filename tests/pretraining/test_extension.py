@@ -11,7 +11,7 @@ from modeling_foundry.pretraining.pipeline import PretrainArguments, PretrainDat
 from modeling_foundry.settings import FoundryError, parse
 from modeling_foundry.training.log.log_file import read_log
 from tests.conftest import closed_files
-from tests.training.test_pretraining import arguments
+from tests.pretraining.test_pretraining import arguments
 
 # A step is 4 x 32 = 128 tokens.
 WSD = [

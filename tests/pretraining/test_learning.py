@@ -5,7 +5,7 @@ import torch
 from transformers import Trainer
 
 from modeling_foundry.pretraining.token_budget import resolve_plan
-from tests.training.test_token_budget import arguments
+from tests.pretraining.test_token_budget import arguments
 from tests.training.tiny_training import SEQUENCE_LENGTH, logged, tiny_model, tiny_trainer
 
 VARIANTS = {
