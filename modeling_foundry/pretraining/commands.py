@@ -4,11 +4,37 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 
-from ..settings import parse, parse_command
+from ..settings import FoundryError, parse, parse_command
 from ..training.plots.settings import PlotSettings
-from .settings import ReplaySettings
+
+
+@dataclass
+class ReplaySettings:
+    """Which optimizer step of which run to show."""
+
+    run_dir: str = field(metadata={"help": "run folder (runs/<experiment>/pretrain)"})
+    step: int | None = field(default=None, metadata={"help": "optimizer step, counted from 1"})
+    samples: list[int] | None = field(
+        default=None,
+        metadata={"help": "in place of a step: samples named in skipped_updates.jsonl, also of a rollback"},
+    )
+    checkpoint: str | None = field(
+        default=None, metadata={"help": "folder of a model: its loss on each sequence is printed too"}
+    )
+    max_characters: int = field(default=400, metadata={"help": "shown of each document; 0 shows all"})
+    max_sequences: int = field(default=64, metadata={"help": "shown of the step; 0 shows all"})
+
+    def __post_init__(self) -> None:
+        if (self.step is None) == (self.samples is None):
+            raise FoundryError("step: give it or samples, one of the two")
+        for name, lowest in (("step", 1), ("max_characters", 0), ("max_sequences", 0)):
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise FoundryError(f"{name}: expected at least {lowest}, found {value}")
+
 
 # name -> settings, a line for --help, module:function of modeling_foundry, imported when needed
 COMMANDS: dict[str, tuple[type, str, str]] = {

@@ -22,7 +22,7 @@ from ..run_record import RECORD_NAME
 from ..saved_model import load_model, load_tokenizer
 from ..settings import FoundryError
 from ..training.log.log_file import LOG_NAME, read_log
-from .settings import ReplaySettings
+from .commands import ReplaySettings
 
 
 @dataclass(frozen=True)

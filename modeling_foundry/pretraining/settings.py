@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
-from ..settings import FoundryError, setting
+from ..settings import setting
 from ..training.log.profiling import ProfileKeys
 from ..training.log.trackers import AUTO, MaskedArguments, choose_trackers
 from ..training.options.checks import refuse_missing_gpus
@@ -18,31 +18,6 @@ from ..training.processes.deepspeed_build_locks import remove_stale_build_locks
 from ..training.safety.update_guard import GuardKeys
 from .preflight.preflight import PreflightKeys
 from .token_budget import TokenCounts
-
-
-@dataclass
-class ReplaySettings:
-    """Which optimizer step of which run to show."""
-
-    run_dir: str = field(metadata={"help": "run folder (runs/<experiment>/pretrain)"})
-    step: int | None = field(default=None, metadata={"help": "optimizer step, counted from 1"})
-    samples: list[int] | None = field(
-        default=None,
-        metadata={"help": "in place of a step: samples named in skipped_updates.jsonl, also of a rollback"},
-    )
-    checkpoint: str | None = field(
-        default=None, metadata={"help": "folder of a model: its loss on each sequence is printed too"}
-    )
-    max_characters: int = field(default=400, metadata={"help": "shown of each document; 0 shows all"})
-    max_sequences: int = field(default=64, metadata={"help": "shown of the step; 0 shows all"})
-
-    def __post_init__(self) -> None:
-        if (self.step is None) == (self.samples is None):
-            raise FoundryError("step: give it or samples, one of the two")
-        for name, lowest in (("step", 1), ("max_characters", 0), ("max_sequences", 0)):
-            value = getattr(self, name)
-            if value is not None and value < lowest:
-                raise FoundryError(f"{name}: expected at least {lowest}, found {value}")
 
 
 @dataclass

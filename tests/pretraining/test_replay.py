@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from modeling_foundry.data.tokens.corpus import CorpusSplit, ShardEntry
 from modeling_foundry.data.tokens.shards import write_shard
+from modeling_foundry.pretraining.commands import ReplaySettings
 from modeling_foundry.pretraining.replay import RunOnDisk, parts_of, replay
-from modeling_foundry.pretraining.settings import ReplaySettings
 from modeling_foundry.settings import FoundryError
 from modeling_foundry.training.log.log_file import read_log
 from tests.conftest import REPOSITORY, SOURCE_TEXT

@@ -7,8 +7,8 @@ import pytest
 from transformers import Trainer
 
 from modeling_foundry.data.sequences.sample_order import SampleOrder, read_order
+from modeling_foundry.pretraining.commands import ReplaySettings
 from modeling_foundry.pretraining.replay import replay
-from modeling_foundry.pretraining.settings import ReplaySettings
 from modeling_foundry.settings import FoundryError
 from tests.training.small_run import train
 
@@ -19,11 +19,11 @@ def test_the_samples_of_a_spike_are_shown_after_the_rollback(small_data, tmp_pat
     sound, done = Trainer.compute_loss, []
 
     def spiked_once(self, *args, **kwargs):
-        loss, outputs = sound(self, *args, **kwargs)
+        loss = sound(self, *args, **kwargs)
         if self.state.global_step == 9 and not done:
             done.append(loss)
-            return loss * 50, outputs
-        return loss, outputs
+            return loss * 50
+        return loss
 
     monkeypatch.setattr(Trainer, "compute_loss", spiked_once)
     train(run, small_data, loss_spike="rollback", spike_window_steps=8, max_steps=12, save_steps=4)

@@ -18,7 +18,7 @@ KERNEL_SCRIPT = """
 import json, sys
 import torch
 from modeling_foundry.model import losses
-from modeling_foundry.training import float8_kernels as kernels
+from modeling_foundry.model import float8_kernels as kernels
 
 worst = {"loss": 0.0, "gradient": 0.0, "cast": 0.0, "same": True}
 generator = torch.Generator().manual_seed(0)

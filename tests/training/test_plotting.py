@@ -139,7 +139,7 @@ def test_what_cannot_be_drawn_is_one_line(tmp_path):
 def test_the_command_prints_a_table_and_needs_no_torch(tmp_path):
     paths = [write_run(tmp_path / "a"), write_run(tmp_path / "b", mfu=None, name="second")]
     code = (
-        "import sys; from modeling_foundry.training import commands; commands.main(sys.argv[1:]);"
+        "import sys; from modeling_foundry.pretraining import commands; commands.main(sys.argv[1:]);"
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run(
