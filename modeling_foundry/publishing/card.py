@@ -14,6 +14,7 @@ from ..evaluation.report.summary import build_markdown
 from ..model.configuration_foundry import FoundryConfig
 from ..model.conversion import FAMILIES
 from ..model.parameters import count_parameters, count_stock_parameters
+from ..saved_model import load_tokenizer
 from ..settings import FoundryError
 from .lineage import Terms
 from .settings import PublishSettings
@@ -111,7 +112,9 @@ def _usage(settings: PublishSettings, family: str) -> str:
     where = json.dumps(settings.repo_id or "path/to/this/folder")
     message = json.dumps(settings.example, ensure_ascii=False)
     prompt = f'inputs = tokenizer({message}, return_tensors="pt")\n'
-    if (Path(settings.model) / "chat_template.jinja").is_file():
+    if (
+        load_tokenizer(settings.model).chat_template is not None
+    ):  # in a file of its own, or in tokenizer_config.json
         prompt = (
             f'chat = [{{"role": "user", "content": {message}}}]\n'
             'inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", '

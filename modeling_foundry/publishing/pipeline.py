@@ -118,7 +118,9 @@ def _built(kind: type[PreTrainedConfig], folder: Path) -> PreTrainedConfig:
 
 
 def _hashes(folder: Path, pattern: str) -> dict[str, str]:
-    return {path.name: sha256_of_file(path) for path in sorted(folder.glob(pattern))}
+    """SHA-256 of the files that match, by their path inside the folder (named templates have a folder of their own)."""
+    files = sorted(path for path in folder.glob(pattern) if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in files}
 
 
 def _is_complete(output: Path, content: dict[str, Any]) -> bool:
@@ -129,11 +131,15 @@ def _is_complete(output: Path, content: dict[str, Any]) -> bool:
     """
     try:
         record = json.loads((output / RECORD_NAME).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        is_ours = record["content"] == content
+        files = dict(record["files"])
+    except NotADirectoryError as error:
+        raise FoundryError(f"output_dir: {output} is a file; give a folder") from error
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False  # no record of an export: what is there is refused as something else
+    if not is_ours:
         return False
-    if record.get("content") != content:
-        return False
-    for name, expected in record["files"].items():
+    for name, expected in files.items():
         path = output / "model" / name
         if not path.is_file() or sha256_of_file(path) != expected:
             raise FoundryError(
@@ -201,7 +207,7 @@ def _export(settings: PublishSettings, output: Path, card: str, content: dict[st
         f"publish: a fresh process without this package loads it as {verification['model_class']}; largest "
         f"difference of a logit {verification['max_logit_difference']:.1g}"
     )
-    files = _hashes(temporary / "model", "*.*")
+    files = _hashes(temporary / "model", "**/*.*")
     write_atomically(temporary / "model" / CARD_NAME, card)
     write_run_record(
         temporary, {"publish": settings}, content=content, files=files, verification=verification

@@ -442,3 +442,30 @@ def test_the_app_imports_nothing_that_a_space_lacks():
             foreign = {name.split(".")[0] for name in names} - allowed
             # The one exception is tried and explained: a Foundry checkpoint needs the package or trust.
             assert foreign <= ({"modeling_foundry"} if path.name == "chat_model.py" else set()), path
+
+
+def test_a_record_that_is_none_and_a_file_for_a_folder_are_told_apart(tmp_path):
+    from modeling_foundry.publishing.pipeline import _is_complete
+
+    for content in ("[]", "3", "{}", '{"content": {}}', "{"):
+        (tmp_path / "run.json").write_text(content)
+        assert not _is_complete(tmp_path, {})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FoundryError, match="output_dir: .*file is a file; give a folder"):
+        _is_complete(tmp_path / "file", {})
+
+
+def test_files_in_folders_of_an_export_are_under_its_seal(tmp_path):
+    from modeling_foundry.publishing.pipeline import _hashes, _is_complete
+
+    folder = tmp_path / "model" / "additional_chat_templates"
+    folder.mkdir(parents=True)
+    (folder / "tool_use.jinja").write_text("a")
+    (tmp_path / "model" / "config.json").write_text("{}")
+    files = _hashes(tmp_path / "model", "**/*.*")
+    assert set(files) == {"config.json", "additional_chat_templates/tool_use.jinja"}
+    (tmp_path / "run.json").write_text(json.dumps({"content": {}, "files": files}))
+    assert _is_complete(tmp_path, {})
+    (folder / "tool_use.jinja").write_text("b")
+    with pytest.raises(FoundryError, match="tool_use.jinja: missing or changed since the export"):
+        _is_complete(tmp_path, {})

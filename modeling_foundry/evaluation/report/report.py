@@ -169,7 +169,7 @@ def _training(stages: list[Stage], figures: dict[str, bytes]) -> list[str]:
     return [
         "<h2>Training</h2>",
         _picture(figures, "loss.png", f"Training and held-out loss of {names}"),
-        _picture(figures, "throughput.png", "Tokens a second over the steps of pretraining"),
+        _picture(figures, "throughput.png", f"Tokens a second over the steps of {names}"),
     ]
 
 
