@@ -352,7 +352,9 @@ def test_a_gpu_is_named_where_one_is_needed(monkeypatch):
     """transformers says "your setup doesn't support bf16/gpu", without ranks or GPUs."""
 
     def given(**more):
-        return SimpleNamespace(**({"use_cpu": False, "bf16": False, "fp16": False} | more))
+        return SimpleNamespace(
+            **({"use_cpu": False, "bf16": False, "fp16": False, "ddp_backend": None} | more)
+        )
 
     refuse_missing_gpus(given(use_cpu=True, bf16=True), {})
     refuse_missing_gpus(given(), {})
@@ -364,6 +366,11 @@ def test_a_gpu_is_named_where_one_is_needed(monkeypatch):
         refuse_missing_gpus(given(bf16=None), {})
     with pytest.raises(FoundryError, match=r"fp16: 1 process was started"):
         refuse_missing_gpus(given(fp16=True), {})
+    with pytest.raises(
+        FoundryError, match=r"launch: 2 processes were started .* has no GPU, where each would"
+    ):
+        refuse_missing_gpus(given(), {"LOCAL_WORLD_SIZE": "2"})
+    refuse_missing_gpus(given(ddp_backend="gloo"), {"LOCAL_WORLD_SIZE": "2"})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(
         FoundryError, match=r"launch: 8 processes were started on this machine, which has 2 GPUs;"

@@ -71,6 +71,13 @@ def refuse_missing_gpus(arguments: Any, environment: Mapping[str, str] = os.envi
             f"{'bf16' if wants_bf16 else 'fp16'}: {started}no GPU; train on a machine with {num_ranks}, or give "
             "use_cpu: true, bf16: false and accelerate_configs/cpu.yaml"
         )
+    if (
+        not num_gpus and num_ranks > 1 and arguments.ddp_backend is None
+    ):  # a backend that is named is meant for it
+        raise FoundryError(
+            f"launch: {started}no GPU, where each would train by itself; give use_cpu: true and "
+            "accelerate_configs/cpu_ddp.yaml"
+        )
     if num_gpus and wants_bf16 and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise FoundryError(f"bf16: {torch.cuda.get_device_name(0)} does not compute in it; give bf16: false")
 
