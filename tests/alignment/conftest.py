@@ -7,4 +7,5 @@ from tests.training.conftest import (  # noqa: F401  (fixtures)
     small_data,
     tiny_checkpoint,
     tokenizer,
+    uneven,
 )
