@@ -150,18 +150,25 @@ def main() -> None:
         reason = " ".join(str(error).split())[:300]
         missing = "" if Path(arguments.model).exists() else "no such folder, and as a Hub repository: "
         give_up(f"--model {arguments.model}: {missing}{reason}")
-    print(
-        f"chat: http://{arguments.host}:{arguments.port}   API: /v1/chat/completions /generate /health\n"
-        + (BEHIND_A_PROXY if credentials else ON_THIS_MACHINE),
-        flush=True,
-    )
-    make_server(application).run(sockets=[address])
+    words = f"chat: http://{arguments.host}:{arguments.port}   API: /v1/chat/completions /generate /health"
+    proxy = BEHIND_A_PROXY if credentials else ON_THIS_MACHINE
+    make_server(application, f"{words}\n{proxy}").run(sockets=[address])
 
 
-def make_server(application: Any) -> Any:
-    """uvicorn's server, with bounds to its connections."""
+def make_server(application: Any, words: str = "") -> Any:
+    """uvicorn's server, with bounds to its connections.
+
+    Args:
+        words: said once it answers, and a signal ends it in order.
+    """
     import uvicorn
     from connections import BACKLOG, BoundedHTTP, most_connections
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if words:
+                print(words, flush=True)
 
     BoundedHTTP.most_connections = most_connections()
     # An open page keeps a connection: do not wait for it when told to stop.  Below errors uvicorn logs a line for
@@ -169,7 +176,7 @@ def make_server(application: Any) -> Any:
     settings = uvicorn.Config(
         application, http=BoundedHTTP, ws="none", log_level="error", backlog=BACKLOG, timeout_graceful_shutdown=2
     )  # fmt: skip
-    return uvicorn.Server(settings)
+    return Server(settings)
 
 
 if __name__ == "__main__":
