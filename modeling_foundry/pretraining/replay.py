@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from ..data.sequences.mixture import MixedDataset
 from ..data.sequences.packing import PackedDataset
@@ -21,6 +20,7 @@ from ..data.tokens.shards import TokenShard
 from ..run_record import RECORD_NAME
 from ..saved_model import load_model, load_tokenizer
 from ..settings import FoundryError
+from ..terminal import console
 from ..training.log.log_file import LOG_NAME, read_log
 from .commands import ReplaySettings
 
@@ -144,7 +144,6 @@ def replay(settings: ReplaySettings) -> None:
     Raises:
         FoundryError: no such run or step, its data changed, or no model where ``checkpoint`` says.
     """
-    console = Console(highlight=False, soft_wrap=True, markup=False)
     run = RunOnDisk.open(Path(settings.run_dir))
     samples, words = samples_of(run, settings)
     tokenizer = load_tokenizer(run.data.tokenizer_folder)

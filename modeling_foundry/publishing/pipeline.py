@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
@@ -22,6 +21,7 @@ from ..model.portable_files import (
 )
 from ..run_record import RECORD_NAME, write_run_record
 from ..settings import FoundryError, sought
+from ..terminal import console
 from .card import model_card
 from .lineage import CARD_NAME, Terms, terms_of
 from .settings import PublishSettings
@@ -35,7 +35,6 @@ FOUNDRY_PATTERNS = (
     "config.json", "generation_config.json", "model.safetensors", "model-*.safetensors",
     "model.safetensors.index.json", "*.py",
 )  # fmt: skip
-console = Console(highlight=False, soft_wrap=True)
 
 
 def publish(settings: PublishSettings) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import transformers
 from accelerate.state import AcceleratorState
+from rich.text import Text
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -70,7 +71,7 @@ class TrainingSession(RunFolder):
                 write_run_record(self.output_dir, self.settings, **record)
             where = f"going on from {checkpoint.name}" if checkpoint else "from the start"
             words = launch_words(state, precision_in_force(trainer.model, trainer.args, engine_of(state)))
-            console.print(f"[bold]{self.title}[/bold]: {where}; {words}")
+            console.print(Text.assemble((self.title, "bold"), f": {where}; {words}"))
             console.print(tracker_line(trainer.args))
         start = time.perf_counter()
         with watched(trainer, self.output_dir) as heartbeat:

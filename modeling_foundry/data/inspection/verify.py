@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from ...settings import FoundryError
+from ...terminal import console
 from ..tokens.corpus import TokenCorpus
 from ..tokens.prepared import MANIFEST_NAME, load_prepared
 from ..tokens.verification import verify_corpus
@@ -24,7 +23,7 @@ def verify(settings: VerifySettings) -> None:
     Raises:
         FoundryError: the first fault, by file.
     """
-    folder, console = Path(settings.data_dir), Console(highlight=False, soft_wrap=True, markup=False)
+    folder = Path(settings.data_dir)
     rows = None if settings.model is None else embedding_rows(settings.model)
     if (folder / MANIFEST_NAME).is_file():
         prepared = load_prepared(folder)

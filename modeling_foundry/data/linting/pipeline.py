@@ -177,7 +177,7 @@ def print_report(report: Report, title: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
     for column in ("check", "", "in numbers"):
         table.add_column(column, overflow="fold")

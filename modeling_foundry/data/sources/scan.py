@@ -12,11 +12,11 @@ from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
-from rich.console import Console
 from rich.table import Table
 from tqdm.auto import tqdm
 
 from ...settings import FoundryError
+from ...terminal import console
 from .documents import count_rows
 from .file_bytes import is_url, size_and_sha256_of
 from .file_kinds import compression_of, format_of
@@ -36,7 +36,6 @@ def make_manifest(settings: ManifestSettings) -> Manifest:
         FoundryError: nothing to tokenize there, or ``output`` is another manifest.
     """
     root = root_of(settings)
-    console = Console(highlight=False, soft_wrap=True, markup=False)
     files, left_out = scan(root, settings.split, settings.include)
     output = Path(settings.output)
     files = [file for file in files if Path(root, file.path) != output.resolve()]  # written there before
@@ -55,7 +54,7 @@ def make_manifest(settings: ManifestSettings) -> Manifest:
         console.print(f"manifest: complete already, {output} (nothing to do)")
         return manifest
     write_manifest(output, manifest)
-    _print(console, output, manifest, left_out)
+    _print(output, manifest, left_out)
     return manifest
 
 
@@ -241,7 +240,7 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
 
 
-def _print(console: Console, output: Path, manifest: Manifest, left_out: Counter[str]) -> None:
+def _print(output: Path, manifest: Manifest, left_out: Counter[str]) -> None:
     table = Table(title=str(output), title_justify="left")
     for name in ("split", "files", "bytes", "rows (estimated)"):
         table.add_column(name, justify="left" if name == "split" else "right")

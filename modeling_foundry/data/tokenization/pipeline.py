@@ -23,11 +23,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from tqdm.auto import tqdm
 
 from ...files import sha256_of_file, write_atomically
 from ...settings import FoundryError
+from ...terminal import console
 from ..sources.manifest import Manifest, read_manifest
 from ..tokenizer.class_check import TOKENIZER_FILES, refuse_another_class
 from ..tokens.corpus import CORPUS_NAME, TOKENIZER_FOLDER, TokenCorpus, write_corpus
@@ -57,7 +57,6 @@ from .shard_task import (
 PLAN_NAME = "tokenize.json"
 # What may be changed until the index is written: no token of a shard depends on it.
 POLICIES = ("bad_rows", "damaged_files")
-console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
 def tokenize(settings: TokenizeSettings) -> Path:

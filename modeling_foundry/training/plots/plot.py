@@ -24,7 +24,7 @@ def plot(settings: PlotSettings) -> None:
     from .figure import draw_runs
 
     runs = read_runs(settings.runs, settings.names)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(table_of(runs))
     themes = ["light", "dark"] if settings.theme == "both" else [settings.theme]
     for path in draw_runs(runs, str(settings.folder), settings.against, themes):
