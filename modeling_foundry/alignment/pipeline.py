@@ -71,38 +71,35 @@ class AlignmentSettings:
 
 
 @dataclass
-class SFTArguments(MaskedArguments, GuardKeys, NamedOptions, SFTConfig):
-    """TRL's SFTConfig; only the assistant's turns are learned, their end included."""
+class AlignmentArguments(MaskedArguments, GuardKeys, NamedOptions):
+    """Mixed in before TRL's SFTConfig or DPOConfig: what both have otherwise here."""
 
-    assistant_only_loss: bool = True
     include_num_input_tokens_seen: TokensCounted | bool = "non_padding"
     report_to: str | list[str] | None = AUTO
     ddp_find_unused_parameters: bool | None = False
 
     def __post_init__(self) -> None:
         refuse_missing_gpus(self)
-        remove_stale_build_locks(self.deepspeed)
+        remove_stale_build_locks(self.deepspeed)  # type: ignore[attr-defined]
         self.report_to = choose_trackers(self.report_to)
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[misc]
 
 
 @dataclass
-class DPOArguments(MaskedArguments, GuardKeys, NamedOptions, DPOConfig):
+class SFTArguments(AlignmentArguments, SFTConfig):
+    """TRL's SFTConfig; only the assistant's turns are learned, their end included."""
+
+    assistant_only_loss: bool = True
+
+
+@dataclass
+class DPOArguments(AlignmentArguments, DPOConfig):
     """TRL's DPOConfig."""
 
     loss_type: list[PreferenceLoss] = field(  # type: ignore[assignment]  # TRL takes any text, and fails later
         default_factory=lambda: ["sigmoid"], metadata={"help": "one or several, summed with loss_weights"}
     )
     f_divergence_type: Divergence = "reverse_kl"
-    include_num_input_tokens_seen: TokensCounted | bool = "non_padding"
-    report_to: str | list[str] | None = AUTO
-    ddp_find_unused_parameters: bool | None = False
-
-    def __post_init__(self) -> None:
-        refuse_missing_gpus(self)
-        remove_stale_build_locks(self.deepspeed)
-        self.report_to = choose_trackers(self.report_to)
-        super().__post_init__()
 
 
 class FoundrySFTTrainer(FoundryTrainer, SFTLoss, SFTTrainer):

