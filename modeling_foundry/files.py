@@ -11,6 +11,7 @@ import os
 import stat
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from .settings import FoundryError, sought
 
@@ -109,3 +110,24 @@ def model_hash(folder: str | Path) -> str:
             f"{sought(folder)}: no model here (*.safetensors); run the stage before this one first"
         )
     return "-".join(sha256_of_file(path)[:16] for path in weights)
+
+
+class RepeatedKeyError(ValueError):
+    """A JSON object has a key twice; readers take the last one in silence."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the key {key} twice in one object")
+        self.key = key
+
+
+def object_of_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For ``json.loads(..., object_pairs_hook=…)``.
+
+    Raises:
+        RepeatedKeyError: naming the first key that is there twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise RepeatedKeyError(next(name for name in names if names.count(name) > 1))
+    return found

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from ...files import object_of_unique_keys
 from ...settings import FoundryError, sought
 from ..sources.file_kinds import compression_of, kind_by_bytes
 from .conversations import MalformedRowError, Reason, Row, kind_in_words
@@ -133,16 +134,7 @@ def _parsed(line: bytes) -> Row | MalformedRowError:
 
 def _loads(text: bytes) -> Any:
     """JSON in UTF-8, in which no object has a key twice."""
-    return json.loads(text.decode(), object_pairs_hook=_object)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice} twice in one object")
-    return found
+    return json.loads(text.decode(), object_pairs_hook=object_of_unique_keys)
 
 
 def _checked(row: Any) -> Row | MalformedRowError:

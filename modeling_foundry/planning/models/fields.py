@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from ...files import RepeatedKeyError, object_of_unique_keys
 from ...settings import FoundryError, read_yaml
 
 MAX_FILE_BYTES = 1_000_000
@@ -162,16 +163,10 @@ def _parse_json(text: str, path: Path) -> dict[str, Any]:
     def refuse_constant(word: str) -> NoReturn:
         raise PlanError(f"{path}: {word} is not a number")
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        mapping = dict(pairs)
-        if len(mapping) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise PlanError(f"{path}: {twice[:60]}: given twice; keep one")
-        return mapping
-
     try:
-        values = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=unique)
+        values = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=object_of_unique_keys)
+    except RepeatedKeyError as error:
+        raise PlanError(f"{path}: {error.key[:60]}: given twice; keep one") from error
     except json.JSONDecodeError as error:
         raise PlanError(f"{path}:{error.lineno}: not valid JSON ({error.msg})") from error
     except RecursionError as error:
